@@ -1,0 +1,1 @@
+"""What judges a diffusion model: samplers, the optimal denoiser, descriptors, scores, figures."""

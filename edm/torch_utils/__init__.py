@@ -1,0 +1,1 @@
+"""What training and evaluation stand on: snapshots, processes, seeding, files, command lines."""

@@ -1,0 +1,83 @@
+"""What the command lines share: option types and how a user's mistake is reported.
+
+Imports no torch, so that `--help` and usage errors answer at once.
+"""
+
+import functools
+import os
+import re
+import sys
+
+import click
+
+from torch_utils.errors import UserError
+
+
+class Command(click.Command):
+    """A click command whose errors are one line on stderr, without usage text or traceback.
+
+    Exit status: 2 for a usage error, 1 for a `UserError` or an operating-system error, 130 when
+    interrupted. Under torchrun a usage error, which all processes see, is printed by rank 0 only.
+    """
+
+    def main(self, *args, standalone_mode: bool = True, **kwargs):
+        if not standalone_mode:
+            return super().main(*args, standalone_mode=False, **kwargs)
+        try:
+            sys.exit(super().main(*args, standalone_mode=False, **kwargs))
+        except click.UsageError as err:
+            _fail(err.format_message(), status=2, quiet=os.environ.get('RANK', '0') != '0')
+        except click.ClickException as err:
+            _fail(err.format_message(), status=err.exit_code)
+        except UserError as err:
+            _fail(str(err), status=1)
+        except OSError as err:
+            if err.errno is None:  # not from the operating system, so ours to mend
+                raise
+            _fail(f'{err.filename}: {err.strerror}' if err.filename else err.strerror, status=1)
+        except (click.Abort, KeyboardInterrupt):
+            _fail('interrupted', status=130)
+
+
+def _fail(message: str, *, status: int, quiet: bool = False) -> None:
+    if not quiet:
+        print('Error:', ' '.join(message.split()), file=sys.stderr)
+    sys.exit(status)
+
+
+command = functools.partial(
+    click.command, cls=Command, context_settings={'show_default': True, 'max_content_width': 100})
+
+
+class Group(click.Group, Command):
+    """A command with sub-commands, with the same error lines."""
+
+    command_class = Command
+
+
+class IntList(click.ParamType):
+    """Integers and inclusive ranges, comma separated: `1,2,5-10` is [1, 2, 5, 6, 7, 8, 9, 10]."""
+
+    name = 'list'
+
+    def convert(self, value, param, ctx) -> list[int]:
+        if isinstance(value, list):
+            return value
+        numbers = []
+        for item in value.split(','):
+            match = re.fullmatch(r'\s*(\d+)(?:-(\d+))?\s*', item)
+            if match is None or (match[2] and int(match[2]) < int(match[1])):
+                self.fail(f'{value!r} is no list of integers and rising ranges such as 1,2,5-10', param, ctx)
+            numbers.extend(range(int(match[1]), int(match[2] or match[1]) + 1))
+        return numbers
+
+
+device_option = click.option(
+    '--device', metavar='auto|cpu|cuda[:i]|mps', default='auto', callback=lambda ctx, param, value: _device(value),
+    help='Where to compute; auto takes the first that is there of cuda, mps, cpu.')
+
+
+def _device(value: str) -> str:
+    if not re.fullmatch(r'auto|cpu|cuda(:\d+)?|mps', value):
+        raise click.BadParameter(f'{value!r} is none of auto, cpu, cuda, cuda:0, mps')
+    return value

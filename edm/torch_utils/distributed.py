@@ -1,0 +1,85 @@
+"""The device to compute on, and the processes that torchrun started (one, without it)."""
+
+import os
+
+import torch
+
+from torch_utils.errors import UserError
+
+
+def pick_device(name: str = 'auto') -> torch.device:
+    """The device that `--device` names; every script asks here and nowhere else.
+
+    name: 'auto' (the first that is there of cuda, mps, cpu), 'cpu', 'cuda', 'cuda:i' or 'mps'. Plain 'cuda'
+    under torchrun is the GPU of this process's local rank.
+    Raises UserError if this machine has no such device.
+    """
+    if name == 'auto':
+        name = 'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'
+    device = torch.device(name)
+    if device.type == 'mps' and not torch.backends.mps.is_available():
+        raise UserError('--device mps: PyTorch finds no MPS device on this machine')
+    if device.type == 'cuda':
+        count = torch.cuda.device_count()
+        index = device.index if device.index is not None else int(os.environ.get('LOCAL_RANK', 0))
+        if index >= count:
+            raise UserError(f'--device {name}: GPU {index} is asked for and PyTorch finds {count}')
+        device = torch.device('cuda', index)
+    return device
+
+
+def init(device: torch.device) -> None:
+    """Join the processes that torchrun started: nccl for CUDA, gloo otherwise. Without torchrun, nothing."""
+    if 'RANK' not in os.environ or torch.distributed.is_initialized():
+        return
+    if device.type == 'cuda':
+        torch.cuda.set_device(device)
+        torch.distributed.init_process_group('nccl', device_id=device)
+    else:
+        torch.distributed.init_process_group('gloo')
+
+
+def shutdown() -> None:
+    """Leave the process group, if there is one."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def rank() -> int:
+    """This process's number, 0 for the one that prints and writes."""
+    return torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+
+
+def world_size() -> int:
+    """How many processes work together."""
+    return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+
+
+def barrier() -> None:
+    """Wait until all processes have come this far."""
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+
+
+def from_rank0(value):
+    """Rank 0's `value`, a small picklable object, on every process."""
+    if world_size() == 1:
+        return value
+    box = [value]
+    torch.distributed.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def gather(value) -> list:
+    """Every process's `value` (a small picklable object), in order of rank, on every process."""
+    if world_size() == 1:
+        return [value]
+    values = [None] * world_size()
+    torch.distributed.all_gather_object(values, value)
+    return values
+
+
+def print0(*args, **kwargs) -> None:
+    """Print on rank 0 only."""
+    if rank() == 0:
+        print(*args, flush=True, **kwargs)

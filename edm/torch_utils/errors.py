@@ -1,0 +1,9 @@
+"""The one exception for mistakes that the user can mend."""
+
+
+class UserError(ValueError):
+    """A mistake in what the user gave: a file, an option's value, a combination.
+
+    The message is one line that says what was given, what is expected and, where one is to blame,
+    which option. `torch_utils.cli.Command` prints it without a traceback and exits with status 1.
+    """

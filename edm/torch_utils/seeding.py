@@ -1,0 +1,32 @@
+"""Which random numbers a run and a sample see."""
+
+import numpy as np
+import torch
+
+
+class SampleGenerators:
+    """One generator per sample, so that a sample depends on its seed alone, not on its batch.
+
+    seeds: integers; sample i draws from a generator on `device` with `manual_seed(seeds[i] mod 2**32)`.
+    A CUDA generator gives other numbers than a CPU generator for the same seed.
+    """
+
+    def __init__(self, seeds, device: torch.device):
+        self.generators = [torch.Generator(device).manual_seed(int(seed) % (1 << 32)) for seed in seeds]
+
+    def randn(self, shape, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        """Standard normal [number of seeds, *shape]."""
+        return torch.stack([torch.randn(shape, generator=g, device=g.device, dtype=dtype) for g in self.generators])
+
+    def randint(self, high: int) -> torch.Tensor:
+        """One integer in [0, high) per sample, int64 [number of seeds]."""
+        return torch.stack([torch.randint(high, (), generator=g, device=g.device) for g in self.generators])
+
+
+def seed_training(seed: int, rank: int, world_size: int) -> None:
+    """Seed numpy's and torch's default generators for a training process.
+
+    numpy gets (seed * world_size + rank) mod 2**31, torch an integer that numpy then draws.
+    """
+    np.random.seed((seed * world_size + rank) % (1 << 31))
+    torch.manual_seed(np.random.randint(1 << 31))

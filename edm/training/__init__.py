@@ -1,0 +1,1 @@
+"""What fits a diffusion model: networks, losses, augmentation, data sets, the loop."""
