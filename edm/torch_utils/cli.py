@@ -73,7 +73,8 @@ class IntList(click.ParamType):
 
 
 device_option = click.option(
-    '--device', metavar='auto|cpu|cuda[:i]|mps', default='auto', callback=lambda ctx, param, value: _device(value),
+    '--device', metavar='auto|cpu|cuda[:i]|mps', default='auto',
+    callback=lambda ctx, param, value: _device(value),
     help='Where to compute; auto takes the first that is there of cuda, mps, cpu.')
 
 

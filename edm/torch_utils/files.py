@@ -96,7 +96,8 @@ def _download(url: str, option: str) -> Path:
             if answer.status_code != 200:
                 raise UserError(f'{option} {url}: the server answers {answer.status_code} {answer.reason}')
             expected = int(answer.headers.get('Content-Length', 0)) or None
-            with atomic_write(cached) as file, tqdm(total=expected, unit='B', unit_scale=True, desc=name) as bar:
+            progress = tqdm(total=expected, unit='B', unit_scale=True, desc=name)
+            with progress as bar, atomic_write(cached) as file:
                 for block in answer.iter_content(1 << 20):
                     file.write(block)
                     bar.update(len(block))

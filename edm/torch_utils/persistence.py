@@ -17,7 +17,7 @@ _classes = {}  # name -> class, filled by @persistent_class
 def persistent_class(cls):
     """Class decorator: record the constructor's arguments and pickle objects in the snapshot form.
 
-    Objects get `_init_args` and `_init_kwargs`, the arguments as they were given to the outermost constructor.
+    Objects get `_init_args` and `_init_kwargs`, the arguments as given to the outermost constructor.
     """
     init = cls.__init__
     source = Path(sys.modules[cls.__module__].__file__).read_text(encoding='utf-8')
@@ -40,7 +40,7 @@ def persistent_class(cls):
 
 
 def _reconstruct_persistent_obj(meta: dict):
-    """An object of our class `meta['class_name']` with the attributes `meta['state']`; runs no recorded text."""
+    """An object of our class `meta['class_name']` with attributes `meta['state']`; runs no recorded text."""
     cls = _classes[meta['class_name']]
     obj = cls.__new__(cls)
     if hasattr(obj, '__setstate__'):

@@ -16,7 +16,8 @@ class SampleGenerators:
 
     def randn(self, shape, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         """Standard normal [number of seeds, *shape]."""
-        return torch.stack([torch.randn(shape, generator=g, device=g.device, dtype=dtype) for g in self.generators])
+        draws = [torch.randn(shape, generator=g, device=g.device, dtype=dtype) for g in self.generators]
+        return torch.stack(draws)
 
     def randint(self, high: int) -> torch.Tensor:
         """One integer in [0, high) per sample, int64 [number of seeds]."""

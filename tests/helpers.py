@@ -1,0 +1,47 @@
+"""What the tests share: golden files, running a script in this process or under torchrun."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from click.testing import CliRunner
+
+ROOT = Path(__file__).parent.parent
+DATA = Path(__file__).parent / 'data'
+
+
+def golden(name: str) -> dict[str, np.ndarray]:
+    """The arrays of tests/data/NAME.npz."""
+    with np.load(DATA / f'{name}.npz') as file:
+        return dict(file)
+
+
+def run(command, *args, status: int = 0):
+    """Run a script's click command in this process; returns click's result (`stdout`, `stderr`)."""
+    result = CliRunner().invoke(command, [str(arg) for arg in args])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == status, result.output
+    return result
+
+
+def refuse(command, *args, status: int, says: tuple[str, ...] = ()) -> str:
+    """Run a script that must refuse its input in one line on stderr that holds each of `says`; returns it."""
+    result = run(command, *args, status=status)
+    lines = [line for line in result.stderr.splitlines() if line.startswith('Error: ')]
+    assert len(lines) == 1, result.output
+    assert 'Traceback' not in result.output
+    for word in says:
+        assert word in lines[0], f'{word!r} is not in {lines[0]!r}'
+    return lines[0]
+
+
+def torchrun(num_processes: int, script: str, *args) -> str:
+    """Run edm/SCRIPT under torchrun on the CPU, one thread a process; returns what it printed."""
+    launch = [sys.executable, '-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={num_processes}']
+    done = subprocess.run([*launch, ROOT / 'edm' / script, *map(str, args)], text=True, check=False,
+                          capture_output=True, timeout=300, env=os.environ | {'OMP_NUM_THREADS': '1'})
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
