@@ -9,8 +9,8 @@ class InfiniteSampler:
 
     All processes walk through one shuffled list, over and over, and take turns: the one of `rank` gets every
     `num_replicas`-th entry. An entry that was visited is swapped with a random one fewer than window * n
-    places behind it (in a circle), so that each pass has another order. The walk depends on n, seed and window
-    alone.
+    places behind it (in a circle), so that each pass has another order. The walk depends on n, seed and
+    window alone.
 
     n: number of images, mirrored copies included. window: fraction of the list; below two places no swaps.
     After equally many `next`, all processes have the same state: one of them may save it for all, and another
