@@ -1,0 +1,186 @@
+"""Scores against golden numbers and formulas, Wilson intervals against published values, bad files."""
+
+import json
+
+import numpy as np
+import pytest
+
+from evaluation import scores
+from evaluation.scores import (
+    Share,
+    generalization_score,
+    load_features,
+    load_pair,
+    memorized_fraction,
+    nearest_neighbors,
+    pair_similarities,
+    rp_score,
+    save_features,
+    wilson_interval,
+)
+from helpers import DATA, golden
+from torch_utils.errors import UserError
+
+GOLDEN = json.loads((DATA / 'scores.json').read_text())
+
+
+@pytest.mark.parametrize('threshold', GOLDEN)
+def test_scores_are_the_references_exactly(threshold):
+    source, target, train = (golden(f'features-{name}')['features'] for name in ('source', 'target', 'train'))
+    expected, t = GOLDEN[threshold], float(threshold)
+    assert rp_score(source, target, t) == expected['rp_score']
+    assert memorized_fraction(source, train, t) == expected['memorized_fraction']
+    assert generalization_score(source, train, t) == expected['generalization_score']
+
+
+def test_a_similarity_equal_to_the_threshold_is_not_above_it():
+    a = np.array([[0.5, 0], [0.5, 0]], dtype=np.float32)
+    b = np.array([[1, 0], [1.5, 0]], dtype=np.float32)
+    assert rp_score(a, b, 0.5) == 0.5
+    assert memorized_fraction(a, b[:1], 0.5) == 0
+    assert memorized_fraction(a, b[:1], 0.49) == 1
+
+
+def test_similarities_are_summed_in_float64():
+    row = np.array([[1e4, 1, -1e4]], dtype=np.float32)
+    other = np.array([[1e4, 1e-3, 1e4]], dtype=np.float32)  # 1e8 + 1e-3 - 1e8, 0 in float32
+    exact = float(np.float32(1e-3))
+    for value in (pair_similarities(row, other), nearest_neighbors(row, other)[0]):
+        assert value.dtype == np.float64
+        assert value[0] == pytest.approx(exact, abs=1e-7)  # rounding of 1e8 in float64
+
+
+def test_neighbors_in_blocks_are_those_of_the_whole_product(monkeypatch):
+    rng = np.random.RandomState(0)
+    source, target = rng.randn(11, 6).astype(np.float32), rng.randn(23, 6).astype(np.float32)
+    product = source.astype(np.float64) @ target.astype(np.float64).T
+    for block in (4, 5, 100):
+        monkeypatch.setattr(scores, '_BLOCK', block)
+        value, index = nearest_neighbors(source, target)
+        np.testing.assert_allclose(value, product.max(axis=1), rtol=1e-13)
+        np.testing.assert_array_equal(index, product.argmax(axis=1))
+        paired = pair_similarities(source, target[:11])
+        np.testing.assert_allclose(paired, np.diag(product[:, :11]), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize('block', [2, 100])
+def test_of_equal_neighbors_the_first_is_named(monkeypatch, block):
+    monkeypatch.setattr(scores, '_BLOCK', block)
+    target = np.array([[0, 1], [1, 0], [1, 0], [1, 0]], dtype=np.float32)
+    assert nearest_neighbors(np.float32([[1, 0], [0, 0]]), target)[1].tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(('shape_a', 'shape_b'), [((2, 3), (2, 4)), ((6,), (6,))])
+def test_arrays_that_do_not_fit_are_refused(shape_a, shape_b):
+    a, b = np.zeros(shape_a), np.zeros(shape_b)
+    with pytest.raises(ValueError, match=r'\[N, D\]'):
+        pair_similarities(a, b)
+    with pytest.raises(ValueError, match=r'\[N, D\]'):
+        nearest_neighbors(a, b)
+
+
+# Newcombe, Statistics in Medicine 17 (1998), table I, method 3: the score interval, to four digits.
+@pytest.mark.parametrize(('successes', 'total', 'low', 'high'), [
+    (81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0, 0.1611), (1, 29, 0.0061, 0.1718)])
+def test_wilson_interval_is_the_published_one(successes, total, low, high):
+    assert wilson_interval(successes, total) == pytest.approx((low, high), abs=5e-5)
+    mirrored = wilson_interval(total - successes, total)
+    assert mirrored == pytest.approx((1 - high, 1 - low), abs=5e-5)
+
+
+def test_the_ends_of_a_wilson_interval_solve_its_equation():
+    for successes, total in [(3, 7), (100, 256), (1, 2)]:
+        for end in wilson_interval(successes, total):
+            deviation = abs(successes / total - end) / np.sqrt(end * (1 - end) / total)
+            assert deviation == pytest.approx(1.9599639845, rel=1e-9)
+
+
+def test_none_and_all_of_a_total_reach_the_end_exactly():
+    for total in range(1, 300):
+        assert wilson_interval(0, total)[0] == 0
+        assert wilson_interval(total, total)[1] == 1
+
+
+@pytest.mark.parametrize(('successes', 'total'), [(0, 0), (-1, 3), (4, 3)])
+def test_impossible_counts_are_refused(successes, total):
+    with pytest.raises(ValueError, match='successes'):
+        wilson_interval(successes, total)
+
+
+def test_a_share_and_the_rest_mirror_each_other():
+    share = Share.above(np.array([0.1, 0.6, 0.7, 0.9]), 0.6)
+    assert (share.count, share.total, share.value) == (2, 4, 0.5)
+    share = Share(1, 5)
+    rest = share.rest()
+    assert (rest.value, rest.count) == (0.8, 4)
+    assert (rest.low, rest.high) == pytest.approx((1 - share.high, 1 - share.low))
+    assert share.as_dict() == {'value': 0.2, 'low': share.low, 'high': share.high, 'count': 1, 'total': 5}
+
+
+def test_saved_features_come_back(tmp_path):
+    values = np.random.RandomState(0).randn(3, 4).astype(np.float32)
+    save_features(tmp_path / 'f.npz', values, file_names=['a', 'b/c', 'ü'], descriptor='pixel',
+                  images='some.zip')
+    features = load_features(tmp_path / 'f.npz', '--source')
+    np.testing.assert_array_equal(features.values, values)
+    assert (features.file_names, features.descriptor) == (['a', 'b/c', 'ü'], 'pixel')
+    assert features.provenance['images'] == 'some.zip'
+    assert features.provenance['command']
+    assert [path.name for path in tmp_path.iterdir()] == ['f.npz']
+
+
+def test_files_of_others_need_only_features(tmp_path):
+    np.savez(tmp_path / 'f.npz', features=np.eye(2))
+    features = load_features(tmp_path / 'f.npz', '--source')
+    assert features.values.dtype == np.float32
+    assert (features.file_names, features.descriptor, features.provenance) == (None, None, {})
+
+
+BAD_FILES = {
+    'no features': ({'samples': np.eye(2)}, 'samples'),
+    'integers': ({'features': np.eye(2, dtype=int)}, 'int64'),
+    'one row': ({'features': np.ones(4)}, r'\[4\]'),
+    'no rows': ({'features': np.ones((0, 4))}, r'\[0, 4\]'),
+    'not a number': ({'features': np.array([[1, 2], [3, np.nan]])}, 'row 1'),
+    'too large': ({'features': np.array([[1e300, 2]])}, 'row 0'),
+    'names': ({'features': np.eye(2), 'file_names': np.array(['a'])}, '2 strings'),
+    'provenance': ({'features': np.eye(2), 'provenance': np.array('{')}, 'JSON'),
+    'objects': ({'features': np.array([{}, None], dtype=object)}, 'readable'),
+}
+
+
+@pytest.mark.parametrize('kind', BAD_FILES)
+def test_a_bad_file_is_named_in_one_line(tmp_path, kind):
+    arrays, says = BAD_FILES[kind]
+    np.savez(tmp_path / 'f.npz', **arrays)
+    with pytest.raises(UserError, match=says) as err:
+        load_features(tmp_path / 'f.npz', '--target')
+    assert str(err.value).startswith(f'--target {tmp_path / "f.npz"}: ')
+    assert '\n' not in str(err.value)
+
+
+def test_damaged_and_missing_files_are_refused(tmp_path):
+    path = tmp_path / 'f.npz'
+    with pytest.raises(UserError, match='no such file'):
+        load_features(path, '--source')
+    np.save(tmp_path / 'array.npy', np.eye(2))
+    whole = (DATA / 'features-train.npz').read_bytes()
+    middle = len(whole) // 2
+    flipped = whole[:middle] + bytes([whole[middle] ^ 255]) + whole[middle + 1:]
+    for content in (b'', b'text', whole[:middle], flipped, (tmp_path / 'array.npy').read_bytes()):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match='not a readable'):
+            load_features(path, '--source')
+
+
+def test_pairs_must_fit_together(tmp_path):
+    def write(name, shape, descriptor='pixel'):
+        save_features(tmp_path / name, np.ones(shape, dtype=np.float32), file_names=['x'] * shape[0],
+                      descriptor=descriptor, images='')
+        return tmp_path / name
+    a, longer, wider = write('a.npz', (3, 2)), write('b.npz', (5, 2)), write('c.npz', (3, 4))
+    other = write('d.npz', (3, 2), descriptor='sscd')
+    assert len(load_pair(a, longer, rows_match=False)[1].values) == 5
+    for second, says in ((longer, '3 and 5 rows'), (wider, '2 and of 4'), (other, 'pixel and sscd')):
+        with pytest.raises(UserError, match=says):
+            load_pair(a, second, rows_match=True)
