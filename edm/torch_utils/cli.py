@@ -25,6 +25,9 @@ class Command(click.Command):
             return super().main(*args, standalone_mode=False, **kwargs)
         try:
             sys.exit(super().main(*args, standalone_mode=False, **kwargs))
+        except click.exceptions.NoArgsIsHelpError as err:  # a group without its sub-command
+            print(err.format_message(), file=sys.stderr)
+            sys.exit(2)
         except click.UsageError as err:
             _fail(err.format_message(), status=2, quiet=os.environ.get('RANK', '0') != '0')
         except click.ClickException as err:
