@@ -11,8 +11,8 @@ from functools import cache
 
 import numpy as np
 import torch
-from helpers import DATA, golden
 
+from helpers import DATA, golden
 from training import networks
 
 
@@ -29,7 +29,8 @@ def golden_network(name: str) -> tuple[torch.nn.Module, dict[str, np.ndarray]]:
     state, arrays = {}, {}
     for key, array in golden(f'network-{name}').items():
         if key.startswith('bf16/'):
-            state[key.removeprefix('bf16/')] = torch.from_numpy((array.astype(np.uint32) << 16).view(np.float32))
+            floats = (array.astype(np.uint32) << 16).view(np.float32)
+            state[key.removeprefix('bf16/')] = torch.from_numpy(floats)
         elif key.startswith('param/'):
             state[key.removeprefix('param/')] = torch.from_numpy(array)
         else:
