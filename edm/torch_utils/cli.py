@@ -4,6 +4,7 @@ Imports no torch, so that `--help` and usage errors answer at once.
 """
 
 import functools
+import math
 import os
 import re
 import sys
@@ -56,6 +57,16 @@ class Group(click.Group, Command):
     """A command with sub-commands, with the same error lines."""
 
     command_class = Command
+
+
+class FiniteRange(click.FloatRange):
+    """Like click's, which also takes nan and, without bounds, inf."""
+
+    def convert(self, value, param, ctx) -> float:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f'{value!r} is no finite number', param, ctx)
+        return number
 
 
 class IntList(click.ParamType):

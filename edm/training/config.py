@@ -1,0 +1,106 @@
+"""What a training run is made from: the contents of training_options.json. Imports no torch."""
+
+import dataclasses
+from dataclasses import dataclass
+
+# What `--arch` stands for: arguments of the preconditioned networks in training/networks.py.
+_SONG = {'model_type': 'SongUNet', 'decoder_type': 'standard', 'model_channels': 128, 'channel_mult': [2, 2, 2]}
+ARCHITECTURES = {
+    'ddpmpp': _SONG | {'embedding_type': 'positional', 'encoder_type': 'standard', 'channel_mult_noise': 1,
+                       'resample_filter': [1, 1]},
+    'ncsnpp': _SONG | {'embedding_type': 'fourier', 'encoder_type': 'residual', 'channel_mult_noise': 2,
+                       'resample_filter': [1, 3, 3, 1]},
+    'adm': {'model_type': 'DhariwalUNet', 'model_channels': 192, 'channel_mult': [1, 2, 3, 4]},
+}
+
+# What `--precond` stands for: the preconditioner and its loss, by the names that files carry.
+PRECONDITIONINGS = {
+    'vp': ('training.networks.VPPrecond', 'training.loss.VPLoss'),
+    've': ('training.networks.VEPrecond', 'training.loss.VELoss'),
+    'edm': ('training.networks.EDMPrecond', 'training.loss.EDMLoss'),
+}
+
+# What `--augment` p stands for, besides p; it gives `AUGMENT_DIM` label columns.
+AUGMENTATION = {'class_name': 'training.augment.AugmentPipe', 'xflip': 1e8, 'yflip': 1, 'scale': 1,
+                'rotate_frac': 1, 'aniso': 1, 'translate_frac': 1}
+AUGMENT_DIM = 9
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """All settings of a run, under the keys that training_options.json has in NVlabs/edm, and a few more.
+
+    The dicts `*_kwargs` hold a `class_name` (see `training.build`) and that class's arguments.
+
+    total_kimg: the run ends once so many thousand images were seen; 1 kimg is 1000 images.
+    ema_halflife_kimg: half-life of the averaged weights; at most ema_rampup_ratio (None: no such bound) times
+        the images seen so far.
+    lr_rampup_kimg: the learning rate rises linearly from 0 over so many images.
+    batch_size: of all processes together. batch_gpu: largest micro-batch per process, None for no limit.
+    loss_scaling: factor on the loss during the backward pass, taken out of the gradients again.
+    kimg_per_tick: how often progress is printed. snapshot_ticks, state_dump_ticks: how many ticks lie between
+        snapshots, and between states to resume from; None for only one at the end, or for no state at all.
+    resume_pkl: the snapshot to start from, or the one beside resume_state_dump, the state that the run continues
+        after resume_kimg.
+    preview: draw a grid of samples beside every snapshot.
+    """
+
+    run_dir: str
+    dataset_kwargs: dict
+    network_kwargs: dict
+    loss_kwargs: dict
+    optimizer_kwargs: dict
+    augment_kwargs: dict | None = None
+    data_loader_kwargs: dict = dataclasses.field(default_factory=dict)
+    total_kimg: int
+    ema_halflife_kimg: float = 500
+    ema_rampup_ratio: float | None = 0.05
+    lr_rampup_kimg: float = 10000
+    batch_size: int = 512
+    batch_gpu: int | None = None
+    loss_scaling: float = 1
+    cudnn_benchmark: bool = True
+    kimg_per_tick: int = 50
+    snapshot_ticks: int | None = 50
+    state_dump_ticks: int | None = 500
+    seed: int = 0
+    resume_pkl: str | None = None
+    resume_kimg: int | None = None
+    resume_state_dump: str | None = None
+    preview: bool = False
+    device: str = 'auto'
+
+    @property
+    def num_workers(self) -> int:
+        """Threads that read images ahead; none where these lie decoded in memory."""
+        return 0 if self.dataset_kwargs.get('cache', True) else self.data_loader_kwargs.get('num_workers', 1)
+
+    def as_json(self) -> dict:
+        """The settings as JSON takes them; what is not used is left out."""
+        unused = {'augment_kwargs', 'resume_pkl', 'resume_kimg', 'resume_state_dump'}
+        return {key: value for key, value in dataclasses.asdict(self).items()
+                if value is not None or key not in unused}
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchSplit:
+    """How one step's batch is shared: each process takes `rounds` micro-batches of `micro_batch` images."""
+
+    per_process: int
+    micro_batch: int
+    rounds: int
+
+
+def split_batch(batch_size: int, batch_gpu: int | None, num_processes: int) -> BatchSplit:
+    """Share `batch_size` images among processes, then in equal micro-batches of at most `batch_gpu`.
+
+    Raises ValueError, in terms of the options --batch and --batch-gpu, if the numbers do not divide.
+    """
+    per_process, rest = divmod(batch_size, num_processes)
+    if rest or per_process == 0:
+        raise ValueError(f'--batch {batch_size} can\'t be shared equally among {num_processes} processes')
+    micro_batch = min(batch_gpu or per_process, per_process)
+    if per_process % micro_batch:
+        raise ValueError(f'--batch-gpu {batch_gpu} does not divide the {per_process} images that each of the '
+                         f'processes ({num_processes}) gets of --batch {batch_size}')
+    return BatchSplit(per_process=per_process, micro_batch=micro_batch, rounds=per_process // micro_batch)
