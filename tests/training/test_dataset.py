@@ -1,9 +1,7 @@
 """Reading data sets: folders, zips and .npz files, labels, subsets, mirrored copies, and what is refused."""
 
 import io
-import json
 import pickle
-import zipfile
 
 import numpy as np
 import pytest
@@ -11,33 +9,12 @@ import torch
 from PIL import Image
 
 from helpers import golden
+from image_sets import encode, write
 from torch_utils.errors import UserError
 from training.dataset import ImageDataset, kept_by_max_size
 from training.image_files import decode_image
 
 SUBSETS = {name: kept for name, kept in golden('orders').items() if name.startswith('subset/')}
-
-
-def encode(pixels, **kwargs):
-    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
-    file = io.BytesIO()
-    image.save(file, format=kwargs.pop('format', 'PNG'), **kwargs)
-    return file.getvalue()
-
-
-def write(path, files):
-    """A folder or a .zip of {name: bytes, uint8 image [H, W(, 3)] or JSON value}."""
-    files = {name: data if isinstance(data, bytes) else encode(data) if isinstance(data, np.ndarray)
-             else json.dumps(data).encode() for name, data in files.items()}
-    if path.suffix == '.zip':
-        with zipfile.ZipFile(path, 'w') as archive:
-            for name, data in files.items():
-                archive.writestr(name, data)
-    else:
-        for name, data in files.items():
-            (path / name).parent.mkdir(parents=True, exist_ok=True)
-            (path / name).write_bytes(data)
-    return path
 
 
 def rgb(n=3, size=4):

@@ -1,0 +1,86 @@
+"""Turn images as they come into a data set to train on."""
+
+import re
+
+import click
+
+from torch_utils import cli
+
+
+class Size(click.ParamType):
+    """Width and height such as 32x32 or 32,32, as (width, height)."""
+
+    name = 'WxH'
+
+    def convert(self, value, param, ctx) -> tuple[int, int]:
+        if isinstance(value, tuple):
+            return value
+        match = re.fullmatch(r'\s*(\d+)\s*[xX,]\s*(\d+)\s*', value)
+        if match is None or not all(0 < int(side) <= 1 << 16 for side in match.groups()):
+            self.fail(f'{value!r} is no width and height such as 32x32 or 32,32', param, ctx)
+        return int(match[1]), int(match[2])
+
+
+@cli.command()
+@click.option('--source', metavar='PATH', required=True,
+              help='Folder or .zip of images, LSUN *_lmdb folder, cifar-10-python.tar.gz, or '
+                   'train-images-idx3-ubyte.gz (MNIST) with its labels beside it.')
+@click.option('--dest', metavar='PATH', required=True, help='Folder (empty or absent) or .zip to write.')
+@click.option('--max-images', metavar='INT', type=click.IntRange(min=1),
+              help='Take only the first so many images.  [default: all]')
+@click.option('--transform', type=click.Choice(['center-crop', 'center-crop-wide']),
+              help='Cut out the largest centred square, or a wide band that is put on black.  '
+                   '[default: stretch]')
+@click.option('--resolution', metavar='WxH', type=Size(),
+              help='Width and height of the images, or of the band.  [default: as they are]')
+def main(source, dest, max_images, transform, resolution):
+    """Turn images as they come into a data set to train on.
+
+    The data set is a folder or an uncompressed .zip of square PNG images, whose side is a power of two, and
+    dataset.json with their labels. Labels come from the source's dataset.json or archive, else from the names
+    of the top-level folders. The same input makes the same bytes.
+
+    Images become 8-bit grey or RGB where that loses nothing, and are refused by name where it would; a
+    camera's EXIF orientation is applied.
+
+    \b
+    Examples:
+      python edm/dataset_tool.py --source=cifar-10-python.tar.gz --dest=datasets/cifar10-32x32.zip
+      python edm/dataset_tool.py --source=photos --dest=datasets/photos-64x64.zip --transform=center-crop \\
+          --resolution=64x64
+      python edm/dataset_tool.py --source=samples --dest=datasets/samples-n1024.zip --max-images=1024
+    """
+    check_size(transform, resolution)
+
+    from training.dataset_writer import write_dataset
+    from training.image_sources import open_source
+    from training.image_transforms import make_transform
+
+    images = open_source(source)
+    done = write_dataset(images, dest, make_transform(transform, resolution), max_images=max_images)
+    if done.unreadable:
+        click.echo(f'{done.unreadable} entries are no readable images and were skipped', err=True)
+    if done.left_out:
+        click.echo(f'{done.left_out} images are too small for --resolution and were left out', err=True)
+    labels = 'with labels' if done.labelled else 'without labels'
+    click.echo(f'{done.num_images} images, {done.form}, {labels}: {dest}')
+
+
+def check_size(transform: str | None, resolution: tuple[int, int] | None) -> None:
+    """Raise click.UsageError if no image could be square, with a side that is a power of two, in the end."""
+    if resolution is None:
+        if transform is not None:
+            raise click.UsageError(f'--transform={transform} needs --resolution')
+        return
+    width, height = resolution
+    given = f'--resolution={width}x{height}'
+    if width & (width - 1):
+        raise click.UsageError(f'{given}: the width must be a power of two')
+    if transform == 'center-crop-wide' and height > width:
+        raise click.UsageError(f'{given}: --transform=center-crop-wide needs a height of at most the width')
+    if transform != 'center-crop-wide' and height != width:
+        raise click.UsageError(f'{given}: must be square, but for --transform=center-crop-wide')
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,39 @@
+"""Small data sets on the disk, for the tests that read them."""
+
+import io
+import json
+import tarfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+
+def encode(pixels: np.ndarray | Image.Image, format: str = 'PNG', **options) -> bytes:  # noqa: A002, PIL's word
+    """An image file of uint8 pixels [H, W] or [H, W, C], or of a PIL image."""
+    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    file = io.BytesIO()
+    image.save(file, format=format, **options)
+    return file.getvalue()
+
+
+def write(path: Path, files: dict) -> Path:
+    """A folder, .zip or .tar.gz of {name: bytes, pixels (as PNG) or JSON value}; returns path."""
+    files = {name: data if isinstance(data, bytes) else encode(data) if isinstance(data, np.ndarray)
+             else json.dumps(data).encode() for name, data in files.items()}
+    if path.suffix == '.zip':
+        with zipfile.ZipFile(path, 'w') as archive:
+            for name, data in files.items():
+                archive.writestr(name, data)
+    elif path.suffix == '.gz':
+        with tarfile.open(path, 'w:gz') as archive:
+            for name, data in files.items():
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                archive.addfile(info, io.BytesIO(data))
+    else:
+        for name, data in files.items():
+            (path / name).parent.mkdir(parents=True, exist_ok=True)
+            (path / name).write_bytes(data)
+    return path
