@@ -8,7 +8,6 @@ The text of this file travels inside snapshots and is executed by other software
 
 import math
 
-import numpy as np
 import torch
 from torch.nn.functional import affine_grid, conv2d, grid_sample, pad
 
@@ -133,13 +132,13 @@ class AugmentPipe:
             warp = warp @ _scaling(shrink, shrink)
             labels += [w]
         if self.rotate_frac > 0:
-            raw = (torch.rand([n], device=device) * 2 - 1) * (np.pi * self.rotate_frac_max)
+            raw = (torch.rand([n], device=device) * 2 - 1) * (math.pi * self.rotate_frac_max)
             w = self._gate(raw, self.rotate_frac)
             warp = warp @ _rotation(w)
             labels += [w.cos() - 1, w.sin()]
         if self.aniso > 0:
             w = torch.randn([n], device=device)
-            r = (torch.rand([n], device=device) * 2 - 1) * np.pi
+            r = (torch.rand([n], device=device) * 2 - 1) * math.pi
             w = self._gate(w, self.aniso)
             turned = torch.rand([n], device=device) < self.aniso_rotate_prob
             r = torch.where(turned, r, torch.zeros_like(r))
@@ -157,7 +156,7 @@ class AugmentPipe:
         """[N, 4, 4]: from a colour (r, g, b, 1) to the augmented one."""
         n, device = images.shape[0], images.device
         eye = torch.eye(4, device=device)
-        grey = torch.outer(*[torch.tensor([1., 1, 1, 0], device=device) / np.sqrt(3)] * 2)
+        grey = torch.outer(*[torch.tensor([1., 1, 1, 0], device=device) / math.sqrt(3)] * 2)
         colours = eye
         if self.brightness > 0:
             w = self._gate(torch.randn([n], device=device), self.brightness)
@@ -174,7 +173,7 @@ class AugmentPipe:
             colours = (eye - 2 * grey * w) @ colours
             labels += [w]
         if self.hue > 0:
-            raw = (torch.rand([n], device=device) * 2 - 1) * (np.pi * self.hue_max)
+            raw = (torch.rand([n], device=device) * 2 - 1) * (math.pi * self.hue_max)
             w = self._gate(raw, self.hue)
             colours = _hue_rotation(w) @ colours
             labels += [w.cos() - 1, w.sin()]

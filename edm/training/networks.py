@@ -9,10 +9,11 @@ channels. Noise levels `sigma` are standard deviations in the images' units. `ne
 denoiser, `model` the raw network in it.
 
 The text of this file travels inside snapshots and is executed by other software there, so it stands on
-torch, numpy and `torch_utils.persistence` alone.
+torch and `torch_utils.persistence` alone.
 """
 
-import numpy as np
+import math
+
 import torch
 from torch.nn.functional import conv2d, conv_transpose2d, dropout, group_norm, linear, silu
 
@@ -25,13 +26,13 @@ DECODER_TYPES = ('standard', 'skip')
 def weight_init(shape, mode: str, fan_in: int, fan_out: int) -> torch.Tensor:
     """Random float32 `shape` from torch's default generator (Glorot & Bengio 2010; He et al. 2015)."""
     if mode == 'xavier_uniform':
-        return np.sqrt(6 / (fan_in + fan_out)) * (torch.rand(*shape) * 2 - 1)
+        return math.sqrt(6 / (fan_in + fan_out)) * (torch.rand(*shape) * 2 - 1)
     if mode == 'xavier_normal':
-        return np.sqrt(2 / (fan_in + fan_out)) * torch.randn(*shape)
+        return math.sqrt(2 / (fan_in + fan_out)) * torch.randn(*shape)
     if mode == 'kaiming_uniform':
-        return np.sqrt(3 / fan_in) * (torch.rand(*shape) * 2 - 1)
+        return math.sqrt(3 / fan_in) * (torch.rand(*shape) * 2 - 1)
     if mode == 'kaiming_normal':
-        return np.sqrt(1 / fan_in) * torch.randn(*shape)
+        return math.sqrt(1 / fan_in) * torch.randn(*shape)
     modes = 'xavier_uniform, xavier_normal, kaiming_uniform, kaiming_normal'
     raise ValueError(f'init_mode must be one of {modes}, got {mode!r}')
 
@@ -164,7 +165,7 @@ def attention_weights(q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
     float16 would overflow in the products.
     """
     q, k, dtype = q.to(torch.float32), k.to(torch.float32), q.dtype
-    return ((q / np.sqrt(q.shape[1])).transpose(1, 2) @ k).softmax(dim=2).to(dtype)
+    return ((q / math.sqrt(q.shape[1])).transpose(1, 2) @ k).softmax(dim=2).to(dtype)
 
 
 @persistence.persistent_class
@@ -227,7 +228,8 @@ class UNetBlock(torch.nn.Module):
         batch, channels, height, width = h.shape
         qkv = self.qkv(self.norm2(h))
         q, k, v = qkv.reshape(batch * self.num_heads, channels // self.num_heads, 3, height * width).unbind(2)
-        return self.proj((v @ attention_weights(q, k).transpose(1, 2)).reshape(h.shape))
+        attended = attention_weights(q, k) @ v.transpose(1, 2)
+        return self.proj(attended.transpose(1, 2).reshape(h.shape))
 
 
 def _count_heads(channels, num_heads, channels_per_head):
@@ -273,7 +275,7 @@ class FourierEmbedding(torch.nn.Module):
         self.register_buffer('freqs', torch.randn(num_channels // 2) * scale)
 
     def forward(self, x):
-        angles = torch.outer(x, (2 * np.pi * self.freqs).to(x.dtype))
+        angles = torch.outer(x, (2 * math.pi * self.freqs).to(x.dtype))
         return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
@@ -331,10 +333,10 @@ class SongUNet(torch.nn.Module):
         widths = [model_channels * mult for mult in channel_mult]
         block = {
             'emb_channels': emb_channels, 'num_heads': 1, 'dropout': dropout, 'eps': 1e-6,
-            'skip_scale': float(np.sqrt(0.5)), 'resample_filter': resample_filter, 'resample_proj': True,
+            'skip_scale': math.sqrt(0.5), 'resample_filter': resample_filter, 'resample_proj': True,
             'adaptive_scale': False,
             'init': init, 'init_zero': init | {'init_weight': 1e-5},
-            'init_attn': init | {'init_weight': float(np.sqrt(0.2))},
+            'init_attn': init | {'init_weight': math.sqrt(0.2)},
         }
         skips = self._build_encoder(in_channels, model_channels, widths, attn_resolutions, block)
         self._build_decoder(out_channels, widths, skips, attn_resolutions, block)
@@ -402,7 +404,7 @@ class SongUNet(torch.nn.Module):
         if self.map_label is not None:
             if self.training and self.label_dropout:
                 class_labels = _drop_labels(class_labels, self.label_dropout, batch)
-            emb = emb + self.map_label(class_labels * np.sqrt(self.map_label.in_features))
+            emb = emb + self.map_label(class_labels * math.sqrt(self.map_label.in_features))
         if self.map_augment is not None and augment_labels is not None:
             emb = emb + self.map_augment(augment_labels)
         return silu(self.map_layer1(silu(self.map_layer0(emb))))
@@ -421,7 +423,7 @@ class SongUNet(torch.nn.Module):
                     aux = self.enc[f'{name}_aux_down'](aux)
                     x = x + self.enc[f'{name}_aux_skip'](aux)
                 if self.encoder_type == 'residual':
-                    x = aux = (x + self.enc[f'{name}_aux_residual'](aux)) / np.sqrt(2)
+                    x = aux = (x + self.enc[f'{name}_aux_residual'](aux)) / math.sqrt(2)
             skips.append(x)
             for i in range(self.num_blocks):
                 x = self.enc[f'{name}_block{i}'](x, emb)
@@ -464,10 +466,10 @@ class DhariwalUNet(torch.nn.Module):
         self.label_dropout = label_dropout
 
         emb_channels = model_channels * channel_mult_emb
-        third = float(np.sqrt(1 / 3))
+        third = math.sqrt(1 / 3)
         init = {'init_mode': 'kaiming_uniform', 'init_weight': third, 'init_bias': third}
         init_zero = {'init_mode': 'kaiming_uniform', 'init_weight': 0, 'init_bias': 0}
-        init_label = {'init_mode': 'kaiming_normal', 'init_weight': float(np.sqrt(label_dim))}
+        init_label = {'init_mode': 'kaiming_normal', 'init_weight': math.sqrt(label_dim)}
         self.map_noise = PositionalEmbedding(model_channels)
         self.map_augment = None
         if augment_dim:
@@ -522,8 +524,8 @@ class DhariwalUNet(torch.nn.Module):
     def forward(self, x, noise_labels, class_labels=None, augment_labels=None):
         emb = self._embed(x.shape[0], noise_labels, class_labels, augment_labels)
         skips = []
-        for layer in self.enc.values():
-            x = layer(x) if isinstance(layer, Conv2d) else layer(x, emb)
+        for name, layer in self.enc.items():
+            x = layer(x) if name.endswith('_conv') else layer(x, emb)
             skips.append(x)
         for name, layer in self.dec.items():
             x = layer(torch.cat([x, skips.pop()], dim=1) if '_block' in name else x, emb)
@@ -678,7 +680,7 @@ class iDDPMPrecond(_Precond):
 
     def alpha_bar(self, j):
         """The share of the signal's variance that is left, over steps counted from the noisy end."""
-        return (0.5 * np.pi * _as_tensor(j) / self.M / (self.C_2 + 1)).sin()**2
+        return (0.5 * math.pi * _as_tensor(j) / self.M / (self.C_2 + 1)).sin()**2
 
     def round_sigma(self, sigma, return_index=False):
         """The nearest of the noise levels `u`, or its index, in the shape of sigma (levels: and its type)."""
