@@ -99,8 +99,8 @@ def rpscore(source, target, threshold, json_path, device):
     """
     from evaluation.scores import Share, load_pair, pair_similarities
 
-    _prepare(json_path, device)
     first, second = load_pair(source, target, rows_match=True)
+    _prepare(json_path, device)
     _mention_threshold(first, second)
     if first.file_names and second.file_names:
         _mention_names(first.file_names, second.file_names)
@@ -122,8 +122,8 @@ def mscore(source, target, threshold, json_path, device):
     """
     from evaluation.scores import Share, load_pair, nearest_neighbors
 
-    device = _prepare(json_path, device)
     first, second = load_pair(source, target, rows_match=False)
+    device = _prepare(json_path, device)
     _mention_threshold(first, second)
     memorized = Share.above(nearest_neighbors(first.values, second.values, device)[0], threshold)
     new, score = memorized.rest(), 1 - memorized.value
