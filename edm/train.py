@@ -26,8 +26,8 @@ from training.run_dir import next_run_dir, run_name
 # Main options.
 @click.option('--outdir', metavar='DIR', required=True, help='Where to save the results.')
 @click.option('--data', metavar='ZIP|DIR', required=True, help='Images to train on.')
-@click.option('--cond', metavar='BOOL', type=bool, default=False, help='Train with the data set\'s class labels.')
-@click.option('--arch', type=click.Choice(list(ARCHITECTURES)), default='ddpmpp', help='Network architecture.')
+@click.option('--cond', metavar='BOOL', type=bool, default=False, help='Use the data set\'s class labels.')
+@click.option('--arch', type=click.Choice(list(ARCHITECTURES)), default='ddpmpp', help='Network.')
 @click.option('--precond', type=click.Choice(list(PRECONDITIONINGS)), default='edm',
               help='Preconditioning and loss.')
 @cli.device_option
@@ -40,7 +40,8 @@ from training.run_dir import next_run_dir, run_name
 # Network.
 @click.option('--model_channels', metavar='INT', type=click.IntRange(min=1), default=128,
               help='Width of ddpmpp and ncsnpp.')
-@click.option('--cbase', metavar='INT', type=click.IntRange(min=1), help='Width of any.  [default: by --arch]')
+@click.option('--cbase', metavar='INT', type=click.IntRange(min=1),
+              help='Width, of any --arch.  [default: by --arch]')
 @click.option('--cres', metavar='LIST', type=cli.IntList(),
               help='Width at each resolution, in units of the width.  [default: by --arch]')
 @click.option('--num_blocks', metavar='INT', type=click.IntRange(min=1),
@@ -66,10 +67,10 @@ from training.run_dir import next_run_dir, run_name
               help='Augmentation probability; 0 for none.')
 @click.option('--xflip', metavar='BOOL', type=bool, default=False, help='Add all images mirrored in x.')
 # Performance.
-@click.option('--fp16', metavar='BOOL', type=bool, default=False, help='Half precision inside the network (CUDA).')
+@click.option('--fp16', metavar='BOOL', type=bool, default=False, help='Half precision, on CUDA.')
 @click.option('--ls', metavar='FLOAT', type=cli.FiniteRange(min=0, min_open=True), default=1,
               help='Factor on the loss during the backward pass.')
-@click.option('--bench', metavar='BOOL', type=bool, default=True, help='Let cuDNN look for the fastest kernels.')
+@click.option('--bench', metavar='BOOL', type=bool, default=True, help='Let cuDNN choose kernels by trial.')
 @click.option('--cache', metavar='BOOL', type=bool, default=True, help='Keep the decoded images in memory.')
 @click.option('--workers', metavar='INT', type=click.IntRange(min=1), default=1,
               help='Threads that decode images, with --cache=0.')
@@ -86,7 +87,7 @@ from training.run_dir import next_run_dir, run_name
 @click.option('--seed', metavar='INT', type=click.IntRange(min=0, max=2**32 - 1),
               help='Random seed.  [default: random, recorded]')
 @click.option('--transfer', metavar='PKL|URL', help='Start with the weights of a snapshot.')
-@click.option('--resume', metavar='PT|DIR', help='Continue from a state, or from the newest of a run\'s folder.')
+@click.option('--resume', metavar='PT|DIR', help='Continue from a state, or the newest of a run\'s folder.')
 @click.option('-n', '--dry-run', is_flag=True, help='Print the options and stop.')
 def main(**opts):
     """Train a diffusion model on a data set of images.
@@ -118,8 +119,9 @@ def main(**opts):
     try:
         sketch(make_net)
     except ValueError as err:
-        raise click.UsageError(f'--arch {opts["arch"]} with --cbase, --cres, --num_blocks or --model_channels as '
-                               f'given can\'t be built for {opts["data"]}: {err}') from err
+        raise click.UsageError(f'--arch {opts["arch"]} with these --cres, --cbase, --model_channels can\'t be '
+                               f'built for {opts["data"]}: {err}') from err
+    dataset.images([0])  # decodes all to be cached: a broken file stops the run before it has a folder
     launch(config, dataset, make_net, outdir=opts['outdir'], name=name, state=state)
 
 
@@ -135,15 +137,15 @@ def _check(opts: dict) -> None:
     except ValueError as err:
         raise click.UsageError(str(err)) from err
     if opts['transfer'] and opts['resume']:
-        raise click.UsageError('--transfer and --resume can\'t be given together: a run starts with the weights '
-                               'of a snapshot or continues another')
+        raise click.UsageError('--transfer and --resume can\'t be given together: a run starts with the '
+                               'weights of a snapshot or continues another')
     for option, value in (('--P_mean', opts['p_mean']), ('--P_std', opts['p_std'])):
         if value is not None and opts['precond'] != 'edm':
             raise click.UsageError(f'{option} {value:g} needs --precond edm, got {opts["precond"]}')
     given = {param for param in opts if context.get_parameter_source(param) is not ParameterSource.DEFAULT}
     if opts['arch'] == 'adm' and 'model_channels' in given:
-        raise click.UsageError(f'--model_channels {opts["model_channels"]} is for ddpmpp and ncsnpp; the width of '
-                               'adm is --cbase')
+        raise click.UsageError(f'--model_channels {opts["model_channels"]} is for ddpmpp and ncsnpp; adm takes '
+                               '--cbase')
     if opts['transfer'] and 'ema_rampup' in given:
         raise click.UsageError('--ema_rampup: with --transfer the averaged weights have no ramp-up')
     if opts['desc'] and (os.sep in opts['desc'] or '/' in opts['desc']):
@@ -156,10 +158,10 @@ def _continued(config: TrainingConfig, opts: dict) -> tuple[TrainingConfig, dict
 
     config, state = continued(config)
     if opts['seed'] not in (None, state['seed']):
-        raise click.UsageError(f'--seed {opts["seed"]}: the run that --resume continues had seed {state["seed"]}')
+        raise click.UsageError(f'--seed {opts["seed"]}: the run that --resume continues had {state["seed"]}')
     if state['cur_nimg'] >= config.total_kimg * 1000:
-        raise click.UsageError(f'--duration {opts["duration"]:g}: the run that --resume continues has already seen '
-                               f'{state["cur_nimg"] / 1e6:g} million images')
+        raise click.UsageError(f'--duration {opts["duration"]:g}: the run that --resume continues has already '
+                               f'seen {state["cur_nimg"] / 1e6:g} million images')
     return config, state
 
 
@@ -170,13 +172,14 @@ def _config(opts: dict, dataset) -> TrainingConfig:
     return TrainingConfig(
         run_dir='',
         dataset_kwargs={
-            'class_name': 'training.dataset.ImageFolderDataset', 'path': opts['data'], 'use_labels': opts['cond'],
-            'xflip': opts['xflip'], 'cache': opts['cache'], 'resolution': dataset.resolution,
-            'max_size': len(dataset)},
+            'class_name': 'training.dataset.ImageFolderDataset', 'path': opts['data'],
+            'use_labels': opts['cond'], 'xflip': opts['xflip'], 'cache': opts['cache'],
+            'resolution': dataset.resolution, 'max_size': len(dataset)},
         data_loader_kwargs={'pin_memory': True, 'num_workers': opts['workers'], 'prefetch_factor': 2},
         network_kwargs={'class_name': network} | _network_kwargs(opts),
-        loss_kwargs={'class_name': loss} | {key: value for key, value in p_values.items() if value is not None},
-        optimizer_kwargs={'class_name': 'torch.optim.Adam', 'lr': opts['lr'], 'betas': [0.9, 0.999], 'eps': 1e-8},
+        loss_kwargs={'class_name': loss} | {key: p for key, p in p_values.items() if p is not None},
+        optimizer_kwargs={'class_name': 'torch.optim.Adam', 'lr': opts['lr'], 'betas': [0.9, 0.999],
+                          'eps': 1e-8},
         augment_kwargs=AUGMENTATION | {'p': opts['augment']} if opts['augment'] else None,
         total_kimg=max(int(1000 * opts['duration']), 1),
         ema_halflife_kimg=int(1000 * opts['ema']),

@@ -14,8 +14,8 @@ BATCHES_AHEAD = 2  # per worker
 class Batches:
     """Iterator over this process's micro-batches (images [N, C, H, W], labels float32 [N, label_dim]).
 
-    Images are float32 in [-1, 1] on the device. The data set has `len()`, `images(indices)` with values on the
-    0..255 scale (uint8 or float32) and `labels(indices)`.
+    Images are float32 in [-1, 1], contiguous, on the device. The data set has `len()`, `images(indices)` with
+    values on the 0..255 scale (uint8 or float32) and `labels(indices)`.
 
     size: N. seed: of the order, the same on every process.
     workers: threads that read batches ahead, for data sets that decode at every access; 0 reads in place.

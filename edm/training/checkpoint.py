@@ -19,8 +19,8 @@ def save_state(path: Path, *, net, ema, optimizer, **values) -> None:
     values: the other entries of `_KEYS`.
     """
     state = {'net': dict(net.state_dict()), 'ema': dict(ema.state_dict()),
-             'optimizer': f'torch.optim.{type(optimizer).__name__}', 'optimizer_state': optimizer.state_dict(),
-             **values}
+             'optimizer': f'torch.optim.{type(optimizer).__name__}',
+             'optimizer_state': optimizer.state_dict(), **values}
     assert state.keys() == _KEYS, state.keys() ^ _KEYS
     with atomic_write(path) as file:
         torch.save(state, file)
@@ -35,8 +35,8 @@ def load_state(path: Path, option: str = '--resume') -> dict:
     try:
         state = torch.load(path, map_location='cpu', weights_only=True)
     except pickle.UnpicklingError as err:
-        raise UserError(f'{where}: no state file of this software (those of NVlabs/edm hold a pickled network, '
-                        'which is not run; its snapshot can start a new run with --transfer)') from err
+        raise UserError(f'{where}: no state file of this software (those of NVlabs/edm hold a pickled network and '
+                        'are not read; the snapshot beside it can start a new run with --transfer)') from err
     except (RuntimeError, EOFError, ValueError, KeyError) as err:
         raise UserError(f'{where}: no state file, or a damaged one') from err
     missing = _KEYS - state.keys() if isinstance(state, dict) else _KEYS
@@ -70,8 +70,8 @@ def _check_tensors(saved: dict, own: dict, where: str) -> None:
 def copy_tensors(source: torch.nn.Module, net: torch.nn.Module, where: str) -> int:
     """Copy the tensors of `source` to those of equal name in `net`; returns how many.
 
-    Raises UserError if one has another shape, before any is copied, or if no name is equal. On the meta device
-    nothing is copied, only checked.
+    Raises UserError if one has another shape, before any is copied, or if no name is equal. On the meta
+    device nothing is copied, only checked.
     """
     saved, own = source.state_dict(), net.state_dict()
     common = [name for name in own if name in saved]

@@ -4,7 +4,8 @@ import dataclasses
 from dataclasses import dataclass
 
 # What `--arch` stands for: arguments of the preconditioned networks in training/networks.py.
-_SONG = {'model_type': 'SongUNet', 'decoder_type': 'standard', 'model_channels': 128, 'channel_mult': [2, 2, 2]}
+_SONG = {'model_type': 'SongUNet', 'model_channels': 128, 'channel_mult': [2, 2, 2],
+         'decoder_type': 'standard'}
 ARCHITECTURES = {
     'ddpmpp': _SONG | {'embedding_type': 'positional', 'encoder_type': 'standard', 'channel_mult_noise': 1,
                        'resample_filter': [1, 1]},
@@ -40,8 +41,8 @@ class TrainingConfig:
     loss_scaling: factor on the loss during the backward pass, taken out of the gradients again.
     kimg_per_tick: how often progress is printed. snapshot_ticks, state_dump_ticks: how many ticks lie between
         snapshots, and between states to resume from; None for only one at the end, or for no state at all.
-    resume_pkl: the snapshot to start from, or the one beside resume_state_dump, the state that the run continues
-        after resume_kimg.
+    resume_pkl: the snapshot to start from, or the one beside resume_state_dump, the state that the run
+        continues after resume_kimg.
     preview: draw a grid of samples beside every snapshot.
     """
 

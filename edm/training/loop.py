@@ -77,8 +77,8 @@ def train(config: TrainingConfig, dataset, make_net: Callable[[], torch.nn.Modul
     Called on every process of the group. The folder exists.
 
     dataset: see `training.batches.Batches`. make_net: draws the network on the CPU.
-    state: from `checkpoint.load_state` and checked, to continue. source: a network, on rank 0, whose weights to
-    start with.
+    state: from `checkpoint.load_state` and checked, to continue. source: on rank 0, a network whose weights
+        to start with.
     """
     with ExitStack() as stack:
         log = stack.enter_context(RunLog(Path(config.run_dir))) if distributed.rank() == 0 else None
@@ -264,6 +264,8 @@ def describe(run: Run, dataset) -> None:
                                                'no labels'))
     run.print(f'Batch: {config.batch_size} = {processes} process{"es" if processes > 1 else ""} x '
               f'{split.rounds} round{"s" if split.rounds > 1 else ""} x {split.micro_batch} images')
+    if config.network_kwargs.get('use_fp16') and run.device.type != 'cuda':
+        run.print(f'Half precision needs CUDA; on {run.device} the network computes in float32')
     run.print(f'Training for {config.total_kimg} kimg' + (
         f', from {run.cur_nimg / 1000:g} kimg on' if run.cur_nimg else '') + f', seed {config.seed}')
 

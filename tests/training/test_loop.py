@@ -1,3 +1,4 @@
+import copy
 import json
 from dataclasses import replace
 from functools import partial
@@ -6,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 from helpers import DATA, golden
+from PIL import Image
 
-from training import checkpoint, loop
-from training.build import build_network
+from training import loop
+from training.build import build, build_network
 from training.config import TrainingConfig
+from training.gradients import Gradients
 from training.launch import continued
-from training.snapshot import load_snapshot
 
 CPU = torch.device('cpu')
 GOLDEN = json.loads((DATA / 'training.json').read_text())
@@ -25,7 +27,8 @@ class Images:
             images = golden('training')['images_nhwc_uint8'].transpose(0, 3, 1, 2)
         self._images = images
         self._labels = np.zeros((len(images), 0), np.float32) if labels is None else labels
-        self.resolution, self.num_channels, self.label_dim = images.shape[2], images.shape[1], self._labels.shape[1]
+        self.resolution, self.num_channels = images.shape[2], images.shape[1]
+        self.label_dim = self._labels.shape[1]
 
     def __len__(self):
         return len(self._images)
@@ -44,14 +47,14 @@ def golden_config(case, run_dir, **changes):
         'run_dir': str(run_dir), 'dataset_kwargs': {'cache': True}, 'augment_kwargs': facts['augment'],
         'network_kwargs': {'class_name': f'training.networks.{facts["precond"]}'} | facts['network_kwargs'],
         'loss_kwargs': {'class_name': f'training.loss.{facts["loss"]}'},
-        'optimizer_kwargs': {'class_name': 'torch.optim.Adam', 'lr': facts['lr'], 'betas': facts['adam_betas'],
-                             'eps': facts['adam_eps']}}
+        'optimizer_kwargs': {'class_name': 'torch.optim.Adam', 'lr': facts['lr'],
+                             'betas': facts['adam_betas'], 'eps': facts['adam_eps']}}
     return TrainingConfig(**settings | changes)
 
 
 def tiny_config(run_dir, **changes):
     """Three steps a tick; the smallest network."""
-    network = GOLDEN['edm-noaug']['network_kwargs'] | {'model_channels': 4, 'dropout': 0.1}
+    network = GOLDEN['edm-noaug']['network_kwargs'] | {'model_channels': 4, 'channel_mult': [1], 'dropout': 0.1}
     settings = {'network_kwargs': {'class_name': 'training.networks.EDMPrecond'} | network,
                 'batch_size': 400, 'batch_gpu': 200, 'lr_rampup_kimg': 0, 'state_dump_ticks': 1}
     return golden_config('edm-noaug', run_dir, **settings | changes)
@@ -66,12 +69,12 @@ def stats(run_dir):
     return [json.loads(line) for line in (run_dir / 'stats.jsonl').read_text().splitlines()]
 
 
-@pytest.mark.parametrize('case', list(GOLDEN))
-def test_training_repeats_the_reference(case, tmp_path, monkeypatch):
+@pytest.mark.parametrize(('case', 'num_steps'), [('edm-noaug', 125), ('vp-aug', 50)])
+def test_training_repeats_the_reference(case, num_steps, tmp_path, monkeypatch):
     losses = []
 
     def record(kwargs, *args, **more):
-        built = loop_build(kwargs, *args, **more)
+        built = build(kwargs, *args, **more)
         if 'loss' not in kwargs['class_name']:
             return built
 
@@ -81,14 +84,19 @@ def test_training_repeats_the_reference(case, tmp_path, monkeypatch):
             return loss
         return loss_fn
 
-    loop_build = loop.build
+    averaged = []
     monkeypatch.setattr(loop, 'build', record)
-    monkeypatch.setattr(loop, 'save_snapshot', lambda path, *, ema, **rest: torch.save(ema.state_dict(), path))
-    train(golden_config(case, tmp_path))
+    monkeypatch.setattr(loop, 'save_snapshot', lambda path, *, ema, **rest: averaged.append(ema))
+    train(golden_config(case, tmp_path, total_kimg=num_steps * 8 / 1000))
 
     expected = {key.removeprefix(f'{case}/'): value for key, value in golden('training').items() if case in key}
-    np.testing.assert_allclose(losses, expected.pop('loss_per_micro_batch'), rtol=1e-5)
-    ema = torch.load(tmp_path / 'network-snapshot-000001.pkl')
+    want_losses = expected.pop('loss_per_micro_batch')[:2 * num_steps]
+    np.testing.assert_allclose(losses, want_losses, rtol=1e-5)
+    if num_steps == 125:
+        assert_equals_golden(averaged[-1].state_dict(), expected)
+
+
+def assert_equals_golden(ema, expected):
     assert {f'ema/{name}' for name in ema} == expected.keys()
     for name, tensor in ema.items():
         want = torch.from_numpy(expected[f'ema/{name}'])
@@ -97,3 +105,163 @@ def test_training_repeats_the_reference(case, tmp_path, monkeypatch):
             assert (tensor[1::3] - want[1::3]).abs().max() < 1e-3
             tensor[1::3] = want[1::3]
         assert (tensor - want).norm() <= 5e-5 * want.norm(), name
+
+
+def test_resuming_equals_never_stopping(tmp_path):
+    whole, first, second = (tiny_config(tmp_path / name, total_kimg=3, kimg_per_tick=2, ema_halflife_kimg=0.5)
+                            for name in ('whole', 'first', 'second'))
+    train(whole)
+    train(replace(first, total_kimg=2))  # ends inside the tick that begins at 400 images
+    resumed, state = continued(replace(second, resume_state_dump=first.run_dir))
+    assert (state['cur_nimg'], state['tick_start_nimg'], resumed.resume_kimg) == (2000, 400, 2)
+    # Reading ahead in threads must not move the place in the data order.
+    resumed = replace(resumed, dataset_kwargs={'cache': False}, data_loader_kwargs={'num_workers': 2})
+    train(resumed, state=state)
+
+    states = [torch.load(tmp_path / name / 'training-state-000003.pt') for name in ('whole', 'second')]
+    assert states[0]['net'] and states[0]['optimizer_state']['state'] and states[0]['cur_nimg'] == 3200
+    for state in states:
+        del state['elapsed_sec']
+    assert_equal(*states)
+    last = [stats(tmp_path / name)[-1] for name in ('whole', 'second')]
+    for key in ('Loss/loss', 'Gradient/norm', 'Progress/tick', 'Progress/kimg'):
+        assert last[0][key] == last[1][key]
+
+
+def assert_equal(a, b, where='state'):
+    """Equal bit for bit, all the way down."""
+    assert type(a) is type(b), where
+    if isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            assert_equal(a[key], b[key], f'{where}.{key}')
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b), where
+        for i, pair in enumerate(zip(a, b, strict=True)):
+            assert_equal(*pair, f'{where}.{i}')
+    else:
+        assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b, where
+
+
+def test_other_processes_resume_with_fresh_random_numbers(tmp_path, capsys):
+    train(tiny_config(tmp_path, total_kimg=1))
+    config, state = continued(tiny_config(tmp_path / 'more', total_kimg=2, resume_state_dump=str(tmp_path)))
+    state['random_states'] *= 2
+    train(config, state=state)
+    assert 'saved by other processes' in capsys.readouterr().out
+    assert not torch.equal(torch.load(tmp_path / 'more' / 'training-state-000002.pt')['random_states'][0]['cpu'],
+                           state['random_states'][0]['cpu'])
+
+
+def test_files_come_at_their_ticks(tmp_path, capsys):
+    train(tiny_config(tmp_path, total_kimg=5, snapshot_ticks=2, state_dump_ticks=3))
+    # Ticks end after 1, 4, 7, 10 steps of 400 images and, with the run, after 13.
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {'log.txt', 'stats.jsonl', 'network-snapshot-000000.pkl', 'network-snapshot-000002.pkl',
+                     'network-snapshot-000005.pkl', 'training-state-000004.pt', 'training-state-000005.pt'}
+    lines = stats(tmp_path)
+    assert [line['Progress/kimg']['mean'] for line in lines] == [0.4, 1.6, 2.8, 4.0, 5.2]
+    assert [line['Loss/loss']['num'] for line in lines] == [n * 400 * 3 * 8 * 8 for n in (1, 3, 3, 3, 3)]
+    printed = capsys.readouterr().out
+    assert (tmp_path / 'log.txt').read_text() == printed
+    assert [line.split()[1] for line in printed.splitlines() if line.startswith('tick')] == list('01234')
+
+
+def test_no_state_at_tick_0(tmp_path):
+    train(tiny_config(tmp_path, total_kimg=1, batch_size=1000, batch_gpu=None))
+    assert not list(tmp_path.glob('*.pt'))
+    assert (tmp_path / 'network-snapshot-000001.pkl').is_file()
+
+
+def test_stats_have_the_references_names(tmp_path):
+    train(tiny_config(tmp_path, total_kimg=1, batch_size=1000, batch_gpu=None))
+    (line,) = stats(tmp_path)
+    assert {'Progress/tick', 'Progress/kimg', 'Timing/total_sec', 'Timing/sec_per_tick', 'Timing/sec_per_kimg',
+            'Timing/maintenance_sec', 'Resources/cpu_mem_gb', 'Resources/peak_gpu_mem_gb',
+            'Resources/peak_gpu_mem_reserved_gb', 'Loss/loss', 'timestamp'} <= line.keys()
+    assert line['Progress/kimg'] == {'num': 1, 'mean': 1.0, 'std': 0.0}
+    assert line['Loss/loss'].keys() == {'num', 'mean', 'std'}
+
+
+def test_first_step_has_learning_rate_zero_also_without_rampup(tmp_path):
+    config = tiny_config(tmp_path, total_kimg=1)
+    run = prepared(config)
+    before = copy.deepcopy(run.net.state_dict())
+    loop.train_step(run)
+    assert_equal(dict(before), dict(run.net.state_dict()))
+    run.cur_nimg = 400
+    loop.train_step(run)
+    assert run.optimizer.param_groups[0]['lr'] == config.optimizer_kwargs['lr']
+    assert not torch.equal(before['model.map_layer0.weight'], run.net.state_dict()['model.map_layer0.weight'])
+
+
+def prepared(config):
+    dataset = Images()
+    return loop.prepare(config, dataset, partial(build_network, config.network_kwargs, dataset), device=CPU,
+                        log=None, state=None, source=None)
+
+
+@pytest.mark.parametrize(('ratio', 'beta'), [(0.05, 0.5 ** (400 / 50)), (None, 0.5 ** (400 / 2000))])
+def test_ema_halflife_follows_the_images_seen(tmp_path, ratio, beta):
+    run = prepared(tiny_config(tmp_path, ema_halflife_kimg=2, ema_rampup_ratio=ratio))
+    run.cur_nimg = 1000
+    for parameter in run.net.parameters():
+        parameter.data += 1
+    expected = [p.detach().lerp(e, beta) for p, e in zip(run.net.parameters(), run.ema.parameters(), strict=True)]
+    loop.update_ema(run)
+    assert_equal(expected, [p.data for p in run.ema.parameters()])
+
+
+def test_nonfinite_values_are_counted_and_kept_from_the_weights(tmp_path, monkeypatch, capsys):
+    def spoil(kwargs, *args, **more):
+        built = build(kwargs, *args, **more)
+        if 'loss' not in kwargs['class_name']:
+            return built
+        return lambda *call: built(*call) * torch.tensor([np.nan] + [1.0] * 199).reshape(-1, 1, 1, 1)
+
+    monkeypatch.setattr(loop, 'build', spoil)
+    train(tiny_config(tmp_path, total_kimg=1))
+    state = torch.load(tmp_path / 'training-state-000001.pt')
+    assert all(tensor.isfinite().all() for tensor in state['net'].values())
+    assert 'NaN or inf' in capsys.readouterr().out
+    first = stats(tmp_path)[0]
+    assert first['Loss/nonfinite']['mean'] == 2 * 3 * 8 * 8  # an image in each of two micro-batches
+    assert first['Loss/loss']['num'] == 398 * 3 * 8 * 8
+    assert first['Loss/loss']['mean'] > 0
+    assert first['Gradient/nonfinite']['mean'] > 0
+
+
+def test_gradients_are_cleaned_and_added_up_in_place():
+    parameters = [torch.nn.Parameter(torch.zeros(2, 3)), torch.nn.Parameter(torch.zeros(4))]
+    gradients = Gradients(parameters)
+    for _ in range(2):
+        (parameters[0].sum() * 3 + (parameters[1] * torch.tensor([np.nan, np.inf, -np.inf, 1])).sum()).backward()
+    assert gradients.count_nonfinite() == 3
+    gradients.clean()
+    assert parameters[0].grad.tolist() == [[6] * 3] * 2
+    assert parameters[1].grad.tolist() == [0, 1e5, -1e5, 2]
+
+
+def test_loss_scaling_does_not_reach_the_weights(tmp_path):
+    for scaling in (1, 1024):  # a power of two: no rounding
+        train(tiny_config(tmp_path / str(scaling), total_kimg=1, loss_scaling=scaling))
+    plain, scaled = (torch.load(tmp_path / name / 'training-state-000001.pt') for name in ('1', '1024'))
+    assert_equal(plain['net'], scaled['net'])
+
+
+def test_preview_shows_samples_and_changes_nothing(tmp_path):
+    for preview in (False, True):
+        train(tiny_config(tmp_path / str(preview), total_kimg=1, preview=preview))
+    states = [torch.load(tmp_path / name / 'training-state-000001.pt') for name in ('False', 'True')]
+    for part in ('net', 'ema', 'random_states'):
+        assert_equal(states[0][part], states[1][part])
+    assert Image.open(tmp_path / 'True' / 'preview-000001.png').size == (32, 32)
+    assert not list((tmp_path / 'False').glob('*.png'))
+
+
+def test_float_images_on_the_pixel_scale_train_like_pixels(tmp_path):
+    pixels = Images()._images
+    for name, images in (('pixels', pixels), ('float', pixels.astype(np.float32))):
+        train(tiny_config(tmp_path / name, total_kimg=1), Images(images))
+    states = [torch.load(tmp_path / name / 'training-state-000001.pt') for name in ('pixels', 'float')]
+    assert_equal(states[0]['net'], states[1]['net'])
