@@ -39,7 +39,7 @@ class AugmentPipe:
     translate_frac: shift by a normal number times translate_frac_std of the size [2].
     brightness: add a normal number times brightness_std [1].
     contrast: multiply by 2 to a normal number times contrast_std [1].
-    lumaflip: mirror colours across the grey axis [1]. Half of the images that are chosen change.
+    lumaflip: reverse the sign of a colour's grey part [1]. Half of the images that are chosen change.
     hue: turn colours around the grey axis by an angle uniform in hue_max times +-180 degrees [2].
     saturation: scale the distance to the grey axis by 2 to a normal number times saturation_std [1].
 
