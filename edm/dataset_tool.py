@@ -25,7 +25,8 @@ class Size(click.ParamType):
 @click.option('--source', metavar='PATH', required=True,
               help='Folder or .zip of images, LSUN *_lmdb folder, cifar-10-python.tar.gz, or '
                    'train-images-idx3-ubyte.gz (MNIST) with its labels beside it.')
-@click.option('--dest', metavar='PATH', required=True, help='Folder (empty or absent) or .zip to write.')
+@click.option('--dest', metavar='PATH', required=True,
+              help='Folder (empty or absent) or .zip (replaced) to write.')
 @click.option('--max-images', metavar='INT', type=click.IntRange(min=1),
               help='Take only the first so many images.  [default: all]')
 @click.option('--transform', type=click.Choice(['center-crop', 'center-crop-wide']),

@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import shutil
+import statistics
 import time
 import zipfile
 from collections import deque
@@ -126,7 +127,7 @@ def _map(function: Callable, items: Iterable) -> Iterator[tuple]:
         result = function(item)
         seconds.append(time.perf_counter() - start)
         yield item, result
-    if seconds and min(seconds) < _SECONDS_WORTH_A_THREAD:
+    if seconds and statistics.median(seconds) < _SECONDS_WORTH_A_THREAD:
         yield from ((item, function(item)) for item in items)
     else:
         yield from _map_in_threads(function, items)
