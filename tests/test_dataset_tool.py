@@ -112,7 +112,14 @@ def test_equal_input_makes_equal_bytes_stored_without_compression(inputs, tmp_pa
     with zipfile.ZipFile(tmp_path / 'a.zip') as archive:
         assert {info.compress_type for info in archive.infolist()} == {zipfile.ZIP_STORED}
         assert {info.date_time for info in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
-        assert archive.getinfo('00000/img00000000.png').file_size > 16 * 16 * 3
+
+
+def test_png_files_hold_their_pixels_uncompressed_and_no_metadata(tmp_path):
+    black = encode(np.zeros((64, 64, 3), dtype=np.uint8), icc_profile=b'some profile')
+    tool(write(tmp_path / 'set', {'a.png': black}), tmp_path / 'out')
+    written = contents(tmp_path / 'out')['00000/img00000000.png']
+    assert len(written) > 64 * 64 * 3
+    assert Image.open(io.BytesIO(written)).info == {}
 
 
 def test_a_zip_is_replaced_and_may_be_its_own_source(tmp_path):
