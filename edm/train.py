@@ -119,8 +119,8 @@ def main(**opts):
     try:
         sketch(make_net)
     except ValueError as err:
-        raise click.UsageError(f'--arch {opts["arch"]} with these --cres, --cbase, --model_channels can\'t be '
-                               f'built for {opts["data"]}: {err}') from err
+        raise click.UsageError(f'--arch {opts["arch"]} with these --cres, --cbase, --model_channels is no '
+                               f'network for {opts["data"]}: {err}') from err
     dataset.images([0])  # decodes all to be cached: a broken file stops the run before it has a folder
     launch(config, dataset, make_net, outdir=opts['outdir'], name=name, state=state)
 
@@ -144,8 +144,8 @@ def _check(opts: dict) -> None:
             raise click.UsageError(f'{option} {value:g} needs --precond edm, got {opts["precond"]}')
     given = {param for param in opts if context.get_parameter_source(param) is not ParameterSource.DEFAULT}
     if opts['arch'] == 'adm' and 'model_channels' in given:
-        raise click.UsageError(f'--model_channels {opts["model_channels"]} is for ddpmpp and ncsnpp; adm takes '
-                               '--cbase')
+        raise click.UsageError(f'--model_channels {opts["model_channels"]} is for ddpmpp and ncsnpp; adm '
+                               'takes --cbase')
     if opts['transfer'] and 'ema_rampup' in given:
         raise click.UsageError('--ema_rampup: with --transfer the averaged weights have no ramp-up')
     if opts['desc'] and (os.sep in opts['desc'] or '/' in opts['desc']):
@@ -160,8 +160,8 @@ def _continued(config: TrainingConfig, opts: dict) -> tuple[TrainingConfig, dict
     if opts['seed'] not in (None, state['seed']):
         raise click.UsageError(f'--seed {opts["seed"]}: the run that --resume continues had {state["seed"]}')
     if state['cur_nimg'] >= config.total_kimg * 1000:
-        raise click.UsageError(f'--duration {opts["duration"]:g}: the run that --resume continues has already '
-                               f'seen {state["cur_nimg"] / 1e6:g} million images')
+        raise click.UsageError(f'--duration {opts["duration"]:g}: the run that --resume continues has '
+                               f'already seen {state["cur_nimg"] / 1e6:g} million images')
     return config, state
 
 

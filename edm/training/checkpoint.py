@@ -35,8 +35,8 @@ def load_state(path: Path, option: str = '--resume') -> dict:
     try:
         state = torch.load(path, map_location='cpu', weights_only=True)
     except pickle.UnpicklingError as err:
-        raise UserError(f'{where}: no state file of this software (those of NVlabs/edm hold a pickled network and '
-                        'are not read; the snapshot beside it can start a new run with --transfer)') from err
+        raise UserError(f'{where}: no state file of this software (those of NVlabs/edm hold a pickled network '
+                        'and are not read; the snapshot beside it can start a new run with --transfer)') from err
     except (RuntimeError, EOFError, ValueError, KeyError) as err:
         raise UserError(f'{where}: no state file, or a damaged one') from err
     missing = _KEYS - state.keys() if isinstance(state, dict) else _KEYS

@@ -1,0 +1,49 @@
+"""Run train.py under torchrun and check, from inside, what the processes do together."""
+
+import sys
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[2] / 'edm'))
+
+import train
+from torch_utils import distributed
+from training import loop
+from training.gradients import Gradients
+
+runs, num_averages = [], 0
+prepare, average, shutdown = loop.prepare, Gradients.average_over_processes, distributed.shutdown
+
+
+def prepare_and_keep(*args, **kwargs):
+    runs.append(prepare(*args, **kwargs))
+    return runs[0]
+
+
+def check_average(self):
+    """The mean of the processes' gradients, which differ, once per step."""
+    global num_averages
+    num_averages += 1
+    own = distributed.gather(self.flat.clone())
+    average(self)
+    assert not torch.equal(*own)
+    torch.testing.assert_close(self.flat, (own[0] + own[1]) / 2)
+
+
+def check_end():
+    """The same weights everywhere."""
+    run = runs[0]
+    assert num_averages == run.cur_nimg / run.config.batch_size == 3
+    weights = [p for net in (run.net, run.ema) for p in net.parameters()]
+    own = distributed.gather(torch.cat([p.detach().flatten() for p in weights]))
+    assert torch.equal(*own)
+    assert distributed.gather(run.config.run_dir) == [run.config.run_dir] * 2
+    sys.stdout.write(f'rank {distributed.rank()}: all checks passed\n')
+    shutdown()
+
+
+loop.prepare = prepare_and_keep
+Gradients.average_over_processes = check_average
+distributed.shutdown = check_end
+train.main()
