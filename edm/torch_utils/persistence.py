@@ -225,6 +225,10 @@ def _encode(text, encoding):
     return text.encode('latin1')
 
 
+def _no_bytes():
+    return b''
+
+
 def _numpy_type(code, align=False, copy=True):
     numbers = {'b1', 'i1', 'i2', 'i4', 'i8', 'u1', 'u2', 'u4', 'u8', 'f2', 'f4', 'f8'}
     _require(type(code) is str and code in numbers, f'a numpy value of type {shown(code)}, no number')
@@ -314,9 +318,10 @@ _CALLS = {
     'numpy._core.multiarray.scalar': _numpy_scalar,
     'numpy.core.multiarray._reconstruct': _empty_array,
     'numpy._core.multiarray._reconstruct': _empty_array,
-    # Protocols 2 and 3 have no opcode for sets, protocol 2 none for bytes.
+    # Protocols 2 and 3 have no opcode for sets, protocol 2 none for bytes, empty or not.
     'builtins.set': _set,
     '__builtin__.set': _set,
+    '__builtin__.bytes': _no_bytes,
     '_codecs.encode': _encode,
 }
 

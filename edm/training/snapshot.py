@@ -126,7 +126,7 @@ def _build(key: str, record, modules: int | None = None):
 
 
 def _network_arguments(value):
-    """A network's recorded arguments as plain values; the limits keep its constructor from running for hours."""
+    """A network's recorded arguments as plain values, small enough for its constructor to end soon."""
     if isinstance(value, np.ndarray):
         value = value.tolist()
     if isinstance(value, dict):
@@ -163,7 +163,7 @@ def _limited_modules(count):
 class _ShapesOnly(TorchFunctionMode):
     """Inside, tensors that constructors draw or fill have a shape and no memory (the meta device).
 
-    Arithmetic with numbers is skipped: for its first one PyTorch would load its compiler, which takes seconds.
+    Arithmetic with numbers is skipped: for its first one PyTorch would load its compiler, for seconds.
     """
 
     FACTORIES = (torch.empty, torch.ones, torch.zeros, torch.rand, torch.randn)
