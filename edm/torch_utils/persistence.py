@@ -1,30 +1,17 @@
-"""Objects in the form of EDM snapshots: classes that pickle into it, and a reader that runs no code.
+"""Classes whose objects can be pickled in the form of EDM snapshots.
 
 The pinned names `persistent_class` and `_reconstruct_persistent_obj` stand in every snapshot file. An object
 is pickled as a call of the latter with a dict: `type`, `version`, `module_src` (the text of the defining
 module, which other software executes to read the file), `class_name` and `state`. Here the text is only
-written and compared, never executed.
-
-`safe_load` is for files from strangers. It is a pickle machine with three restrictions: an opcode table
-without the risky ones, names that are looked up in one fixed table instead of being imported, and calls and
-state changes only on what that table made. It gives plain values, tensors, and `PersistentObject` records;
-`training.snapshot` makes networks of them.
+written and compared, never executed. Files from strangers are read by `torch_utils.safe_pickle`.
 """
 
-import dataclasses
 import functools
 import hashlib
 import importlib
-import io
-import math
 import pickle
-import struct
 import sys
-import warnings
 from pathlib import Path
-
-import numpy as np
-import torch
 
 VERSION = 6
 
@@ -72,14 +59,20 @@ def is_persistent(cls: type) -> bool:
 
 def known_source_hashes() -> set[str]:
     """SHA-256 of the texts that our own objects carry."""
-    return {_sha256(text) for text in _sources.values()}
+    return {source_hash(text) for text in _sources.values()}
+
+
+@functools.lru_cache(maxsize=64)  # objects by the hundred share one text
+def source_hash(text: str) -> str:
+    """SHA-256 of a module's text, in hexadecimal."""
+    return hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()
 
 
 def _reconstruct_persistent_obj(meta: dict):
     """An object of our class `meta['class_name']` with attributes `meta['state']`; runs no recorded text.
 
-    What copy.deepcopy and plain pickle.load call. The latter is for one's own files: unlike `safe_load` it
-    imports and calls whatever else the file names.
+    What copy.deepcopy and plain pickle.load call. The latter is for one's own files: it imports and calls
+    whatever else a file names.
     """
     name = meta['class_name']
     if name not in _classes:
@@ -88,341 +81,10 @@ def _reconstruct_persistent_obj(meta: dict):
         for home in ('training.networks', 'training.loss', 'training.augment'):
             importlib.import_module(home)
     if name not in _classes:
-        raise pickle.UnpicklingError(f'it holds an object of the unknown class {shown(name)}')
+        raise pickle.UnpicklingError(f'it holds an object of the unknown class {name!r}')
     obj = _classes[name].__new__(_classes[name])
     if hasattr(obj, '__setstate__'):
         obj.__setstate__(meta['state'])
     else:
         obj.__dict__.update(meta['state'])
     return obj
-
-
-# Reading files from strangers.
-
-
-@dataclasses.dataclass(eq=False)
-class PersistentObject:
-    """An object of a snapshot as it stands in the file; nothing was built or run for it.
-
-    class_name: one of any; `ModuleDict` stands for PyTorch's class, whose state has the same form.
-    state: the object's `__dict__`.
-    source_hash: SHA-256 of the defining module's text, None for a ModuleDict.
-    """
-
-    class_name: str
-    state: dict
-    source_hash: str | None
-
-
-def safe_load(file):
-    """The object in a pickle, with records in place of what would need code to be run.
-
-    file: a seekable binary file. OrderedDict and EasyDict become dict, numpy scalars Python numbers,
-    parameters tensors (on the CPU, whatever device wrote them).
-    Raises pickle.UnpicklingError with one line on anything that is no snapshot, or no intact one.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            return _SafeUnpickler(_Bounded(file)).load()
-    except pickle.UnpicklingError:
-        raise
-    # A malformed pickle can make the machine fail in any way; none of them is worth a traceback.
-    except Exception as err:
-        raise pickle.UnpicklingError(f'it is damaged or no pickle at all ({type(err).__name__})') from err
-
-
-def shown(text, limit: int = 100) -> str:
-    """`text` from a file as one quoted, printable line of bounded length."""
-    text = str(text)
-    return ascii(text if len(text) <= limit else text[:limit - 3] + '...')
-
-
-class _Bounded:
-    """A file that reads no more than it holds: a pickle may claim any length for what follows."""
-
-    def __init__(self, file):
-        self._file = file
-        start = file.tell()
-        self._size = file.seek(0, io.SEEK_END)
-        file.seek(start)
-        self.readline = functools.partial(file.readline, 1000)  # longer than any name
-
-    def read(self, size):
-        if size > 1 << 16 and size > self._size - self._file.tell():
-            raise EOFError
-        return self._file.read(size)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Global:
-    """What a name in a pickle stands for: something that can be called, or a storage's element type."""
-
-    name: str
-    call: object = None
-    dtype: torch.dtype | None = None
-
-
-@dataclasses.dataclass(slots=True, eq=False)
-class _NumpyType:
-    """A numpy number type while it is read; a second step sets the byte order."""
-
-    code: str
-    order: str = '='
-
-    @property
-    def dtype(self) -> np.dtype:
-        return np.dtype(self.order + self.code)
-
-
-class _Refused(pickle.UnpicklingError):
-    """A pickle that asks for something a snapshot never needs."""
-
-
-def _require(condition: bool, what: str) -> None:
-    if not condition:
-        raise _Refused(f'it holds {what}')
-
-
-def _check_key(key) -> None:
-    # Not any hashable: hashing tuples nested a million deep would overflow the C stack.
-    _require(type(key) in (str, int), 'a dict key or set item that is no text or integer')
-
-
-def _persistent_object(meta):
-    _require(type(meta) is dict and meta.get('type') == 'class', 'a malformed persistent object')
-    _require(meta.get('version') == VERSION, f'a persistent object of another version than {VERSION}')
-    name, state, source = meta.get('class_name'), meta.get('state'), meta.get('module_src')
-    _require(type(name) is str and type(state) is dict and type(source) is str, 'an incomplete object')
-    return PersistentObject(name, state, _sha256(source))
-
-
-@functools.lru_cache(maxsize=64)  # objects by the hundred share one text
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()
-
-
-def _dict(pairs=()):
-    _require(type(pairs) in (list, tuple), 'a malformed dict')
-    for key, _ in pairs:
-        _check_key(key)
-    return dict(pairs)
-
-
-def _set(items=()):
-    _require(type(items) in (list, tuple), 'a malformed set')
-    for item in items:
-        _check_key(item)
-    return set(items)
-
-
-def _empty_module_dict():
-    return PersistentObject('ModuleDict', {}, None)
-
-
-def _encode(text, encoding):
-    _require(type(text) is str and encoding == 'latin1', 'malformed bytes')
-    return text.encode('latin1')
-
-
-def _no_bytes():
-    return b''
-
-
-def _numpy_type(code, align=False, copy=True):
-    numbers = {'b1', 'i1', 'i2', 'i4', 'i8', 'u1', 'u2', 'u4', 'u8', 'f2', 'f4', 'f8'}
-    _require(type(code) is str and code in numbers, f'a numpy value of type {shown(code)}, no number')
-    return _NumpyType(code)
-
-
-def _numpy_scalar(kind, data):
-    _require(type(kind) is _NumpyType and type(data) is bytes, 'a malformed numpy number')
-    _require(len(data) == kind.dtype.itemsize, 'a malformed numpy number')
-    return np.frombuffer(data, kind.dtype)[0].item()
-
-
-def _empty_array(cls, shape, code):
-    _require(type(cls) is _Global and cls.name == 'numpy.ndarray', 'a malformed numpy array')
-    return np.empty(0)
-
-
-def _set_numpy_type(kind: _NumpyType, state) -> None:
-    _require(type(state) is tuple and len(state) >= 5 and state[1] in ('<', '>', '=', '|')
-             and state[2:5] == (None, None, None), 'a numpy type with parts')
-    kind.order = state[1]
-
-
-def _set_array(array: np.ndarray, state) -> None:
-    _require(type(state) is tuple and len(state) == 5, 'a malformed numpy array')
-    _, shape, kind, fortran, data = state
-    _require(_are_sizes(shape) and type(kind) is _NumpyType and type(data) is bytes
-             and len(data) == math.prod(shape) * kind.dtype.itemsize, 'a malformed numpy array')
-    array.__setstate__((1, shape, kind.dtype, bool(fortran), data))
-
-
-def _are_sizes(numbers) -> bool:
-    return type(numbers) is tuple and len(numbers) <= 32 and all(type(n) is int and n >= 0 for n in numbers)
-
-
-def _tensor(storage, offset, size, stride, requires_grad=False, backward_hooks=None, metadata=None):
-    _require(isinstance(storage, torch.Tensor) and storage.ndim == 1 and not metadata, 'a malformed tensor')
-    _require(_are_sizes(size) and _are_sizes(stride) and len(size) == len(stride) and _are_sizes((offset,)),
-             'a malformed tensor')
-    last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
-    _require(0 in size or last < storage.numel(), 'a tensor that reaches beyond its data')
-    return storage.as_strided(size, stride, offset)
-
-
-def _parameter(data, requires_grad=False, backward_hooks=None):
-    _require(isinstance(data, torch.Tensor), 'a malformed parameter')
-    return data
-
-
-def _storage(data):
-    """The numbers of a nested torch.save file of the old form, as a tensor [n].
-
-    It is five pickles (a magic number, the form's version, facts of the machine, the storage's description,
-    its key), the count and the raw numbers. Only a single plain storage is taken: torch's own weights-only
-    loading also builds sparse and quantised tensors and dicts with any key.
-    """
-    _require(type(data) is bytes, 'malformed tensor data')
-    file = io.BytesIO(data)
-    magic, version, machine, (dtype, key, count), keys = (
-        _StorageUnpickler(_Bounded(file)).load() for _ in range(5))
-    _require(magic == 0x1950a86a20f9469cfc6c and version == 1001 and keys == [key], 'malformed tensor data')
-    _require(machine.get('little_endian') is True, 'tensors of a big-endian machine')
-    _require(file.read(8) == struct.pack('<q', count), 'malformed tensor data')
-    payload = np.frombuffer(data, np.uint8, offset=file.tell())
-    _require(len(payload) == count * dtype.itemsize, 'tensors that are cut short')
-    # Memory of torch's own is aligned for its fast kernels; a caller's default device plays no part.
-    storage = torch.empty(count, dtype=dtype, device='cpu')
-    storage.view(torch.uint8).numpy()[:] = payload
-    return storage
-
-
-_STORAGE_TYPES = {'Float': torch.float32, 'Double': torch.float64, 'Half': torch.float16,
-                  'BFloat16': torch.bfloat16, 'Long': torch.int64, 'Int': torch.int32, 'Short': torch.int16,
-                  'Char': torch.int8, 'Byte': torch.uint8, 'Bool': torch.bool}
-
-_CALLS = {
-    'torch_utils.persistence._reconstruct_persistent_obj': _persistent_object,
-    'torch._utils._rebuild_parameter': _parameter,
-    'torch._utils._rebuild_tensor': _tensor,
-    'torch._utils._rebuild_tensor_v2': _tensor,
-    'torch.storage._load_from_bytes': _storage,
-    'torch.nn.modules.container.ModuleDict': _empty_module_dict,
-    'collections.OrderedDict': _dict,
-    'dnnlib.util.EasyDict': _dict,
-    'numpy.dtype': _numpy_type,
-    'numpy.core.multiarray.scalar': _numpy_scalar,
-    'numpy._core.multiarray.scalar': _numpy_scalar,
-    'numpy.core.multiarray._reconstruct': _empty_array,
-    'numpy._core.multiarray._reconstruct': _empty_array,
-    # Protocols 2 and 3 have no opcode for sets, protocol 2 none for bytes, empty or not.
-    'builtins.set': _set,
-    '__builtin__.set': _set,
-    '__builtin__.bytes': _no_bytes,
-    '_codecs.encode': _encode,
-}
-
-_GLOBALS = {name: _Global(name, call=call) for name, call in _CALLS.items()}
-_GLOBALS |= {'numpy.ndarray': _Global('numpy.ndarray')}
-_GLOBALS |= {f'torch.{kind}Storage': _Global(f'torch.{kind}Storage', dtype=dtype)
-             for kind, dtype in _STORAGE_TYPES.items()}
-
-
-class _Opcodes(dict):
-    """Opcode -> method; says in one line that an opcode is none of a snapshot's."""
-
-    def __missing__(self, code):
-        raise _Refused(f'it uses pickle opcode 0x{code:02x}, which no snapshot needs')
-
-
-# Opcodes that only make or move builtin values. Not here, and so refused: persistent ids, the extension
-# registry, the text opcodes of protocols 0 and 1, NEWOBJ_EX, and those that reserve memory by a claim.
-_HARMLESS = ('PROTO FRAME STOP MARK POP POP_MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT '
-             'BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8 EMPTY_TUPLE TUPLE '
-             'TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST EMPTY_DICT EMPTY_SET BINGET LONG_BINGET BINPUT LONG_BINPUT '
-             'MEMOIZE GLOBAL STACK_GLOBAL').split()
-
-
-class _SafeUnpickler(pickle._Unpickler):
-    """The interpreter of the standard library in Python, whose opcode table can be replaced.
-
-    Its speed does not matter: what is large in a snapshot are a few hundred byte strings.
-    """
-
-    dispatch = _Opcodes({getattr(pickle, name)[0]: pickle._Unpickler.dispatch[getattr(pickle, name)[0]]
-                         for name in _HARMLESS})
-
-    def find_class(self, module, name):
-        try:
-            return _GLOBALS[f'{module}.{name}']
-        except KeyError:
-            raise _Refused(f'it names {shown(f"{module}.{name}")}, which no snapshot needs') from None
-
-    def load_call(self):
-        args = self.stack.pop()
-        target = self.stack[-1]
-        _require(type(target) is _Global and target.call is not None and type(args) is tuple,
-                 'a call of something that is no function')
-        self.stack[-1] = target.call(*args)
-
-    def load_build(self):
-        state = self.stack.pop()
-        target = self.stack[-1]
-        if type(target) is _NumpyType:
-            _set_numpy_type(target, state)
-        elif type(target) is np.ndarray:
-            _set_array(target, state)
-        else:
-            _require(type(target) is PersistentObject and target.class_name == 'ModuleDict'
-                     and not target.state and type(state) is dict, 'a change of an object\'s state')
-            target.state = state
-
-    def load_items(self):
-        items = self.pop_mark()
-        target = self.stack[-1]
-        if type(target) is list:
-            target.extend(items)
-            return
-        _require(type(target) is set, 'items for something that is no list or set')
-        target |= _set(items)
-
-    def load_pairs(self):
-        items = self.pop_mark()
-        self._set_pairs(zip(items[::2], items[1::2], strict=True))
-
-    def load_pair(self):
-        value, key = self.stack.pop(), self.stack.pop()
-        self._set_pairs([(key, value)])
-
-    def _set_pairs(self, pairs):
-        target = self.stack[-1]
-        _require(type(target) is dict, 'items for something that is no dict')
-        for key, value in pairs:
-            _check_key(key)
-            target[key] = value
-
-    def load_item(self):
-        item = self.stack.pop()
-        _require(type(self.stack[-1]) is list, 'items for something that is no list')
-        self.stack[-1].append(item)
-
-    dispatch |= {pickle.REDUCE[0]: load_call, pickle.NEWOBJ[0]: load_call, pickle.BUILD[0]: load_build,
-                 pickle.APPEND[0]: load_item, pickle.APPENDS[0]: load_items, pickle.ADDITEMS[0]: load_items,
-                 pickle.SETITEM[0]: load_pair, pickle.SETITEMS[0]: load_pairs}
-
-
-class _StorageUnpickler(_SafeUnpickler):
-    """For the nested torch.save files: a persistent id there describes the storage."""
-
-    dispatch = _Opcodes(_SafeUnpickler.dispatch | {
-        pickle.BINPERSID[0]: pickle._Unpickler.dispatch[pickle.BINPERSID[0]]})
-
-    def persistent_load(self, pid):
-        """(dtype, key, number of elements) of ('storage', class, key, device, number of elements, None)."""
-        _require(type(pid) is tuple and len(pid) == 6 and pid[0] == 'storage' and pid[5] is None
-                 and type(pid[1]) is _Global and pid[1].dtype is not None and type(pid[2]) is str
-                 and _are_sizes(pid[4:5]), 'malformed tensor data')
-        return pid[1].dtype, pid[2], pid[4]

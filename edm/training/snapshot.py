@@ -18,9 +18,9 @@ import torch
 from torch.nn.modules.module import register_module_module_registration_hook
 from torch.overrides import TorchFunctionMode
 
-from torch_utils import distributed, files, persistence
+from torch_utils import distributed, files, persistence, safe_pickle
 from torch_utils.errors import UserError
-from torch_utils.persistence import PersistentObject, shown
+from torch_utils.safe_pickle import PersistentObject, shown
 from training import augment, loss, networks
 
 CLASSES = {'ema': networks.PRECONDS.values(), 'loss_fn': loss.LOSSES.values(),
@@ -78,7 +78,7 @@ def _read(path) -> tuple[dict, int]:
         head = file.read(100)
         file.seek(0)
         _check_format(head)
-        contents = persistence.safe_load(file)
+        contents = safe_pickle.safe_load(file)
     if type(contents) is not dict or not all(type(key) is str for key in contents):
         raise _Unfit('it holds no dict of names')
     if 'ema' not in contents:
@@ -300,7 +300,7 @@ def _plain(value):
 
 
 class _Pickler(pickle.Pickler):
-    """Writes the names that `persistence.safe_load` knows and refuses all others."""
+    """Writes the names that `safe_pickle.safe_load` knows and refuses all others."""
 
     NAMES = (persistence._reconstruct_persistent_obj, collections.OrderedDict, torch.nn.ModuleDict,
              torch._utils._rebuild_parameter, torch._utils._rebuild_tensor_v2, torch.storage._load_from_bytes)

@@ -1,9 +1,5 @@
-import copy
-import os
 import pickle
 import pickletools
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +16,6 @@ from foreign_snapshots import (
     write,
 )
 from golden_networks import golden_network
-from helpers import ROOT
 from torch_utils.errors import UserError
 from training import augment, loss, networks, snapshot
 
@@ -314,91 +309,3 @@ def test_what_others_cannot_read_is_not_written(tmp_path):
     with pytest.raises(TypeError, match=r'PosixPath|WindowsPath'):
         snapshot.save_snapshot(path, ema=tiny_net(), dataset_kwargs={'path': tmp_path})
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_copy_of_a_network_keeps_its_arguments():
-    net = tiny_net(num_blocks=2)
-    other = copy.deepcopy(net)
-    assert type(other) is type(net)
-    assert other._init_kwargs == net._init_kwargs
-    assert other.model.enc['4x4_conv']._init_args == net.model.enc['4x4_conv']._init_args
-    assert same_tensors(other, net)
-    other.model.map_layer0.weight.data.zero_()
-    assert not same_tensors(other, net)
-
-
-# Other software's reader, in our words: it runs the text in the file and fills objects with the state.
-READER = '''
-import types
-
-def persistent_class(base):
-    class Persistent(base):
-        def __init__(self, *args, **kwargs):
-            super().__init__(*args, **kwargs)
-            self._init_args, self._init_kwargs = args, kwargs
-    Persistent.__name__ = base.__name__
-    return Persistent
-
-modules = {}
-
-def _reconstruct_persistent_obj(meta):
-    text = meta['module_src']
-    if text not in modules:
-        modules[text] = types.ModuleType(f'from_snapshot_{len(modules)}')
-        exec(compile(text, modules[text].__name__, 'exec'), vars(modules[text]))
-    cls = getattr(modules[text], meta['class_name'])
-    obj = cls.__new__(cls)
-    getattr(obj, '__setstate__', obj.__dict__.update)(meta['state'])
-    return obj
-'''
-
-USE = '''
-import pickle, sys, torch
-torch.set_num_threads(1)
-with open('net.pkl', 'rb') as file:
-    contents = pickle.load(file)
-inputs = torch.load('inputs.pt')
-with torch.no_grad():
-    out = contents['ema'](**inputs)
-    torch.manual_seed(4)
-    loss = contents['loss_fn'](contents['ema'], inputs['x'], None, contents['augment_pipe'])
-torch.save({'out': out, 'loss': loss, 'ours': 'training.networks' in sys.modules}, 'out.pt')
-'''
-
-# Our own reader is quick to start: no compiler for the meta device's arithmetic.
-READ_SAFELY = '''
-from training import snapshot
-snapshot.load_network('net.pkl', torch.device('cpu'))
-assert 'torch._dynamo' not in sys.modules
-'''
-
-
-def run_python(folder, script, path):
-    env = os.environ | {'PYTHONPATH': str(path), 'OMP_NUM_THREADS': '1'}
-    done = subprocess.run([sys.executable, '-c', script], cwd=folder, env=env, text=True, check=False,
-                          capture_output=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-
-
-@pytest.mark.parametrize('reader', ['other', 'ours'])
-def test_plain_pickle_load_gives_a_working_network(reader, tmp_path):
-    net = write_tiny(tmp_path / 'net.pkl', label_dim=3, resample_filter=[1, 3, 3, 1]).eval()
-    inputs = {'x': torch.randn(2, 1, 4, 4), 'sigma': torch.tensor([0.3, 5]), 'class_labels': torch.eye(3)[:2],
-              'augment_labels': torch.randn(2, 9)}
-    torch.save(inputs, tmp_path / 'inputs.pt')
-    if reader == 'other':
-        package = tmp_path / 'other' / 'torch_utils'
-        package.mkdir(parents=True)
-        (package / '__init__.py').touch()
-        (package / 'misc.py').touch()
-        (package / 'persistence.py').write_text(READER)
-        run_python(tmp_path, USE, tmp_path / 'other')
-    else:
-        run_python(tmp_path, USE + READ_SAFELY, ROOT / 'edm')
-    results = torch.load(tmp_path / 'out.pt')
-    assert results['ours'] == (reader == 'ours')
-    with torch.no_grad():
-        assert torch.equal(results['out'], net(**inputs))
-        torch.manual_seed(4)
-        expected = loss.EDMLoss(sigma_data=0.25)(net, inputs['x'], None, augment.AugmentPipe(**PIPE))
-    assert torch.equal(results['loss'], expected)
