@@ -105,7 +105,8 @@ def test_options_reach_the_settings(images):
         assert expected.items() <= network.items()
         assert network['class_name'] == 'training.networks.VEPrecond'
     printed = dry_run(*args, '--model_channels=64', '--cbase=32', '--cres=1,2', '--augment=0',
-                      '--P_mean=-0.8', '--duration=0.0001', '--fp16=1', '--desc=x', '--xflip=1', '--precond=edm', '--seed=7')
+                      '--P_mean=-0.8', '--duration=0.0001', '--fp16=1', '--desc=x', '--xflip=1',
+                      '--precond=edm', '--seed=7')
     network = printed['network_kwargs']
     assert (network['model_channels'], network['channel_mult'], network['use_fp16']) == (32, [1, 2], True)
     assert 'augment_dim' not in network

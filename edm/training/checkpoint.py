@@ -35,8 +35,8 @@ def load_state(path: Path, option: str = '--resume') -> dict:
     try:
         state = torch.load(path, map_location='cpu', weights_only=True)
     except pickle.UnpicklingError as err:
-        raise UserError(f'{where}: no state file of this software (those of NVlabs/edm hold a pickled network '
-                        'and are not read; the snapshot beside it can start a new run with --transfer)') from err
+        raise UserError(f'{where}: no state file of this software; those of NVlabs/edm hold a pickled '
+                        'network and are not read, but --transfer takes the snapshot beside it') from err
     except (RuntimeError, EOFError, ValueError, KeyError) as err:
         raise UserError(f'{where}: no state file, or a damaged one') from err
     missing = _KEYS - state.keys() if isinstance(state, dict) else _KEYS
@@ -90,7 +90,7 @@ def get_random_states(device: torch.device) -> list[dict]:
     """The states of torch's default generators that training draws from, per process."""
     states = {'cpu': torch.get_rng_state()}
     if device.type != 'cpu':
-        states['device'] = torch.get_device_module(device).get_rng_state()
+        states['device'] = torch.get_device_module(device).get_rng_state(*_which(device))
     return distributed.gather(states)
 
 
@@ -101,6 +101,11 @@ def set_random_states(states: list[dict], device: torch.device) -> bool:
     own = states[distributed.rank()]
     torch.set_rng_state(own['cpu'])
     if device.type != 'cpu':
-        torch.get_device_module(device).set_rng_state(own['device'])
+        torch.get_device_module(device).set_rng_state(own['device'], *_which(device))
     return True
+
+
+def _which(device: torch.device) -> tuple[torch.device, ...]:
+    """The argument that says which of several devices; there is only one MPS device."""
+    return (device,) if device.type == 'cuda' else ()
 
