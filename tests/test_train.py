@@ -132,7 +132,8 @@ def test_labels_make_a_conditional_network_and_a_preview(tmp_path):
         '--duration=0.001', '--preview', *TINY, '--batch=1000')
     net = load_snapshot(str(tmp_path / 'run' / 'network-snapshot-000001.pkl'))['ema']
     assert (net.label_dim, net.img_channels) == (3, 1)
-    assert Image.open(tmp_path / 'run' / 'preview-000001.png').mode == 'L'
+    with Image.open(tmp_path / 'run' / 'preview-000001.png') as image:
+        assert image.mode == 'L'
 
 
 def test_resume_goes_on_in_a_new_folder(finished, images):

@@ -52,6 +52,7 @@ class Run:
     start_time: float = 0  # seconds on time.monotonic(), as the next two
     tick_start_time: float = 0
     maintenance_sec: float = 0
+    timed_from_nimg: int = 0  # cur_nimg at tick_start_time
 
     @property
     def finished(self) -> bool:
@@ -123,7 +124,7 @@ def prepare(config: TrainingConfig, dataset, make_net, *, device, log, state, so
         start_time=start_time)
     if state is not None:
         resume(run, state)
-    run.tick_start_time = time.monotonic()
+    run.tick_start_time, run.timed_from_nimg = time.monotonic(), run.cur_nimg
     run.maintenance_sec = run.tick_start_time - start_time
     return run
 
@@ -195,14 +196,14 @@ def maintain(run: Run) -> None:
             moments.clear()
     if state_due and tick > 0 and config.state_dump_ticks is not None:
         save_state(run)
-    run.tick_start_time = time.monotonic()
+    run.tick_start_time, run.timed_from_nimg = time.monotonic(), run.cur_nimg
     run.maintenance_sec = run.tick_start_time - begin
 
 
 def report(run: Run, now: float) -> None:
     """Print the status line and append to stats.jsonl."""
     tick_sec = now - run.tick_start_time
-    kimg = max((run.cur_nimg - run.tick_start_nimg) / 1000, 1e-8)
+    kimg = (run.cur_nimg - run.timed_from_nimg) / 1000
     summaries = {name: moments.summary() for name, moments in run.moments.items()}
     loss, bad_gradients = summaries['Loss/loss'], int(summaries['Gradient/nonfinite'].total)
     gib = {'cpu_mem_gb': psutil.Process().memory_info().rss / 2**30, **_gpu_memory(run.device)}

@@ -126,9 +126,14 @@ def test_resuming_equals_never_stopping(tmp_path):
     for state in states:
         del state['elapsed_sec']
     assert_equal(*states)
-    last = [stats(tmp_path / name)[-1] for name in ('whole', 'second')]
-    for key in ('Loss/loss', 'Gradient/norm', 'Progress/tick', 'Progress/kimg'):
-        assert last[0][key] == last[1][key]
+    lines = [stats(tmp_path / name)[-2:] for name in ('whole', 'second')]
+    for whole, second in zip(*lines, strict=True):  # the first is of the tick that was interrupted
+        for key in ('Loss/loss', 'Gradient/norm', 'Progress/tick', 'Progress/kimg'):
+            assert whole[key] == second[key]
+    interrupted = lines[1][0]  # 2,000 images, of which the resumed run has timed 400
+    assert interrupted['Loss/loss']['num'] == 2000 * 3 * 4 * 4
+    assert interrupted['Timing/sec_per_kimg']['mean'] == pytest.approx(
+        interrupted['Timing/sec_per_tick']['mean'] / 0.4)
 
 
 def assert_equal(a, b, where='state'):
@@ -181,7 +186,8 @@ def test_stats_have_the_references_names(tmp_path):
     (line,) = stats(tmp_path)
     assert {'Progress/tick', 'Progress/kimg', 'Timing/total_sec', 'Timing/sec_per_tick',
             'Timing/sec_per_kimg', 'Timing/maintenance_sec', 'Resources/cpu_mem_gb',
-            'Resources/peak_gpu_mem_gb', 'Resources/peak_gpu_mem_reserved_gb', 'Loss/loss', 'timestamp'} <= line.keys()
+            'Resources/peak_gpu_mem_gb', 'Resources/peak_gpu_mem_reserved_gb', 'Loss/loss',
+            'timestamp'} <= line.keys()
     assert line['Progress/kimg'] == {'num': 1, 'mean': 1.0, 'std': 0.0}
     assert line['Loss/loss'].keys() == {'num', 'mean', 'std'}
 
@@ -261,7 +267,8 @@ def test_preview_shows_samples_and_changes_nothing(tmp_path):
     states = [torch.load(tmp_path / name / 'training-state-000001.pt') for name in ('False', 'True')]
     for part in ('net', 'ema', 'random_states'):
         assert_equal(states[0][part], states[1][part])
-    assert Image.open(tmp_path / 'True' / 'preview-000001.png').size == (16, 16)
+    with Image.open(tmp_path / 'True' / 'preview-000001.png') as image:
+        assert image.size == (16, 16)
     assert not list((tmp_path / 'False').glob('*.png'))
 
 
