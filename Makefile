@@ -1,0 +1,31 @@
+# make quickstart    the main experiment on real digits, minutes on two CPU cores
+# make test          all tests
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+
+.PHONY: venv quickstart test lint bench clean
+
+venv: $(VENV)/installed
+
+$(VENV)/installed: requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+quickstart: venv
+	$(BIN)/python edm/reproduce.py regimes --preset quickstart
+
+test: venv
+	$(BIN)/python -m pytest
+
+lint: venv
+	$(BIN)/ruff check .
+
+bench: venv
+	$(BIN)/python tests/benchmarks/run.py
+
+# Removes what these targets made and can make again; data sets, runs and samples of your own stay.
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache datasets/quickstart* training/quickstart* evaluation/quickstart*
+	find edm tests -name __pycache__ -type d -prune -exec rm -rf {} +

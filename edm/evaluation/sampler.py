@@ -1,0 +1,74 @@
+"""The sampler of Karras et al. 2022: from unit noise to images, for networks and the optimal denoiser.
+
+There is one loop, the generalised sampler of the paper's Table 1. With sigma(t) = t and s(t) = 1 it is the EDM
+sampler, Algorithm 2. A denoiser `net` is anything with sigma_min, sigma_max, round_sigma(sigma) and
+net(x, sigma, class_labels), which takes a sigma for the whole batch.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from evaluation.schedules import DEFAULT_RANGES, DISCRETIZATIONS, SCALINGS, SCHEDULES
+
+SOLVERS = ('euler', 'heun')
+
+
+def edm_sampler(net, latents: torch.Tensor, class_labels: torch.Tensor | None = None, *,
+                solver: str = 'heun', randn: Callable | None = None, num_steps: int = 18,
+                sigma_min: float = 0.002, sigma_max: float = 80, rho: float = 7, S_churn: float = 0,
+                S_min: float = 0, S_max: float = math.inf, S_noise: float = 1,
+                on_step: Callable | None = None) -> torch.Tensor:
+    """The EDM sampler (Karras et al. 2022, Algorithm 2); solver 'euler' leaves Heun's correction out.
+
+    Arguments, result and errors are those of `generalized_sampler`.
+    """
+    return generalized_sampler(net, latents, class_labels, solver=solver, randn=randn, num_steps=num_steps,
+                               sigma_min=sigma_min, sigma_max=sigma_max, rho=rho, S_churn=S_churn,
+                               S_min=S_min, S_max=S_max, S_noise=S_noise, on_step=on_step)
+
+
+@torch.no_grad()
+def generalized_sampler(net, latents: torch.Tensor, class_labels: torch.Tensor | None = None, *,
+                        solver: str = 'heun', randn: Callable | None = None,
+                        on_step: Callable | None = None, **options) -> torch.Tensor:
+    """The generalised sampler (Karras et al. 2022, Table 1 and Sec. 4).
+
+    latents: unit noise [N, C, H, W]. class_labels: [N, label_dim] or None, handed on to `net`.
+    solver: 'heun', which corrects each step but the last to second order, or 'euler'.
+    randn: gives standard normal noise like its argument; needed if S_churn > 0. It is called at every step,
+        so that the numbers a step sees don't depend on where churn is on, and not at all without churn.
+    on_step: called at each step with i, the noise level sigma(t_i) as a float, the state before the step in
+        image units, x_i / s(t_i), and the denoised images.
+    options: num_steps, the range and spacing of the noise levels and churn, as `plan_steps` takes them.
+    Returns images [N, C, H, W], nominally in [-1, 1], float64 (on a device without it, `widest_float`).
+    Raises ValueError for a bad option, see `plan_steps`, and for churn without `randn`.
+    """
+    if solver not in SOLVERS:
+        raise ValueError(f'solver is one of {", ".join(SOLVERS)}, got {solver!r}')
+    plan = plan_steps(net, **options)
+    if plan.has_noise and randn is None:
+        raise ValueError('S_churn > 0 adds noise, so the sampler needs randn')
+    device, dtype = latents.device, widest_float(latents.device)
+
+    def slope(x, point):
+        sigma = torch.tensor(point.sigma, dtype=dtype).to(device, non_blocking=True)
+        denoised = net(x / point.scale, sigma, class_labels).to(dtype)
+        return point.x_weight * x - point.denoised_weight * denoised, denoised
+
+    x = latents.to(dtype) * (plan.steps[0].start.sigma * plan.steps[0].start.scale)
+    for i, (start, churned, noise, end) in enumerate(plan.steps):
+        x_hat = churned.scale / start.scale * x
+        if plan.has_noise:
+            x_hat += noise * randn(x)
+        h = end.t - churned.t
+        d, denoised = slope(x_hat, churned)
+        if on_step is not None:
+            on_step(i, start.sigma, x / start.scale, denoised)
+        x = x_hat + h * d
+        if solver == 'heun' and end.t > 0:
+            d_end, _ = slope(x, end)
+            x = x_hat + h * (0.5 * d + 0.5 * d_end)
+    return x

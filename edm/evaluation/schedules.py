@@ -1,0 +1,152 @@
+"""Noise levels to step through, and how noise and scale depend on time (Karras et al. 2022, Table 1).
+
+Levels and times are float64 tensors on the CPU: a few numbers per run, of which each counts.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+VP_BETA_D, VP_BETA_MIN = 19.9, 0.1  # Song et al. 2021
+VP_EPSILON = 1e-3  # the smallest time of VP, where sigma is the smallest level
+IDDPM_M, IDDPM_C1, IDDPM_C2 = 1000, 0.001, 0.008  # Nichol & Dhariwal 2021
+
+
+def karras_sigmas(num_steps: int, sigma_min: float, sigma_max: float, rho: float = 7) -> torch.Tensor:
+    """Noise levels from sigma_max down to sigma_min (Karras et al. 2022, Eq. 5), without the final 0.
+
+    sigma_min, sigma_max: standard deviation of the noise where images span [-1, 1].
+    rho: 1 spaces the levels evenly; the larger, the more of them lie near sigma_min.
+    Returns float64 [num_steps].
+    """
+    first, last = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
+    return (first + _ramp(num_steps) * (last - first)) ** rho
+
+
+def vp_sigmas(num_steps: int, sigma_min: float, sigma_max: float) -> torch.Tensor:
+    """Noise levels of VP at evenly spaced times (Song et al. 2021, DDPM), float64 [num_steps], falling."""
+    return VPSchedule.spanning(sigma_min, sigma_max).sigma(1 + _ramp(num_steps) * (VP_EPSILON - 1))
+
+
+def ve_sigmas(num_steps: int, sigma_min: float, sigma_max: float) -> torch.Tensor:
+    """Noise levels in geometric progression (Song et al. 2021, SMLD), float64 [num_steps], falling."""
+    return (sigma_max**2 * (sigma_min**2 / sigma_max**2) ** _ramp(num_steps)).sqrt()
+
+
+def iddpm_sigmas(num_steps: int, sigma_min: float, sigma_max: float) -> torch.Tensor:
+    """Evenly chosen ones of the 1000 noise levels of iDDPM's cosine schedule, float64 [num_steps], falling.
+
+    Levels repeat if there are fewer in the range than steps. The ratios are float32, as in the networks
+    trained with them, while the levels themselves are float64.
+    Raises ValueError if none lies within the range.
+    """
+    steps = torch.arange(IDDPM_M + 1)
+    alpha_bar = (0.5 * math.pi * steps / IDDPM_M / (IDDPM_C2 + 1)).sin() ** 2
+    u = [0.0]
+    for ratio in reversed((alpha_bar[:-1] / alpha_bar[1:]).clip(min=IDDPM_C1).tolist()):
+        u.append(math.sqrt((u[-1] ** 2 + 1) / ratio - 1))
+    within = [level for level in reversed(u) if sigma_min <= level <= sigma_max]
+    if not within:
+        raise ValueError(f'iDDPM has no noise level between {sigma_min:g} and {sigma_max:g}')
+    ramp = torch.arange(num_steps, dtype=torch.float64)
+    index = ((len(within) - 1) / (num_steps - 1) * ramp).round().to(torch.int64)  # halves to even
+    return torch.tensor(within, dtype=torch.float64)[index]
+
+
+def _ramp(num_steps: int) -> torch.Tensor:
+    """0, 1/(num_steps - 1), .., 1 in float64."""
+    return torch.arange(num_steps, dtype=torch.float64) / (num_steps - 1)
+
+
+class LinearSchedule:
+    """sigma(t) = t: time is the noise level (the paper's own choice)."""
+
+    def sigma(self, t):
+        return t
+
+    def sigma_deriv(self, t):
+        return torch.ones_like(t)
+
+    def time(self, sigma):
+        return sigma
+
+
+class VESchedule:
+    """sigma(t) = sqrt(t): the variance grows evenly."""
+
+    def sigma(self, t):
+        return t.sqrt()
+
+    def sigma_deriv(self, t):
+        return 0.5 / t.sqrt()
+
+    def time(self, sigma):
+        return sigma**2
+
+
+@dataclass(frozen=True)
+class VPSchedule:
+    """sigma(t) = sqrt(exp(beta_d t^2 / 2 + beta_min t) - 1)."""
+
+    beta_d: float = VP_BETA_D
+    beta_min: float = VP_BETA_MIN
+
+    @classmethod
+    def spanning(cls, sigma_min: float, sigma_max: float) -> 'VPSchedule':
+        """The schedule with sigma(VP_EPSILON) = sigma_min and sigma(1) = sigma_max.
+
+        Raises ValueError where it would not rise all the way: sigma_min is too large for sigma_max.
+        """
+        low, high = math.log(sigma_min**2 + 1), math.log(sigma_max**2 + 1)
+        beta_d = 2 * (low / VP_EPSILON - high) / (VP_EPSILON - 1)
+        beta_min = high - 0.5 * beta_d
+        if min(beta_min, beta_min + beta_d) <= 0:
+            raise ValueError(f'a VP schedule can\'t span noise levels from {sigma_min:g} to {sigma_max:g}')
+        return cls(beta_d, beta_min)
+
+    def sigma(self, t):
+        return ((0.5 * self.beta_d * t**2 + self.beta_min * t).exp() - 1).sqrt()
+
+    def sigma_deriv(self, t):
+        sigma = self.sigma(t)
+        return 0.5 * (self.beta_min + self.beta_d * t) * (sigma + 1 / sigma)
+
+    def time(self, sigma):
+        growth = 2 * self.beta_d * (1 + sigma**2).log()
+        return ((self.beta_min**2 + growth).sqrt() - self.beta_min) / self.beta_d
+
+
+def no_scale(sigma, sigma_deriv):
+    """s(t) = 1 and its derivative."""
+    return torch.ones_like(sigma), torch.zeros_like(sigma)
+
+
+def vp_scale(sigma, sigma_deriv):
+    """s(t) = 1 / sqrt(1 + sigma(t)^2), which keeps the variance of noisy images near 1, and s'(t)."""
+    s = 1 / (1 + sigma**2).sqrt()
+    return s, -sigma * sigma_deriv * s**3
+
+
+def _vp_default(t: float) -> float:
+    return float(VPSchedule().sigma(torch.tensor(t, dtype=torch.float64)))
+
+
+DEFAULT_RANGES = {  # of the levels, by discretization
+    'vp': (_vp_default(VP_EPSILON), _vp_default(1)),
+    've': (0.02, 100.0),
+    'iddpm': (0.002, 81.0),
+    'edm': (0.002, 80.0),
+}
+DISCRETIZATIONS = {
+    'vp': vp_sigmas,
+    've': ve_sigmas,
+    'iddpm': iddpm_sigmas,
+    'edm': karras_sigmas,
+}
+SCHEDULES = {
+    'vp': VPSchedule.spanning,
+    've': lambda sigma_min, sigma_max: VESchedule(),
+    'linear': lambda sigma_min, sigma_max: LinearSchedule(),
+}
+SCALINGS = {'vp': vp_scale, 'none': no_scale}

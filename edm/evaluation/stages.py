@@ -1,0 +1,122 @@
+"""Experiments as stages: plain calls of the scripts, run in order of need, side by side, and only once."""
+
+import hashlib
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from torch_utils.errors import UserError
+from torch_utils.files import sha256_file, write_json
+
+SCRIPTS = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One call of a script.
+
+    command: the script's file name under edm/, then its arguments.
+    inputs: files it reads that no stage makes; outputs: files it leaves.
+    needs: names of the stages that must be finished before.
+    cost: how long it takes in comparison with the others, for the time left.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    outputs: tuple[Path, ...]
+    inputs: tuple[Path, ...] = ()
+    needs: tuple[str, ...] = ()
+    cost: float = 1.0
+
+    def command_line(self, threads: int | None = None) -> str:
+        """The shell command that repeats this stage; `threads` as in `run_stages`."""
+        script, *args = self.command
+        limit = f'OMP_NUM_THREADS={threads} ' if threads else ''
+        return limit + shlex.join(['python', os.path.relpath(SCRIPTS / script), *args])
+
+
+def run_stages(stages: Sequence[Stage], *, records: Path, jobs: int = 1, threads: int | None = None) -> None:
+    """Run what is not finished, up to `jobs` stages at a time.
+
+    A stage is finished if its record in the folder `records` tells of the same command, the same contents of
+    input files and equally finished stages before it, and its outputs exist. What a stage prints goes to
+    `records`/NAME.log.
+    threads: CPU threads a stage may use (None: as many as PyTorch likes).
+    Raises UserError that names the stage, its last words and its log, after ending the others.
+    """
+    records.mkdir(parents=True, exist_ok=True)
+    keys = stage_keys(stages)
+    waiting = [stage for stage in stages if not _is_finished(stage, keys, records)]
+    if len(waiting) < len(stages):
+        print(f'{len(stages) - len(waiting)} of {len(stages)} stages are finished already')
+    finished = {stage.name for stage in stages} - {stage.name for stage in waiting}
+    running: dict[Stage, tuple[subprocess.Popen, float]] = {}
+    layout = '{desc} {percentage:3.0f}%|{bar}| {elapsed} gone, {remaining} left'
+    progress = tqdm(total=sum(stage.cost for stage in waiting), bar_format=layout, disable=not waiting)
+    try:
+        while waiting or running:
+            for stage in [stage for stage in waiting if finished.issuperset(stage.needs)][:jobs - len(running)]:
+                tqdm.write(stage.command_line(threads), file=sys.stdout)
+                waiting.remove(stage)
+                running[stage] = _start(stage, records, threads), time.monotonic()
+            for stage, (process, started) in list(running.items()):
+                if process.poll() is not None:
+                    del running[stage]
+                    _finish(stage, keys, records, process.returncode, time.monotonic() - started, threads)
+                    finished.add(stage.name)
+                    progress.update(stage.cost)
+            progress.set_description_str(', '.join(stage.name for stage in running), refresh=True)
+            time.sleep(0.1)
+    finally:
+        progress.close()
+        for process, _ in running.values():
+            process.terminate()
+        for process, _ in running.values():
+            process.wait()
+
+
+def stage_keys(stages: Sequence[Stage]) -> dict[str, str]:
+    """Per stage a hash of its command, its input files' contents and the keys of the stages that it needs."""
+    keys = {}
+    for stage in stages:
+        parts = [stage.command, [sha256_file(path) for path in stage.inputs], [keys[need] for need in stage.needs]]
+        keys[stage.name] = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+    return keys
+
+
+def _is_finished(stage: Stage, keys: dict[str, str], records: Path) -> bool:
+    try:
+        record = json.loads((records / f'{stage.name}.json').read_text())
+    except (OSError, ValueError):
+        return False
+    return record.get('key') == keys[stage.name] and all(path.exists() for path in stage.outputs)
+
+
+def _start(stage: Stage, records: Path, threads: int | None) -> subprocess.Popen:
+    script, *args = stage.command
+    environment = os.environ | ({'OMP_NUM_THREADS': str(threads)} if threads else {})
+    with open(records / f'{stage.name}.log', 'w') as log:
+        return subprocess.Popen([sys.executable, SCRIPTS / script, *args], env=environment,
+                                stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
+
+
+def _finish(stage: Stage, keys: dict[str, str], records: Path, status: int, seconds: float,
+            threads: int | None) -> None:
+    log = records / f'{stage.name}.log'
+    command = stage.command_line(threads)
+    if status != 0:
+        words = log.read_text(errors='replace').strip().splitlines() or ['it printed nothing']
+        raise UserError(f'stage {stage.name} ended with status {status}: {words[-1]} (log: {log}; repeat: {command})')
+    missing = [str(path) for path in stage.outputs if not path.exists()]
+    if missing:
+        raise UserError(f'stage {stage.name} did not leave {missing[0]} (log: {log}; repeat: {command})')
+    write_json(records / f'{stage.name}.json', {
+        'key': keys[stage.name], 'command': command, 'seconds': round(seconds, 1)})
