@@ -96,12 +96,12 @@ class VPSchedule:
     def spanning(cls, sigma_min: float, sigma_max: float) -> 'VPSchedule':
         """The schedule with sigma(VP_EPSILON) = sigma_min and sigma(1) = sigma_max.
 
-        Raises ValueError where it would not rise all the way: sigma_min is too large for sigma_max.
+        Raises ValueError where it would not rise all the way between: sigma_min is too large for sigma_max.
         """
         low, high = math.log(sigma_min**2 + 1), math.log(sigma_max**2 + 1)
         beta_d = 2 * (low / VP_EPSILON - high) / (VP_EPSILON - 1)
         beta_min = high - 0.5 * beta_d
-        if min(beta_min, beta_min + beta_d) <= 0:
+        if min(beta_min + beta_d * VP_EPSILON, beta_min + beta_d) <= 0:
             raise ValueError(f'a VP schedule can\'t span noise levels from {sigma_min:g} to {sigma_max:g}')
         return cls(beta_d, beta_min)
 

@@ -63,7 +63,8 @@ def run_stages(stages: Sequence[Stage], *, records: Path, jobs: int = 1, threads
     progress = tqdm(total=sum(stage.cost for stage in waiting), bar_format=layout, disable=not waiting)
     try:
         while waiting or running:
-            for stage in [stage for stage in waiting if finished.issuperset(stage.needs)][:jobs - len(running)]:
+            ready = [stage for stage in waiting if finished.issuperset(stage.needs)]
+            for stage in ready[:jobs - len(running)]:
                 tqdm.write(stage.command_line(threads), file=sys.stdout)
                 waiting.remove(stage)
                 running[stage] = _start(stage, records, threads), time.monotonic()
@@ -87,7 +88,8 @@ def stage_keys(stages: Sequence[Stage]) -> dict[str, str]:
     """Per stage a hash of its command, its input files' contents and the keys of the stages that it needs."""
     keys = {}
     for stage in stages:
-        parts = [stage.command, [sha256_file(path) for path in stage.inputs], [keys[need] for need in stage.needs]]
+        parts = [stage.command, [sha256_file(path) for path in stage.inputs],
+                 [keys[need] for need in stage.needs]]
         keys[stage.name] = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
     return keys
 
@@ -114,7 +116,8 @@ def _finish(stage: Stage, keys: dict[str, str], records: Path, status: int, seco
     command = stage.command_line(threads)
     if status != 0:
         words = log.read_text(errors='replace').strip().splitlines() or ['it printed nothing']
-        raise UserError(f'stage {stage.name} ended with status {status}: {words[-1]} (log: {log}; repeat: {command})')
+        raise UserError(f'stage {stage.name} ended with status {status}: {words[-1]} (log: {log}; repeat: '
+                        f'{command})')
     missing = [str(path) for path in stage.outputs if not path.exists()]
     if missing:
         raise UserError(f'stage {stage.name} did not leave {missing[0]} (log: {log}; repeat: {command})')

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+
 from evaluation import stages
 from evaluation.stages import Stage, run_stages
 from torch_utils.errors import UserError
@@ -31,7 +32,8 @@ def folder(tmp_path, monkeypatch):
 
 def append(folder, name, text, needs=(), inputs=()):
     path = folder / f'{name}.txt'
-    return Stage(name=name, command=('append.py', text, str(path)), outputs=(path,), needs=needs, inputs=inputs)
+    return Stage(name=name, command=('append.py', text, str(path)), outputs=(path,), needs=needs,
+                 inputs=inputs)
 
 
 def run(folder, *todo, jobs=2):
@@ -76,14 +78,15 @@ def test_another_command_or_input_runs_the_stage_and_all_after_it_again(folder):
 
 def test_a_failing_stage_is_named_with_its_last_words_and_log(folder):
     stage = Stage(name='bad', command=('fail.py',), outputs=())
-    with pytest.raises(UserError, match='stage bad ended with status 1: no data to be had .*bad.log'):
+    with pytest.raises(UserError, match=r'stage bad ended with status 1: no data to be had .*bad\.log'):
         run(folder, stage)
     with pytest.raises(UserError, match='stage bad'):  # and isn't taken for finished
         run(folder, stage)
 
 
 def test_a_stage_without_its_output_is_not_finished(folder):
-    stage = Stage(name='a', command=('append.py', 'x', str(folder / 'elsewhere')), outputs=(folder / 'a.txt',))
+    stage = Stage(name='a', command=('append.py', 'x', str(folder / 'elsewhere')),
+                  outputs=(folder / 'a.txt',))
     with pytest.raises(UserError, match='did not leave'):
         run(folder, stage)
 
