@@ -8,6 +8,7 @@ net(x, sigma, class_labels), which takes a sigma for the whole batch.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -134,9 +135,9 @@ def plan_steps(net, *, num_steps: int = 18, sigma_min: float | None = None, sigm
     def point(t):
         return _point(t, spread, SCALINGS[scaling])
 
-    points = [point(t) for t in times] + [Point(t=0.0, sigma=0.0, scale=1.0, x_weight=0.0, denoised_weight=0.0)]
+    the_end = Point(t=0.0, sigma=0.0, scale=1.0, x_weight=0.0, denoised_weight=0.0)
     steps = []
-    for t, start, end in zip(times, points, points[1:], strict=False):
+    for t, (start, end) in zip(times, pairwise([*map(point, times), the_end]), strict=True):
         gamma = min(S_churn / num_steps, math.sqrt(2) - 1) if S_min <= start.sigma <= S_max else 0
         churned = point(spread.time(_round(net, (1 + gamma) * spread.sigma(t))))
         noise = math.sqrt(max(churned.sigma**2 - start.sigma**2, 0)) * churned.scale * S_noise
@@ -155,8 +156,8 @@ def clip_range(net, sigma_min: float | None, sigma_max: float | None, disc: str 
     low = max(low if sigma_min is None else sigma_min, float(net.sigma_min))
     high = min(high if sigma_max is None else sigma_max, float(net.sigma_max))
     if not 0 < low < high:
-        raise ValueError(f'sigma_min must be above 0 and below sigma_max, got {low:g} and {high:g} (the denoiser '
-                         f'takes {float(net.sigma_min):g} to {float(net.sigma_max):g})')
+        raise ValueError(f'sigma_min must be above 0 and below sigma_max, got {low:g} and {high:g} (the '
+                         f'denoiser takes {float(net.sigma_min):g} to {float(net.sigma_max):g})')
     return low, high
 
 

@@ -1,0 +1,61 @@
+"""Run the benchmarks and write their table: `make bench`, or this file with the names of some of them.
+
+Each bench_NAME.py beside this file has a docstring that explains its rows and a function `rows()` that
+yields them. The table goes to tests/benchmarks/results.md and results.json.
+"""
+
+import importlib
+import json
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parents[1] / 'edm')]
+
+from measure import Row  # noqa: E402, found through the line above
+from torch_utils import provenance  # noqa: E402
+
+
+def main(names: list[str]) -> None:
+    """Run the named benchmarks, or all."""
+    known = sorted(path.stem.removeprefix('bench_') for path in HERE.glob('bench_*.py'))
+    unknown = set(names) - set(known)
+    if unknown:
+        sys.exit(f'Error: no benchmark {", ".join(sorted(unknown))}; there are {", ".join(known)}')
+    results = {}
+    for name in names or known:
+        start = time.perf_counter()
+        results[name] = []
+        for row in importlib.import_module(f'bench_{name}').rows():
+            results[name].append(row)
+            print(f'{name}: {row.what}: {_cells(row)}', flush=True)
+        print(f'{name}: {time.perf_counter() - start:.0f} s', flush=True)
+    record = provenance.record()
+    (HERE / 'results.md').write_text(_markdown(results, record), encoding='utf-8')
+    as_json = {name: [asdict(row) for row in rows] for name, rows in results.items()}
+    (HERE / 'results.json').write_text(json.dumps({'record': record, 'rows': as_json}, indent=2) + '\n')
+    missed = [row.what for rows in results.values() for row in rows if row.reached is False]
+    print(f'{len(missed)} of {sum(map(len, results.values()))} rows miss what they must reach')
+
+
+def _cells(row: Row) -> str:
+    baseline = '' if row.baseline is None else f'{row.baseline:.4g}'
+    ratio = '' if row.ratio is None else f'{row.ratio:.3g}'
+    reached = {None: '', True: 'yes', False: '**no**'}[row.reached]
+    return f'{row.ours:.4g} {row.unit} | {baseline} | {ratio} | {row.must} | {reached} | {row.note}'
+
+
+def _markdown(results: dict[str, list[Row]], record: dict) -> str:
+    lines = ['# Benchmarks', '', f'Python {record["python"]}, torch {record["torch"]}, {record["time_utc"]}, '
+             f'commit {record["commit"]}. Ratios are taken in one run.']
+    for name, rows in results.items():
+        lines += ['', f'## {name}', '', '| | ours | baseline | ratio | must be | reached | |',
+                  '|---|---|---|---|---|---|---|']
+        lines += [f'| {row.what} | {_cells(row)} |' for row in rows]
+    return '\n'.join(lines) + '\n'
+
+
+if __name__ == '__main__':
+    main(sys.argv[1:])
