@@ -78,7 +78,7 @@ def _settings(preset, *, train, samples, thresholds, teacher, **options):
 
 
 def _rising(option: str, numbers: list[int]) -> tuple[int, ...]:
-    if sorted(set(numbers)) != numbers and sorted(set(numbers), reverse=True) != numbers or min(numbers) < 1:
+    if (sorted(set(numbers)) != numbers and sorted(set(numbers), reverse=True) != numbers) or min(numbers) < 1:
         raise click.UsageError(f'{option} {numbers}: give different numbers above 0, in order')
     return tuple(sorted(numbers))
 

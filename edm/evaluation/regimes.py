@@ -6,15 +6,10 @@ Paper 1 is "The Emergence of Reproducibility and Consistency in Diffusion Models
 """
 
 import itertools
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
-from evaluation import scores
 from evaluation.stages import Stage
-from torch_utils.files import atomic_write, write_json
 
 EXAMPLES = 4  # samples per training-set size beside the curves
 

@@ -77,13 +77,21 @@ class IntList(click.ParamType):
     def convert(self, value, param, ctx) -> list[int]:
         if isinstance(value, list):
             return value
-        numbers = []
-        for item in value.split(','):
-            match = re.fullmatch(r'\s*(\d+)(?:-(\d+))?\s*', item)
-            if match is None or (match[2] and int(match[2]) < int(match[1])):
-                self.fail(f'{value!r} is no list of integers and rising ranges such as 1,2,5-10', param, ctx)
-            numbers.extend(range(int(match[1]), int(match[2] or match[1]) + 1))
-        return numbers
+        try:
+            return parse_int_list(value)
+        except ValueError as err:
+            self.fail(str(err), param, ctx)
+
+
+def parse_int_list(text: str) -> list[int]:
+    """The integers that `IntList` reads. Raises ValueError for any other text."""
+    numbers = []
+    for item in text.split(','):
+        match = re.fullmatch(r'\s*(\d+)(?:-(\d+))?\s*', item)
+        if match is None or (match[2] and int(match[2]) < int(match[1])):
+            raise ValueError(f'{text!r} is no list of integers and rising ranges such as 1,2,5-10')
+        numbers.extend(range(int(match[1]), int(match[2] or match[1]) + 1))
+    return numbers
 
 
 device_option = click.option(

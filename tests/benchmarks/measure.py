@@ -52,4 +52,5 @@ def peak_mib() -> float:
 
 def run_python(code: str, *args: str) -> str:
     """Run `code` in a fresh Python process, for its own peak of memory or start-up time; what it printed."""
-    return subprocess.run([sys.executable, '-c', code, *args], check=True, capture_output=True, text=True).stdout
+    done = subprocess.run([sys.executable, '-c', code, *args], check=True, capture_output=True, text=True)
+    return done.stdout

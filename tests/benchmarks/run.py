@@ -15,6 +15,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parents[1] / 'edm')]
 
 from measure import Row  # noqa: E402, found through the line above
+
 from torch_utils import provenance  # noqa: E402
 
 

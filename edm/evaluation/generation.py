@@ -1,0 +1,200 @@
+"""Images from seeds: what each seed draws, how processes share the seeds, and the folder of samples."""
+
+import hashlib
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from evaluation.sampler import generalized_sampler
+from torch_utils import distributed, provenance
+from torch_utils.cli import parse_int_list
+from torch_utils.errors import UserError
+from torch_utils.files import atomic_write, write_json
+from torch_utils.images import make_grid, to_uint8, write_png
+from torch_utils.seeding import SampleGenerators
+
+WRITERS = 4  # threads that encode and write PNGs beside the next batch's computation
+RECORD = 'generation.json'
+
+
+@dataclass(frozen=True, kw_only=True)
+class Samples:
+    """A batch of samples.
+
+    seeds: N integers. images: uint8 [N, C, H, W], on the CPU.
+    sigma, x, denoised: with a trajectory, the noise level of each step, float64 [steps], the states before
+        the steps, float64 [N, steps, C, H, W], and the denoised images there; else None.
+    """
+
+    seeds: list[int]
+    images: np.ndarray
+    sigma: np.ndarray | None = None
+    x: np.ndarray | None = None
+    denoised: np.ndarray | None = None
+
+
+@torch.inference_mode()
+def sample(net, seeds: Sequence[int], device: torch.device, *, class_idx: int | None = None,
+           trajectory: bool = False, **options) -> Samples:
+    """One image per seed.
+
+    Each seed's own generator on `device` gives, in this order, the latents, the class if `net` has classes
+    (drawn also where `class_idx` overrides it), and noise at every step if the sampler churns. So an image
+    depends on seed and denoiser alone, not on its batch.
+    options: those of `evaluation.sampler.generalized_sampler`, whose errors these are.
+    """
+    draws = SampleGenerators(seeds, device)
+    latents = draws.randn((net.img_channels, net.img_resolution, net.img_resolution))
+    class_labels = None
+    if net.label_dim:
+        classes = draws.randint(net.label_dim)
+        if class_idx is not None:
+            classes.fill_(class_idx)
+        class_labels = torch.eye(net.label_dim, device=device)[classes]
+    steps = []
+
+    def keep(i, sigma, x, denoised):
+        steps.append((sigma, x.cpu().numpy(), denoised.cpu().numpy()))
+
+    images = generalized_sampler(net, latents, class_labels, on_step=keep if trajectory else None,
+                                 randn=lambda x: draws.randn(x.shape[1:], x.dtype), **options)
+    kept = {}
+    if trajectory:
+        sigma, x, denoised = zip(*steps, strict=True)
+        kept = {'sigma': np.array(sigma), 'x': np.stack(x, axis=1), 'denoised': np.stack(denoised, axis=1)}
+    return Samples(seeds=list(seeds), images=to_uint8(images).cpu().numpy(), **kept)
+
+
+def own_batches(seeds: Sequence[int], batch: int) -> list[list[int]]:
+    """This process's share of the seeds, in batches of nearly equal size and at most `batch`."""
+    world = distributed.world_size()
+    count = math.ceil(len(seeds) / (batch * world)) * world  # equally many for every process
+    return [part.tolist() for part in np.array_split(np.asarray(seeds, dtype=np.int64), count)
+            ][distributed.rank()::world]
+
+
+# The folder of samples.
+
+
+def image_path(outdir: Path, seed: int, subdirs: bool) -> Path:
+    """Where the image of a seed lies: {seed:06d}.png, with `subdirs` in a folder for each thousand seeds."""
+    return (outdir / f'{seed - seed % 1000:06d}' if subdirs else outdir) / f'{seed:06d}.png'
+
+
+def begin_folder(outdir: Path, settings: dict, seeds: Sequence[int], *, subdirs: bool, resume: bool,
+                 ) -> list[int]:
+    """Record in `outdir`/generation.json what makes its images; returns the seeds that are still to be done.
+
+    settings: all that decides the pixels, as JSON takes it. With `resume`, images that are there stay.
+    Raises UserError if `resume` is asked for where images were made with other settings, or nobody knows how.
+    """
+    settings = {name: str(value) if value == math.inf else value for name, value in settings.items()}
+    key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    record = _read_record(outdir / RECORD)
+    runs = record.get('runs', []) if record.get('settings_sha256') == key else []
+    known = {seed for run in runs for seed in parse_int_list(run['seeds'])}
+    there = {seed for seed in seeds if image_path(outdir, seed, subdirs).is_file()}
+    if resume and there - known:
+        raise UserError(f'--resume: --outdir {outdir} has images that were made ' + (
+            f'with other settings ({_first_difference(record["settings"], settings)})' if record and not runs
+            else f'by something else ({min(there - known):06d}.png is not in {RECORD})'))
+    if there and not resume:
+        print(f'{len(there)} of {len(seeds)} images are in {outdir} already and are replaced',
+              file=sys.stderr)
+        for seed in there - known:  # so that no image is ever taken for one of these settings
+            image_path(outdir, seed, subdirs).unlink()
+    write_json(outdir / RECORD, {
+        'settings': settings, 'settings_sha256': key,
+        'runs': [*runs, {'seeds': shorten(seeds), **provenance.record()}]})
+    return [seed for seed in seeds if not (resume and seed in there)]
+
+
+def _read_record(path: Path) -> dict:
+    try:
+        record = json.loads(path.read_text(encoding='utf-8'))
+    except (OSError, ValueError):
+        return {}
+    complete = isinstance(record, dict) and isinstance(record.get('settings'), dict)
+    return record if complete else {}
+
+
+def _first_difference(old: dict, new: dict) -> str:
+    name = next((name for name in [*new, *old] if old.get(name) != new.get(name)), 'settings_sha256')
+    return f'{name}: {old.get(name)} there, {new.get(name)} now'
+
+
+def shorten(numbers: Sequence[int]) -> str:
+    """Integers as an option takes them, with ranges: [0, 1, 2, 5] is '0-2,5'."""
+    parts = []
+    for number in numbers:
+        if parts and number == parts[-1][1] + 1:
+            parts[-1][1] = number
+        else:
+            parts.append([number, number])
+    return ','.join(f'{first}-{last}' if last > first else str(first) for first, last in parts)
+
+
+def write_samples(batches: Sequence[Sequence[int]], make: Callable[[Sequence[int]], Samples], outdir: Path, *,
+                  subdirs: bool) -> Iterator[Samples]:
+    """Make each batch of seeds, write its images, and yield it; PNGs are written beside the computation.
+
+    Progress shows this process's share, on rank 0.
+    """
+    total = sum(map(len, batches))
+    hide = distributed.rank() != 0
+    with ThreadPoolExecutor(WRITERS) as pool, tqdm(total=total, unit='img', disable=hide) as progress:
+        pending = []
+        for batch in batches:
+            if not batch:
+                continue
+            samples = make(batch)
+            for future in pending:
+                future.result()
+            pending = [pool.submit(_write, image_path(outdir, seed, subdirs), image)
+                       for seed, image in zip(samples.seeds, samples.images, strict=True)]
+            yield samples
+            progress.update(len(batch))
+        for future in pending:
+            future.result()
+
+
+def _write(path: Path, image: np.ndarray) -> None:
+    path.parent.mkdir(exist_ok=True)
+    write_png(path, image.transpose(1, 2, 0))
+
+
+def write_sheet(path: Path, outdir: Path, seeds: Sequence[int], *, subdirs: bool) -> None:
+    """Write one PNG with the images of all seeds, in their order, on a nearly square grid."""
+    images = []
+    for seed in seeds:
+        with Image.open(image_path(outdir, seed, subdirs)) as image:
+            pixels = np.asarray(image)
+        images.append(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1))
+    write_png(path, make_grid(np.stack(images), columns=math.ceil(math.sqrt(len(images)))))
+
+
+def write_trajectory(path: Path, parts: Sequence[Samples], seeds: Sequence[int], settings: dict) -> None:
+    """Write the trajectories of all processes to an `.npz`; called on each, rank 0 writes.
+
+    Arrays, in the order of `seeds`: `seeds` int64 [N], `sigma` float64 [steps], `x` float64 and `denoised`
+    [N, steps, C, H, W], `images` uint8 [N, C, H, W]; and `provenance`, JSON text.
+    """
+    parts = [part for share in distributed.gather(list(parts)) for part in share]
+    if distributed.rank() != 0:
+        return
+    made = [seed for part in parts for seed in part.seeds]
+    order = [made.index(seed) for seed in seeds]
+    arrays = {name: np.concatenate([getattr(part, name) for part in parts])[order]
+              for name in ('x', 'denoised', 'images')}
+    record = json.dumps({**provenance.record(), 'settings': settings})
+    with atomic_write(path) as file:
+        np.savez(file, seeds=np.array(seeds), sigma=parts[0].sigma, provenance=np.array(record), **arrays)
