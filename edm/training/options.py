@@ -1,0 +1,194 @@
+"""The options that all training scripts have, the settings that follow from them, and the start of the run.
+
+Imports no torch before a run starts.
+"""
+
+import json
+import os
+import secrets
+from collections.abc import Callable
+from dataclasses import replace
+
+import click
+from click.core import ParameterSource
+
+from torch_utils import cli
+from training.config import AUGMENTATION, PRECONDITIONINGS, TrainingConfig, split_batch
+from training.run_dir import next_run_dir, run_name
+
+
+def _group(*options: Callable) -> Callable:
+    """A decorator that adds `options` to a command, in this order."""
+    def add(command):
+        for option in reversed(options):
+            command = option(command)
+        return command
+    return add
+
+
+def main_options(*, duration: float) -> Callable:
+    """Decorator: how the network is wrapped, where it is trained, how long and on how many images at once."""
+    return _group(
+        click.option('--precond', type=click.Choice(list(PRECONDITIONINGS)), default='edm',
+                     help='Preconditioning and loss.'),
+        cli.device_option,
+        click.option('--duration', metavar='MIMG', type=cli.FiniteRange(min=0, min_open=True),
+                     default=duration, help='How many million images to show to the network.'),
+        click.option('--batch', metavar='INT', type=click.IntRange(min=1), default=512,
+                     help='Images per step, of all processes together.'),
+        click.option('--batch-gpu', metavar='INT', type=click.IntRange(min=1),
+                     help='Largest number of images at once per process.  [default: no limit]'))
+
+
+network_options = _group(
+    click.option('--cbase', metavar='INT', type=click.IntRange(min=1),
+                 help='Width, of any --arch.  [default: by --arch]'),
+    click.option('--cres', metavar='LIST', type=cli.IntList(),
+                 help='Width at each resolution, in units of the width.  [default: by --arch]'),
+    click.option('--num_blocks', metavar='INT', type=click.IntRange(min=1),
+                 help='Residual blocks per resolution.  [default: by --arch]'),
+    click.option('--attn_resolutions', metavar='LIST', type=cli.IntList(),
+                 help='Resolutions with self-attention.  [default: by --arch]'),
+    click.option('--dropout', metavar='FLOAT', type=cli.FiniteRange(min=0, max=1), default=0.13,
+                 help='Dropout probability.'))
+
+
+def hyperparameters(*, lr: float | None = 1e-3, lr_rampup: float | None = 10000, augment: float = 0.12,
+                    lr_note: str = '', lr_rampup_note: str = '', augment_note: str = '') -> Callable:
+    """Decorator: how the network is trained; the notes end the help of options whose default is special."""
+    return _group(
+        click.option('--lr', metavar='FLOAT', type=cli.FiniteRange(min=0, min_open=True), default=lr,
+                     help=f'Learning rate.{lr_note}'),
+        click.option('--lr_rampup', metavar='KIMG', type=cli.FiniteRange(min=0), default=lr_rampup,
+                     help=f'The learning rate rises from 0 over so many thousand images.{lr_rampup_note}'),
+        click.option('--ema', metavar='MIMG', type=cli.FiniteRange(min=0), default=0.5,
+                     help='Half-life of the averaged weights, in million images.'),
+        click.option('--ema_rampup', metavar='RATIO', type=cli.FiniteRange(min=0), default=0.05,
+                     help='That half-life is at most this fraction of the images seen; not with --transfer.'),
+        click.option('--P_mean', 'p_mean', metavar='FLOAT', type=cli.FiniteRange(min=-20, max=20),
+                     help='Mean of the log noise level, for edm.  [default: -1.2]'),
+        click.option('--P_std', 'p_std', metavar='FLOAT', type=cli.FiniteRange(min=0, max=20),
+                     help='Its standard deviation, for edm.  [default: 1.2]'),
+        click.option('--augment', metavar='FLOAT', type=cli.FiniteRange(min=0, max=1), default=augment,
+                     help=f'Augmentation probability; 0 for none.{augment_note}'))
+
+
+performance_options = _group(
+    click.option('--fp16', metavar='BOOL', type=bool, default=False, help='Half precision, on CUDA.'),
+    click.option('--ls', metavar='FLOAT', type=cli.FiniteRange(min=0, min_open=True), default=1,
+                 help='Factor on the loss during the backward pass.'),
+    click.option('--bench', metavar='BOOL', type=bool, default=True,
+                 help='Let cuDNN choose kernels by trial.'))
+
+
+def result_options(*, snap: int = 50) -> Callable:
+    """Decorator: what a run leaves behind, and what it begins with."""
+    return _group(
+        click.option('--desc', metavar='STR', help='Text at the end of the run folder\'s name.'),
+        click.option('--nosubdir', is_flag=True, help='Write into --outdir itself.'),
+        click.option('--tick', metavar='KIMG', type=click.IntRange(min=1), default=50,
+                     help='Print progress every so many thousand images.'),
+        click.option('--snap', metavar='TICKS', type=click.IntRange(min=1), default=snap,
+                     help='Save a snapshot every so many ticks.'),
+        click.option('--dump', metavar='TICKS', type=click.IntRange(min=1), default=500,
+                     help='Save a state to resume from every so many ticks.'),
+        click.option('--preview', is_flag=True, help='Save a grid of samples beside every snapshot.'),
+        click.option('--seed', metavar='INT', type=click.IntRange(min=0, max=2**32 - 1),
+                     help='Random seed.  [default: random, recorded]'),
+        click.option('--transfer', metavar='PKL|URL', help='Start with the weights of a snapshot.'),
+        click.option('-n', '--dry-run', is_flag=True, help='Print the options and stop.'))
+
+
+def given_options() -> set[str]:
+    """The parameters of the running command that the user has set."""
+    context = click.get_current_context()
+    return {param for param in context.params
+            if context.get_parameter_source(param) is not ParameterSource.DEFAULT}
+
+
+def check_options(opts: dict) -> None:
+    """Refuse shared options that don't go together. Raises click.UsageError."""
+    try:
+        split_batch(opts['batch'], opts['batch_gpu'], _num_processes())
+    except ValueError as err:
+        raise click.UsageError(str(err)) from err
+    for option, value in (('--P_mean', opts['p_mean']), ('--P_std', opts['p_std'])):
+        if value is not None and opts['precond'] != 'edm':
+            raise click.UsageError(f'{option} {value:g} needs --precond edm, got {opts["precond"]}')
+    if opts['transfer'] and 'ema_rampup' in given_options():
+        raise click.UsageError('--ema_rampup: with --transfer the averaged weights have no ramp-up')
+    if opts['desc'] and (os.sep in opts['desc'] or '/' in opts['desc']):
+        raise click.UsageError(f'--desc {opts["desc"]}: part of a folder\'s name, can\'t hold a slash')
+
+
+def shared_settings(opts: dict, *, resume: str | None) -> dict:
+    """The fields of `TrainingConfig` that follow from shared options alone.
+
+    resume: the state, or folder with states, to go on from, if any.
+    """
+    p_values = {'P_mean': opts['p_mean'], 'P_std': opts['p_std']}
+    return {
+        'run_dir': '',  # made, and so named, when the run starts
+        'loss_kwargs': {'class_name': PRECONDITIONINGS[opts['precond']][1]}
+        | {key: p for key, p in p_values.items() if p is not None},
+        'optimizer_kwargs': {'class_name': 'torch.optim.Adam', 'lr': opts['lr'], 'betas': [0.9, 0.999],
+                             'eps': 1e-8},
+        'augment_kwargs': AUGMENTATION | {'p': opts['augment']} if opts['augment'] else None,
+        'total_kimg': max(int(1000 * opts['duration']), 1),
+        'ema_halflife_kimg': int(1000 * opts['ema']),
+        'ema_rampup_ratio': None if opts['transfer'] else opts['ema_rampup'],
+        'lr_rampup_kimg': opts['lr_rampup'],
+        'batch_size': opts['batch'], 'batch_gpu': opts['batch_gpu'],
+        'loss_scaling': opts['ls'], 'cudnn_benchmark': opts['bench'],
+        'kimg_per_tick': opts['tick'], 'snapshot_ticks': opts['snap'], 'state_dump_ticks': opts['dump'],
+        'seed': secrets.randbelow(1 << 31) if opts['seed'] is None else opts['seed'],
+        'resume_pkl': opts['transfer'], 'resume_state_dump': resume,
+        'preview': opts['preview'], 'device': opts['device']}
+
+
+def start_run(config: TrainingConfig, dataset, opts: dict, *, outdir: str, named: str) -> None:
+    """Train, or with --dry-run print the settings. Writes nothing before everything suits everything.
+
+    outdir: the folder in which a run's folder is made, or with --nosubdir the run's folder itself.
+    named: words for error messages that name what decides on the network's shape and on its images.
+    """
+    name = None if opts['nosubdir'] else run_name(
+        data=dataset.name, conditional=opts['cond'], arch=opts['arch'], precond=opts['precond'],
+        num_processes=_num_processes(), batch_size=opts['batch'], fp16=opts['fp16'], desc=opts['desc'])
+    state = None
+    if config.resume_state_dump:
+        config, state = _continued(config, opts)
+    if opts['dry_run']:
+        run_dir = next_run_dir(outdir, name) if name else outdir
+        click.echo(json.dumps(replace(config, run_dir=str(run_dir)).as_json(), indent=2))
+        click.echo('Dry run: nothing was written', err=True)
+        return
+
+    from functools import partial
+
+    from training.build import build_network
+    from training.launch import launch, sketch
+    make_net = partial(build_network, config.network_kwargs, dataset)
+    try:
+        sketch(make_net)
+    except ValueError as err:
+        raise click.UsageError(f'--arch {opts["arch"]} with these {named}: {err}') from err
+    dataset.images([0])  # decodes all to be cached: a broken file stops the run before it has a folder
+    launch(config, dataset, make_net, outdir=outdir, name=name, state=state)
+
+
+def _num_processes() -> int:
+    return int(os.environ.get('WORLD_SIZE', 1))
+
+
+def _continued(config: TrainingConfig, opts: dict) -> tuple[TrainingConfig, dict]:
+    """The settings and the state with --resume, checked against the other options."""
+    from training.launch import continued
+
+    config, state = continued(config)
+    if opts['seed'] not in (None, state['seed']):
+        raise click.UsageError(f'--seed {opts["seed"]}: the run that --resume continues had {state["seed"]}')
+    if state['cur_nimg'] >= config.total_kimg * 1000:
+        raise click.UsageError(f'--duration {opts["duration"]:g}: the run that --resume continues has '
+                               f'already seen {state["cur_nimg"] / 1e6:g} million images')
+    return config, state
