@@ -6,6 +6,7 @@ Paper 1 is "The Emergence of Reproducibility and Consistency in Diffusion Models
 """
 
 import itertools
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,12 +20,14 @@ class Regimes:
     """The experiment's settings.
 
     name: names the folders under datasets/, training/, evaluation/ and figures/.
-    data: zip from whose images, in their order, training sets are taken; those after the largest set are held out.
+    data: zip from whose images, in their order, training sets are taken; those after the largest set are held
+        out.
     teacher: snapshot (path or URL) that generates the images instead; None takes them from `data`.
     teacher_training: arguments of train.py that fit a teacher to `data` first; None for no such teacher.
     sizes: training-set sizes N, rising. widths: of the students' networks, the first one's samples are shown.
     kimg: thousands of images that each student sees. train, generate: further arguments of these scripts.
-    num_samples: noises, the same for all students; from seed 100000 on, as a teacher's images use those from 0.
+    num_samples: noises, the same for all students; from seed 100000 on, as a teacher's images use those
+        from 0.
     num_heldout: images that a teacher generates beyond the largest training set.
     thresholds: of similarity, the main one first.
     """
@@ -52,6 +55,20 @@ class Regimes:
         return Path('evaluation', self.name, 'features', f'{source}.npz')
 
     @property
+    def pool(self) -> Path:
+        """Where the images lie from which training sets are taken."""
+        generated = self.teacher is not None or self.teacher_training is not None
+        return Path('evaluation', self.name, 'teacher') if generated else Path(self.data)
+
+    def dataset(self, size: int) -> Path:
+        """The training set of `size` images."""
+        return Path('datasets', self.name, f'n{size:05d}.zip')
+
+    def samples(self, size: int, width: int) -> Path:
+        """The folder of a student's samples."""
+        return Path('evaluation', self.name, 'samples', student_name(size, width))
+
+    @property
     def results(self) -> Path:
         """The file of numbers from which the figure is drawn."""
         return Path('figures', self.name, 'regimes.json')
@@ -73,46 +90,45 @@ def student_name(size: int, width: int) -> str:
 
 
 def plan(job: Regimes) -> list[Stage]:
-    """The stages from `job.data` or a teacher to one features file per student, in an order that may be run."""
-    stages, pool, pool_stage = _pool_stages(job)
-    inputs = (Path(job.data),) if pool_stage is None else ()
-    needs = () if pool_stage is None else (pool_stage,)
+    """The stages from `job.data` or a teacher to one features file per student, each after those it needs."""
+    stages = _teacher_stages(job)
+    inputs = () if stages else (Path(job.data),)
+    needs = tuple(stage.name for stage in stages[-1:])
+    pool = job.pool
     stages.append(_feature_stage(job, 'pool', pool, inputs=inputs, needs=needs))
     for size in job.sizes:
-        dest = _dataset(job, size)
+        dest = job.dataset(size)
         stages.append(Stage(
-            name=f'data-n{size:05d}', outputs=(dest,), inputs=inputs, needs=needs, cost=0.2,
-            command=('dataset_tool.py', '--source', str(pool), '--dest', str(dest), '--max-images', str(size))))
+            name=f'data-n{size:05d}', outputs=(dest,), inputs=inputs, needs=needs, cost=1.0,
+            command=('dataset_tool.py', '--source', str(pool), '--dest', str(dest), '--max-images',
+                     str(size))))
     for index, (size, width) in enumerate(job.students):
         stages.extend(_student_stages(job, size, width, seed=job.seed + index))
     return stages
 
 
-def _dataset(job: Regimes, size: int) -> Path:
-    return Path('datasets', job.name, f'n{size:05d}.zip')
-
-
-def _pool_stages(job: Regimes) -> tuple[list[Stage], Path, str | None]:
-    """The stages that make the images to train on, where these lie, and the last stage's name (None: no stage)."""
+def _teacher_stages(job: Regimes) -> list[Stage]:
+    """The stages that make the images to train on, the last one all of them; none without a teacher."""
     if job.teacher is None and job.teacher_training is None:
-        return [], Path(job.data), None
+        return []
     stages, needs, teacher, inputs = [], (), job.teacher, ()
     if teacher is None:
         run = Path('training', job.name, 'teacher')
         snapshot = run / _last_snapshot(job.teacher_training)
-        command = ('train.py', '--outdir', str(run), '--nosubdir', '--data', job.data, '--device', job.device,
-                   '--seed', str(job.seed), *job.teacher_training)
-        stages.append(Stage(name='teacher', command=command, outputs=(snapshot,), inputs=(Path(job.data),), cost=15))
+        command = ('train.py', '--outdir', str(run), '--nosubdir', '--data', job.data,
+                   '--device', job.device, '--seed', str(job.seed), *job.teacher_training)
+        stages.append(Stage(name='teacher', command=command, outputs=(snapshot,), inputs=(Path(job.data),),
+                            cost=3 * job.kimg))
         needs, teacher = ('teacher',), str(snapshot)
     elif Path(teacher).is_file():
         inputs = (Path(teacher),)
-    images = Path('evaluation', job.name, 'teacher')
+    images = job.pool
     last = max(job.sizes) + job.num_heldout - 1
     command = ('generate.py', '--network', teacher, '--outdir', str(images), '--seeds', f'0-{last}',
                '--device', job.device, *job.generate)
     stages.append(Stage(name='teacher-images', command=command, outputs=(images / f'{last:06d}.png',),
                         inputs=inputs, needs=needs, cost=3))
-    return stages, images, 'teacher-images'
+    return stages
 
 
 def _last_snapshot(train_args: tuple[str, ...]) -> str:
@@ -123,18 +139,19 @@ def _last_snapshot(train_args: tuple[str, ...]) -> str:
 def _student_stages(job: Regimes, size: int, width: int, seed: int) -> list[Stage]:
     name = student_name(size, width)
     run = Path('training', job.name, name)
-    train = ('train.py', '--outdir', str(run), '--nosubdir', '--data', str(_dataset(job, size)),
+    train = ('train.py', '--outdir', str(run), '--nosubdir', '--data', str(job.dataset(size)),
              '--model_channels', str(width), '--duration', f'{job.kimg / 1000:g}', '--seed', str(seed),
              '--device', job.device, *job.train)
     snapshot = run / _last_snapshot(train)
-    samples = Path('evaluation', job.name, 'samples', name)
+    samples = job.samples(size, width)
     last = job.first_sample_seed + job.num_samples - 1
     generate = ('generate.py', '--network', str(snapshot), '--outdir', str(samples),
                 '--seeds', f'{job.first_sample_seed}-{last}', '--device', job.device, *job.generate)
     return [
-        Stage(name=f'train-{name}', command=train, outputs=(snapshot,), needs=(f'data-n{size:05d}',), cost=10),
+        Stage(name=f'train-{name}', command=train, outputs=(snapshot,), needs=(f'data-n{size:05d}',),
+              cost=3 + job.kimg),
         Stage(name=f'generate-{name}', command=generate, outputs=(samples / f'{last:06d}.png',),
-              needs=(f'train-{name}',)),
+              needs=(f'train-{name}',), cost=3),
         _feature_stage(job, name, samples, needs=(f'generate-{name}',)),
     ]
 
@@ -144,22 +161,22 @@ def _feature_stage(job: Regimes, source: str, images: Path, *, inputs=(), needs=
     command = ('sscd.py', 'feature', '--images', str(images), '--features', str(features),
                '--descriptor', job.descriptor)
     return Stage(name=f'features-{source}', command=command, outputs=(features,), inputs=inputs, needs=needs,
-                 cost=0.2)
+                 cost=1.5)
 
 
 DIGITS = Path(__file__).resolve().parents[2] / 'datasets' / 'digits-8x8.zip'
 
-# The recipe for real 8x8 digits: networks small enough for a CPU, P_mean moved up to the noise levels where such
-# small images take shape, a learning rate and a ramp-up that suit 20 kimg. The EMA's half-life is 5 % of the
-# images seen (train.py's --ema_rampup).
+# The recipe for real 8x8 digits: networks small enough for a CPU, P_mean moved up to the noise levels where
+# such small images take shape, a learning rate and a ramp-up that suit 20 kimg. The EMA's half-life is 5 % of
+# the images seen (train.py's --ema_rampup).
 DIGITS_TRAINING = (
-    '--arch', 'ddpmpp', '--precond', 'edm', '--num_blocks', '1', '--cres', '1,2', '--dropout', '0', '--augment', '0',
-    '--batch', '64', '--lr', '0.004', '--lr_rampup', '1', '--P_mean', '-0.8', '--P_std', '1.2',
-    '--tick', '2', '--snap', '1000')
+    '--arch', 'ddpmpp', '--precond', 'edm', '--num_blocks', '1', '--cres', '1,2', '--dropout', '0',
+    '--augment', '0', '--batch', '64', '--lr', '0.004', '--lr_rampup', '1', '--P_mean', '-0.8',
+    '--P_std', '1.2', '--tick', '2', '--snap', '1000')
 
 QUICKSTART = Regimes(
-    name='quickstart', data=str(DIGITS), sizes=(2, 4, 8, 16, 32, 64, 256, 1536), widths=(16, 8), kimg=20,
-    train=DIGITS_TRAINING, generate=('--batch', '256'), thresholds=(0.97, 0.95), device='cpu')
+    name='quickstart', data=os.path.relpath(DIGITS), sizes=(2, 4, 8, 16, 32, 64, 256, 1536), widths=(16, 8),
+    kimg=20, train=DIGITS_TRAINING, generate=('--batch', '256'), thresholds=(0.97, 0.95), device='cpu')
 
 PRESETS = {
     'quickstart': QUICKSTART,

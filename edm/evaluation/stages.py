@@ -59,13 +59,12 @@ def run_stages(stages: Sequence[Stage], *, records: Path, jobs: int = 1, threads
         print(f'{len(stages) - len(waiting)} of {len(stages)} stages are finished already')
     finished = {stage.name for stage in stages} - {stage.name for stage in waiting}
     running: dict[Stage, tuple[subprocess.Popen, float]] = {}
-    layout = '{desc} {percentage:3.0f}%|{bar}| {elapsed} gone, {remaining} left'
-    progress = tqdm(total=sum(stage.cost for stage in waiting), bar_format=layout, disable=not waiting)
+    progress = Progress(sum(stage.cost for stage in waiting))
     try:
         while waiting or running:
             ready = [stage for stage in waiting if finished.issuperset(stage.needs)]
             for stage in ready[:jobs - len(running)]:
-                tqdm.write(stage.command_line(threads), file=sys.stdout)
+                progress.print(stage.command_line(threads))
                 waiting.remove(stage)
                 running[stage] = _start(stage, records, threads), time.monotonic()
             for stage, (process, started) in list(running.items()):
@@ -73,15 +72,48 @@ def run_stages(stages: Sequence[Stage], *, records: Path, jobs: int = 1, threads
                     del running[stage]
                     _finish(stage, keys, records, process.returncode, time.monotonic() - started, threads)
                     finished.add(stage.name)
-                    progress.update(stage.cost)
-            progress.set_description_str(', '.join(stage.name for stage in running), refresh=True)
-            time.sleep(0.1)
+                    progress.add(stage.cost)
+            progress.show([stage.name for stage in running])
+            time.sleep(0.05)
     finally:
         progress.close()
         for process, _ in running.values():
             process.terminate()
         for process, _ in running.values():
             process.wait()
+
+
+class Progress:
+    """How much is done and how long the rest will take: a bar on a terminal, else a note at every line."""
+
+    def __init__(self, total: float):
+        layout = '{percentage:3.0f}%|{bar}| {elapsed} gone, {remaining} left {desc}'
+        self._bar = tqdm(total=total, bar_format=layout, disable=total == 0 or not sys.stderr.isatty())
+        self._total, self._done, self._start, self._shown = total, 0.0, time.monotonic(), []
+
+    def print(self, line: str) -> None:
+        """Print a line above the bar."""
+        if self._bar.disable and self._done:
+            elapsed = time.monotonic() - self._start
+            left = elapsed * (self._total / self._done - 1)
+            line = f'[{self._done / self._total:.0%}, {tqdm.format_interval(left)} left] {line}'
+        tqdm.write(line, file=sys.stdout)
+        sys.stdout.flush()
+
+    def add(self, cost: float) -> None:
+        """A part of `total` is done."""
+        self._done += cost
+        self._bar.update(cost)
+
+    def show(self, running: list[str]) -> None:
+        """Name what is under way."""
+        if running != self._shown:
+            self._shown = running
+            self._bar.set_description_str(', '.join(running))
+
+    def close(self) -> None:
+        """Remove the bar."""
+        self._bar.close()
 
 
 def stage_keys(stages: Sequence[Stage]) -> dict[str, str]:
