@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from evaluation.sampler import generalized_sampler
 from torch_utils import distributed, provenance
+from torch_utils.cli import shorten
 from torch_utils.cli import parse_int_list
 from torch_utils.errors import UserError
 from torch_utils.files import atomic_write, write_json
@@ -130,17 +131,6 @@ def _read_record(path: Path) -> dict:
 def _first_difference(old: dict, new: dict) -> str:
     name = next((name for name in [*new, *old] if old.get(name) != new.get(name)), 'settings_sha256')
     return f'{name}: {old.get(name)} there, {new.get(name)} now'
-
-
-def shorten(numbers: Sequence[int]) -> str:
-    """Integers as an option takes them, with ranges: [0, 1, 2, 5] is '0-2,5'."""
-    parts = []
-    for number in numbers:
-        if parts and number == parts[-1][1] + 1:
-            parts[-1][1] = number
-        else:
-            parts.append([number, number])
-    return ','.join(f'{first}-{last}' if last > first else str(first) for first, last in parts)
 
 
 def write_samples(batches: Sequence[Sequence[int]], make: Callable[[Sequence[int]], Samples], outdir: Path, *,

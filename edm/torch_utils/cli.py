@@ -8,6 +8,7 @@ import math
 import os
 import re
 import sys
+from collections.abc import Sequence
 
 import click
 
@@ -92,6 +93,17 @@ def parse_int_list(text: str) -> list[int]:
             raise ValueError(f'{text!r} is no list of integers and rising ranges such as 1,2,5-10')
         numbers.extend(range(int(match[1]), int(match[2] or match[1]) + 1))
     return numbers
+
+
+def shorten(numbers: Sequence[int]) -> str:
+    """Integers as an option takes them, with ranges: [0, 1, 2, 5] is '0-2,5'."""
+    parts = []
+    for number in numbers:
+        if parts and number == parts[-1][1] + 1:
+            parts[-1][1] = number
+        else:
+            parts.append([number, number])
+    return ','.join(f'{first}-{last}' if last > first else str(first) for first, last in parts)
 
 
 device_option = click.option(

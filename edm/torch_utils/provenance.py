@@ -1,27 +1,66 @@
-"""What made a result: command line, versions, time. Written into every run directory and sample folder."""
+"""The model card: what made a result. Stands in every run folder, snapshot, sample folder and .npz file."""
 
 import datetime
+import functools
+import hashlib
+import math
+import numbers
 import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
+import click
 
-def record() -> dict:
-    """Command line, versions of Python and the packages that decide numbers, commit and UTC time."""
+from torch_utils.cli import shorten
+from torch_utils.files import is_url, local_path, sha256_file
+
+
+def record(*, inputs: Iterable[str | Path | None] = (), **more) -> dict:
+    """A card of plain values: how to make this result again, and from what.
+
+    Command line; options: all of the running script's, defaults included (empty outside a click command);
+    versions of Python and the packages that decide numbers; commit: of this code; UTC time; inputs: SHA-256
+    by path.
+
+    inputs: files, folders (see `fingerprint`) and URLs that were downloaded; None stands for no input.
+    more: further entries, such as the seed that was drawn.
+    """
     import numpy
     import torch
+    context = click.get_current_context(silent=True)
     return {
         'command': shlex.join(sys.argv),
+        'options': _options(context.params) if context else {},
         'python': platform.python_version(),
         'torch': torch.__version__,
         'numpy': numpy.__version__,
         'commit': commit(),
         'time_utc': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
+        'inputs': {str(path): fingerprint(path) for path in inputs if path is not None},
+        **_plain(more),
     }
 
 
+def fingerprint(path: str | Path) -> str:
+    """SHA-256 in hexadecimal of a file, of the download of a URL, or of a folder.
+
+    A folder's is that of the lines `sha256  name` of the files in it, as sha256sum prints them, in the order
+    of their names relative to the folder.
+    """
+    if is_url(path):
+        path = local_path(path, 'input')
+    path = Path(path)
+    if not path.is_dir():
+        return sha256_file(path)
+    names = sorted(file.relative_to(path).as_posix() for file in path.rglob('*') if file.is_file())
+    lines = ''.join(f'{sha256_file(path / name)}  {name}\n' for name in names)
+    return hashlib.sha256(lines.encode('utf-8', 'surrogateescape')).hexdigest()
+
+
+@functools.cache
 def commit() -> str | None:
     """`git describe --always --dirty` of this code, None outside a git checkout."""
     try:
@@ -30,3 +69,27 @@ def commit() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
+
+
+def _options(params: dict) -> dict:
+    """The values of options, lists of integers in the short form in which they are given."""
+    return _plain({name: shorten(value) if _are_integers(value) else value for name, value in params.items()})
+
+
+def _are_integers(value) -> bool:
+    return isinstance(value, (list, tuple)) and all(type(item) is int for item in value)
+
+
+def _plain(value):
+    """`value` as JSON can hold it."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, range)):
+        return [_plain(item) for item in value]
+    if value is None or isinstance(value, (bool, str)):
+        return value
+    if isinstance(value, numbers.Integral):  # numpy's are some, too
+        return int(value)
+    if isinstance(value, numbers.Real) and math.isfinite(value):
+        return float(value)
+    return str(value)

@@ -1,0 +1,50 @@
+import hashlib
+import json
+
+import click
+import numpy as np
+import pytest
+import torch
+
+from helpers import run
+from torch_utils import cli, provenance
+
+
+@cli.command()
+@click.option('--steps', type=int, default=18)
+@click.option('--seeds', type=cli.IntList(), default='0-2')
+@click.option('--most', type=float, default=float('inf'))
+def script(**opts):
+    click.echo(json.dumps(provenance.record(seed=np.int64(7)), allow_nan=False))
+
+
+def test_the_card_says_what_made_a_result():
+    card = json.loads(run(script, '--steps=4').stdout)
+    assert card['options'] == {'steps': 4, 'seeds': '0-2', 'most': 'inf'}
+    assert card['seed'] == 7
+    assert (card['torch'], card['numpy']) == (torch.__version__, np.__version__)
+    assert card['command']
+    assert card['python'].startswith('3.')
+    assert card['time_utc'].endswith('+00:00')
+    assert 'commit' in card
+
+
+def test_inputs_are_known_by_their_contents(tmp_path):
+    (tmp_path / 'file').write_bytes(b'abc')
+    folder = tmp_path / 'folder'
+    (folder / 'sub').mkdir(parents=True)
+    (folder / 'sub' / 'b').write_bytes(b'2')
+    (folder / 'sub-a').write_bytes(b'1')
+    card = provenance.record(inputs=[tmp_path / 'file', str(folder), None])
+    one, two = (hashlib.sha256(text).hexdigest() for text in (b'1', b'2'))
+    lines = f'{one}  sub-a\n{two}  sub/b\n'  # as sha256sum prints them
+    assert card['inputs'] == {str(tmp_path / 'file'): hashlib.sha256(b'abc').hexdigest(),
+                              str(folder): hashlib.sha256(lines.encode()).hexdigest()}
+    (folder / 'sub' / 'b').rename(folder / 'sub' / 'c')
+    assert provenance.fingerprint(folder) != card['inputs'][str(folder)]
+    assert card['options'] == {}
+
+
+def test_a_missing_input_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        provenance.record(inputs=[tmp_path / 'missing'])
