@@ -16,8 +16,7 @@ from tqdm import tqdm
 
 from evaluation.sampler import generalized_sampler
 from torch_utils import distributed, provenance
-from torch_utils.cli import shorten
-from torch_utils.cli import parse_int_list
+from torch_utils.cli import parse_int_list, shorten
 from torch_utils.errors import UserError
 from torch_utils.files import atomic_write, write_json
 from torch_utils.images import make_grid, to_uint8, write_png
