@@ -35,6 +35,10 @@ def main():
               help='Thousands of images each student sees.  [default: preset]')
 @click.option('--train', metavar='ARGS',
               help='Further arguments of train.py, in one string; they follow the preset\'s.')
+@click.option('--teacher-training', metavar='ARGS',
+              help='Train a teacher on --data with these further arguments of train.py.  [default: preset]')
+@click.option('--heldout', 'num_heldout', metavar='INT', type=click.IntRange(min=1),
+              help='Images a teacher makes beyond the largest training set.  [default: preset]')
 @click.option('--samples', metavar='INT', type=click.IntRange(min=2),
               help='Noises to sample from.  [default: preset]')
 @click.option('--thresholds', metavar='LIST',
@@ -79,20 +83,27 @@ def regimes(preset, device, jobs, dry_run, **options):
         print(f'wrote {path}')
 
 
-def _settings(preset, *, train, samples, thresholds, teacher, **options):
+def _settings(preset, *, train, teacher_training, samples, thresholds, teacher, **options):
     """The preset with what the command line replaces."""
-    changes = {key: value for key, value in options.items() if value is not None}
+    changes = {'data': os.path.relpath(preset.data)}
+    changes |= {key: value for key, value in options.items() if value is not None}
     for key, least in (('sizes', 1), ('widths', 2)):
         if key in changes:
             changes[key] = _different(f'--{key}', changes[key], least)
     if 'sizes' in changes:
         changes['sizes'] = tuple(sorted(changes['sizes']))
     if train is not None:
-        changes['train'] = (*preset.train, *_split(train))  # the last of equal options counts
+        changes['train'] = (*preset.train, *_split('--train', train))  # the last of equal options counts
+    if teacher_training is not None:
+        changes['teacher_training'] = (*(preset.teacher_training or preset.train),
+                                       *_split('--teacher-training', teacher_training))
     if samples is not None:
         changes['num_samples'] = samples
     if thresholds is not None:
         changes['thresholds'] = _thresholds(thresholds)
+    if teacher is not None and teacher_training is not None:
+        raise click.UsageError('--teacher and --teacher-training can\'t be given together: one teacher is '
+                               'there already, the other is to be trained')
     if teacher is not None:
         changes |= {'teacher': teacher, 'teacher_training': None}
     if '/' in changes.get('name', '') or changes.get('name') in ('', '.', '..'):
@@ -107,11 +118,11 @@ def _different(option: str, numbers: list[int], least: int) -> tuple[int, ...]:
     return tuple(numbers)
 
 
-def _split(text: str) -> list[str]:
+def _split(option: str, text: str) -> list[str]:
     try:
         return shlex.split(text)
     except ValueError as err:
-        raise click.UsageError(f'--train {text}: {err}') from err
+        raise click.UsageError(f'{option} {text}: {err}') from err
 
 
 def _thresholds(text: str) -> tuple[float, ...]:

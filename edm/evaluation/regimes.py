@@ -6,7 +6,6 @@ Paper 1 is "The Emergence of Reproducibility and Consistency in Diffusion Models
 """
 
 import itertools
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -132,8 +131,11 @@ def _teacher_stages(job: Regimes) -> list[Stage]:
 
 
 def _last_snapshot(train_args: tuple[str, ...]) -> str:
-    duration = float(train_args[train_args.index('--duration') + 1])
-    return f'network-snapshot-{max(int(1000 * duration), 1):06d}.pkl'
+    """The file that train.py leaves at the end; of equal options the last one counts."""
+    values = [following if arg == '--duration' else arg.removeprefix('--duration=')
+              for arg, following in zip(train_args, (*train_args[1:], ''), strict=True)
+              if arg == '--duration' or arg.startswith('--duration=')]
+    return f'network-snapshot-{max(int(1000 * float(values[-1])), 1):06d}.pkl'
 
 
 def _student_stages(job: Regimes, size: int, width: int, seed: int) -> list[Stage]:
@@ -175,7 +177,7 @@ DIGITS_TRAINING = (
     '--P_std', '1.2', '--tick', '2', '--snap', '1000')
 
 QUICKSTART = Regimes(
-    name='quickstart', data=os.path.relpath(DIGITS), sizes=(2, 4, 8, 16, 32, 64, 256, 1536), widths=(16, 8),
+    name='quickstart', data=str(DIGITS), sizes=(2, 4, 8, 16, 32, 64, 256, 1536), widths=(16, 8),
     kimg=20, train=DIGITS_TRAINING, generate=('--batch', '256'), thresholds=(0.97, 0.95), device='cpu')
 
 PRESETS = {

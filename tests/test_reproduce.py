@@ -1,0 +1,128 @@
+"""reproduce.py: the main job in miniature, on real digits, and what it refuses."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import reproduce
+from evaluation import regimes, regimes_scores
+from evaluation.regimes_results import load_results
+from helpers import refuse, run
+
+MINI = ('--widths=8,4', '--kimg=1', '--samples=6', '--train=--batch=100 --cres=1', '--jobs=2')
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_main_job_leaves_scores_and_figure_and_does_no_work_twice(folder):
+    args = ('regimes', '--sizes=3,5', *MINI)
+    printed = run(reproduce.main, *args).stdout
+    for script in ('dataset_tool.py', 'train.py', 'generate.py', 'sscd.py', 'plot.py'):
+        assert f'edm/{script} ' in printed
+    figures = folder / 'figures' / 'quickstart'
+    with Image.open(figures / 'regimes.png') as image:
+        assert image.width == 2100
+    assert (figures / 'regimes.pdf').read_bytes().startswith(b'%PDF')
+    results = load_results(figures / 'regimes.json')
+    assert (results.sizes, results.widths) == ([3, 5], [8, 4])
+    assert (results.num_samples, results.threshold) == (6, 0.97)
+    assert [column.size for column in results.examples] == [3, 5]
+    nearest = np.asarray(Image.open(results.examples[0].nearest[0]))
+    assert any(np.array_equal(nearest, image) for image in _training_images(folder, 3))
+    with open(figures / 'regimes.csv') as file:
+        rows = list(csv.DictReader(file))
+    assert {row['score'] for row in rows} == {'rp', 'gl', 'chance_rp', 'heldout_gl'}
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob('*') if path.is_file()}
+    again = run(reproduce.main, *args).stdout
+    assert 'train.py' not in again
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob('*') if path.is_file()} == before
+
+
+def _training_images(folder, size):
+    from training.dataset import ImageDataset
+    return ImageDataset(folder / 'datasets' / 'quickstart' / f'n{size:05d}.zip').images()[:, 0]
+
+
+def test_students_learn_what_a_teacher_generates(folder):
+    run(reproduce.main, 'regimes', '--preset=quickstart-teacher', '--sizes=2', *MINI,
+        '--teacher-training=--batch=100 --cres=1 --model_channels=4 --duration=0.001', '--heldout=3')
+    pool = folder / 'evaluation' / 'quickstart-teacher' / 'teacher'
+    assert len(list(pool.glob('*.png'))) == 5
+    first = np.asarray(Image.open(pool / '000000.png'))
+    from training.dataset import ImageDataset
+    data = ImageDataset(folder / 'datasets' / 'quickstart-teacher' / 'n00002.zip')
+    assert np.array_equal(data.images([0])[0, 0], first)
+    assert load_results(folder / 'figures' / 'quickstart-teacher' / 'regimes.json').sizes == [2]
+
+
+def test_training_sets_are_nested_and_seeds_are_disjoint():
+    stages = {stage.name: stage for stage in regimes.plan(regimes.PRESETS['quickstart-teacher'])}
+
+    def option(name, kind):
+        return [stage.command[stage.command.index(name) + 1] for key, stage in stages.items()
+                if key.startswith(kind)]
+
+    assert option('--seeds', 'teacher-images') == ['0-1791']
+    assert set(option('--seeds', 'generate-')) == {'100000-100255'}
+    assert len(set(option('--source', 'data-'))) == 1
+    assert option('--max-images', 'data-') == ['2', '4', '8', '16', '32', '64', '256', '1536']
+    assert len(set(option('--seed', 'train-'))) == 16
+
+
+def test_scores_are_those_of_the_definitions(folder):
+    job = regimes.Regimes(name='x', data='x.zip', sizes=(1, 2), widths=(2, 1), kimg=1, thresholds=(0.5,))
+    features = {(1, 2): np.eye(3), (1, 1): np.eye(3)[[0, 2, 1]],
+                (2, 2): np.eye(3), (2, 1): np.eye(3)}
+    pool = np.eye(3)[[1, 0, 2]]
+    from evaluation import scores
+    similarities = {key: scores.nearest_neighbors(value, pool[:key[0]]) for key, value in features.items()}
+    heldout = {size: scores.nearest_neighbors(pool[2:], pool[:size])[0] for size in job.sizes}
+    found = regimes_scores._scores_at(0.5, job, features, similarities, heldout, [(2, 1)])
+
+    def values(points):
+        return [point['value'] for point in points]
+
+    assert values(found['rp']['2-1']) == pytest.approx([1 / 3, 1])
+    assert values(found['gl']['2']) == pytest.approx([2 / 3, 1 / 3])
+    assert values(found['heldout_gl']) == [1, 1]
+    assert values(found['chance_rp']['2-1']) == pytest.approx([1 / 3, 0])
+
+
+def test_dry_run_prints_commands_and_writes_nothing(folder):
+    printed = run(reproduce.main, 'regimes', '--dry-run').stdout.splitlines()
+    assert len(printed) == 1 + 8 + 16 * 3
+    assert all(line.startswith('OMP_NUM_THREADS=1 python ') for line in printed)
+    assert not list(folder.iterdir())
+
+
+@pytest.mark.parametrize(('args', 'status', 'says'), [
+    (('--sizes=4,4',), 2, ('--sizes 4,4',)),
+    (('--sizes=0',), 2, ('--sizes 0',)),
+    (('--sizes=1797',), 2, ('--sizes 1797', '1797 images')),
+    (('--widths=8',), 2, ('--widths 8', 'at least 2')),
+    (('--thresholds=a',), 2, ('--thresholds a',)),
+    (('--thresholds=0.9,0.9',), 2, ('--thresholds',)),
+    (('--name=a/b',), 2, ('--name', 'a/b')),
+    (('--train="',), 2, ('--train',)),
+    (('--samples=1',), 2, ('--samples',)),
+    (('--data=missing.zip',), 1, ('missing.zip',)),
+    (('--sizes=2', '--kimg=1', '--train=--lr=x'), 1, ('stage train-n00002-w16', '--lr')),
+])
+def test_bad_input_is_refused_in_one_line(args, status, says, folder):
+    refuse(reproduce.main, 'regimes', *args, status=status, says=says)
+    assert not (folder / 'figures').exists()
+
+
+def test_a_finished_file_of_results_is_json_without_machine_paths(folder):
+    job = regimes.QUICKSTART
+    commands = regimes_scores._commands(job)
+    assert commands[1].endswith('rpscore --source evaluation/quickstart/features/n01536-w16.npz --target '
+                                'evaluation/quickstart/features/n01536-w8.npz --t 0.97')
+    assert json.dumps(commands)
