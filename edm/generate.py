@@ -1,6 +1,5 @@
 """Generate images with a trained network."""
 
-import math
 import os
 from pathlib import Path
 
@@ -26,16 +25,7 @@ from torch_utils import cli
               help='Lowest noise level, if the network goes so low.  [default: 0.002, or by --disc]')
 @click.option('--sigma_max', metavar='FLOAT', type=cli.FiniteRange(min=0, min_open=True),
               help='Highest noise level, likewise.  [default: 80, or by --disc]')
-@click.option('--rho', metavar='FLOAT', type=cli.FiniteRange(min=0, min_open=True), default=7,
-              help='Spacing of the edm noise levels: 1 is even, larger means more of them near 0.')
-@click.option('--S_churn', 'S_churn', metavar='FLOAT', type=cli.FiniteRange(min=0), default=0,
-              help='Strength of stochasticity.')
-@click.option('--S_min', 'S_min', metavar='FLOAT', type=cli.FiniteRange(min=0), default=0,
-              help='Lowest noise level with stochasticity.')
-@click.option('--S_max', 'S_max', metavar='FLOAT', type=click.FloatRange(min=0), default=math.inf,
-              help='Highest noise level with stochasticity.')
-@click.option('--S_noise', 'S_noise', metavar='FLOAT', type=cli.FiniteRange(min=0), default=1,
-              help='Factor on the noise that stochasticity adds.')
+@cli.churn_options
 @click.option('--solver', type=click.Choice(['euler', 'heun']), help='ODE solver.  [default: heun]')
 @click.option('--disc', type=click.Choice(['vp', 've', 'iddpm', 'edm']),
               help='Noise levels to step through.  [default: edm]')
@@ -69,8 +59,7 @@ def main(**opts):
     device = distributed.pick_device(opts['device'])
     distributed.init(device)
     net, settings = _denoiser(opts, device)
-    if opts['class_idx'] is not None:
-        _check_class(opts['class_idx'], net.label_dim)
+    cli.check_class(opts['class_idx'], net.label_dim)
     sampler = _sampler(opts, net)
     settings |= {'class': opts['class_idx'], 'device': device.type, **sampler}
 
@@ -126,14 +115,6 @@ def _denoiser(opts: dict, device) -> tuple:
 
     net = load_network(opts['network'], device)
     return net, {'network_sha256': sha256_file(local_path(opts['network'], '--network'))}
-
-
-def _check_class(class_idx: int, label_dim: int) -> None:
-    if label_dim == 0:
-        raise click.UsageError(f'--class {class_idx} needs a class-conditional network, and this one has no '
-                               'classes')
-    if class_idx >= label_dim:
-        raise click.UsageError(f'--class {class_idx}: the network has the classes 0 to {label_dim - 1}')
 
 
 def _sampler(opts: dict, net) -> dict:

@@ -42,24 +42,33 @@ class Samples:
     denoised: np.ndarray | None = None
 
 
+def begin(net, seeds: Sequence[int], device: torch.device, class_idx: int | None = None,
+          ) -> tuple[SampleGenerators, torch.Tensor, torch.Tensor | None]:
+    """What each seed draws first from its own generator on `device`.
+
+    Returns the generators for what comes next, the latents [N, C, H, W], and, if `net` has classes, one-hot
+    labels [N, label_dim]; the class is drawn also where `class_idx` overrides it.
+    """
+    draws = SampleGenerators(seeds, device)
+    latents = draws.randn((net.img_channels, net.img_resolution, net.img_resolution))
+    if not net.label_dim:
+        return draws, latents, None
+    classes = draws.randint(net.label_dim)
+    if class_idx is not None:
+        classes.fill_(class_idx)
+    return draws, latents, torch.eye(net.label_dim, device=device)[classes]
+
+
 @torch.inference_mode()
 def sample(net, seeds: Sequence[int], device: torch.device, *, class_idx: int | None = None,
            trajectory: bool = False, **options) -> Samples:
     """One image per seed.
 
-    Each seed's own generator on `device` gives, in this order, the latents, the class if `net` has classes
-    (drawn also where `class_idx` overrides it), and noise at every step if the sampler churns. So an image
-    depends on seed and denoiser alone, not on its batch.
+    Each seed's own generator gives what `begin` draws, then noise at every step if the sampler churns. So an
+    image depends on seed and denoiser alone, not on its batch.
     options: those of `evaluation.sampler.generalized_sampler`, whose errors these are.
     """
-    draws = SampleGenerators(seeds, device)
-    latents = draws.randn((net.img_channels, net.img_resolution, net.img_resolution))
-    class_labels = None
-    if net.label_dim:
-        classes = draws.randint(net.label_dim)
-        if class_idx is not None:
-            classes.fill_(class_idx)
-        class_labels = torch.eye(net.label_dim, device=device)[classes]
+    draws, latents, class_labels = begin(net, seeds, device, class_idx)
     steps = []
 
     def keep(i, sigma, x, denoised):

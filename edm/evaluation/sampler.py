@@ -6,7 +6,7 @@ net(x, sigma, class_labels), which takes a sigma for the whole batch.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -110,7 +110,8 @@ class Plan:
 
 def plan_steps(net, *, num_steps: int = 18, sigma_min: float | None = None, sigma_max: float | None = None,
                rho: float = 7, disc: str = 'edm', schedule: str = 'linear', scaling: str = 'none',
-               S_churn: float = 0, S_min: float = 0, S_max: float = math.inf, S_noise: float = 1) -> Plan:
+               S_churn: float = 0, S_min: float = 0, S_max: float = math.inf, S_noise: float = 1,
+               levels: Sequence[float] | None = None) -> Plan:
     """Noise levels, times and weights of a sampling run, all known before it begins.
 
     num_steps: at least 2. sigma_min, sigma_max: range of the levels, None for the usual one of `disc`
@@ -118,6 +119,7 @@ def plan_steps(net, *, num_steps: int = 18, sigma_min: float | None = None, sigm
     disc, schedule, scaling: keys of DISCRETIZATIONS, SCHEDULES and SCALINGS.
     S_churn, S_min, S_max, S_noise: each step whose level lies in [S_min, S_max] first raises it by the factor
     1 + min(S_churn / num_steps, sqrt(2) - 1) with noise of S_noise times the fitting std.
+    levels: `num_steps` noise levels from high to low within the range, in place of those of `disc`.
     Raises ValueError in terms of these names.
     """
     for name, value, choices in (('disc', disc, DISCRETIZATIONS), ('schedule', schedule, SCHEDULES),
@@ -128,9 +130,10 @@ def plan_steps(net, *, num_steps: int = 18, sigma_min: float | None = None, sigm
         raise ValueError(f'num_steps must be at least 2, got {num_steps}')
     sigma_min, sigma_max = clip_range(net, sigma_min, sigma_max, disc)
     options = {'rho': rho} if disc == 'edm' else {}
-    levels = _round(net, DISCRETIZATIONS[disc](num_steps, sigma_min, sigma_max, **options))
+    if levels is None:
+        levels = _round(net, DISCRETIZATIONS[disc](num_steps, sigma_min, sigma_max, **options))
     spread = SCHEDULES[schedule](sigma_min, sigma_max)
-    times = spread.time(levels)
+    times = spread.time(torch.as_tensor(levels, dtype=torch.float64))
 
     def point(t):
         return _point(t, spread, SCALINGS[scaling])

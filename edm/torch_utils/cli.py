@@ -116,3 +116,33 @@ def _device(value: str) -> str:
     if not re.fullmatch(r'auto|cpu|cuda(:\d+)?|mps', value):
         raise click.BadParameter(f'{value!r} is none of auto, cpu, cuda, cuda:0, mps')
     return value
+
+
+def churn_options(command):
+    """The options --rho, --S_churn, --S_min, --S_max and --S_noise of the EDM sampler."""
+    options = (
+        click.option('--rho', metavar='FLOAT', type=FiniteRange(min=0, min_open=True), default=7,
+                     help='Spacing of the edm noise levels: 1 is even, larger means more of them near 0.'),
+        click.option('--S_churn', 'S_churn', metavar='FLOAT', type=FiniteRange(min=0), default=0,
+                     help='Strength of stochasticity.'),
+        click.option('--S_min', 'S_min', metavar='FLOAT', type=FiniteRange(min=0), default=0,
+                     help='Lowest noise level with stochasticity.'),
+        click.option('--S_max', 'S_max', metavar='FLOAT', type=click.FloatRange(min=0), default=math.inf,
+                     help='Highest noise level with stochasticity.'),
+        click.option('--S_noise', 'S_noise', metavar='FLOAT', type=FiniteRange(min=0), default=1,
+                     help='Factor on the noise that stochasticity adds.'),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def check_class(class_idx: int | None, label_dim: int) -> None:
+    """Refuse a `--class` that a network with `label_dim` classes doesn't have."""
+    if class_idx is None:
+        return
+    if label_dim == 0:
+        raise click.UsageError(f'--class {class_idx} needs a class-conditional network, and this one has no '
+                               'classes')
+    if class_idx >= label_dim:
+        raise click.UsageError(f'--class {class_idx}: the network has the classes 0 to {label_dim - 1}')
