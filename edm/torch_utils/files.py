@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and local copies of what lies at a URL."""
+"""Files that appear whole or not at all, and where they lie."""
 
 import contextlib
 import hashlib
@@ -7,7 +7,6 @@ import os
 import re
 import tempfile
 from pathlib import Path
-from urllib.parse import urlparse
 
 from torch_utils.errors import UserError
 
@@ -63,47 +62,18 @@ def is_url(path: str) -> bool:
     return re.match(r'https?://', str(path), re.IGNORECASE) is not None
 
 
-def download_dir() -> Path:
-    """Where downloads are kept: $DNNLIB_CACHE_DIR/downloads, else ~/.cache/dnnlib/downloads."""
-    root = os.environ.get('DNNLIB_CACHE_DIR')
-    return (Path(root) if root else Path.home() / '.cache' / 'dnnlib') / 'downloads'
-
-
 def local_path(path_or_url: str, option: str) -> Path:
     """A file on this machine: the path itself, or the cached download of a URL.
 
     Raises UserError naming `option` if there is no such file or the download fails.
     """
     if is_url(path_or_url):
-        return _download(path_or_url, option)
+        from torch_utils import downloads  # it stands on this module
+        return downloads.cached(path_or_url, option)
+    if re.match(r'[a-z][a-z0-9+.-]*://', str(path_or_url), re.IGNORECASE):
+        raise UserError(f'{option} {path_or_url}: expected a path, or an address that begins with https:// '
+                        'or http://')
     path = Path(path_or_url)
     if not path.is_file():
         raise UserError(f'{option} {path_or_url}: no such file')
     return path
-
-
-def _download(url: str, option: str) -> Path:
-    import requests  # only here: most runs never need it
-    from tqdm import tqdm
-
-    name = re.sub(r'[^\w.-]', '_', Path(urlparse(url).path).name) or 'download'
-    cached = download_dir() / f'{hashlib.sha256(url.encode()).hexdigest()[:16]}-{name}'
-    if cached.is_file():
-        return cached
-    cached.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with requests.get(url, stream=True, timeout=(10, 60)) as answer:
-            if answer.status_code != 200:
-                raise UserError(f'{option} {url}: the server answers {answer.status_code} {answer.reason}')
-            expected = int(answer.headers.get('Content-Length', 0)) or None
-            progress = tqdm(total=expected, unit='B', unit_scale=True, desc=name)
-            with progress as bar, atomic_write(cached) as file:
-                for block in answer.iter_content(1 << 20):
-                    file.write(block)
-                    bar.update(len(block))
-                received = answer.raw.tell()
-                if expected and received < expected:
-                    raise UserError(f'{option} {url}: broke off after {received} of {expected} bytes')
-    except requests.RequestException as err:
-        raise UserError(f'{option} {url}: can\'t be downloaded ({type(err).__name__})') from err
-    return cached

@@ -1,0 +1,280 @@
+"""Files from the web: whole or not at all, resumable, checked, downloaded once however many processes ask."""
+
+import contextlib
+import datetime
+import hashlib
+import json
+import os
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from urllib.parse import urldefrag, urljoin, urlparse
+
+import click
+
+from torch_utils.errors import UserError
+from torch_utils.files import sha256_file, write_json
+
+ATTEMPTS = 5          # in a row that bring no new byte
+FIRST_WAIT = 0.5      # seconds before the second attempt; doubled before each further one
+LONGEST_WAIT = 60     # seconds, also where a server asks for more
+TIMEOUT = (10, 60)    # seconds to connect, and between two pieces
+BLOCK = 1 << 16       # bytes written at a time; a break loses less than that
+BUSY = (408, 429, 500, 502, 503, 504)  # statuses that may be others a moment later
+
+# SHA-256 of released files by their address: those that are downloaded without the user's naming a hash.
+KNOWN_SHA256: dict[str, str] = {}
+
+
+def download_dir() -> Path:
+    """Where downloads are kept: $DNNLIB_CACHE_DIR/downloads, else ~/.cache/dnnlib/downloads."""
+    root = os.environ.get('DNNLIB_CACHE_DIR')
+    return (Path(root) if root else Path.home() / '.cache' / 'dnnlib') / 'downloads'
+
+
+def cached(url: str, option: str) -> Path:
+    """The copy of `url` in `download_dir()`, downloaded where it is not there yet. Errors as in `fetch`."""
+    plain = urldefrag(url).url
+    name = re.sub(r'[^\w.-]', '_', Path(urlparse(plain).path).name)[-100:] or 'download'
+    return fetch(url, download_dir() / f'{hashlib.sha256(plain.encode()).hexdigest()[:16]}-{name}', option)
+
+
+def fetch(url: str, path: str | os.PathLike, option: str) -> Path:
+    """Make sure that `path` is a whole download of `url`; returns it.
+
+    url: http or https; certificates are verified. It may end with #sha256= and the hash of the contents that
+        are expected; else those of KNOWN_SHA256 are, if it is there.
+    path: `{path}.json` beside it records URL, size, SHA-256 and time of a finished download. As long as both
+        agree, the network is not asked. What an interrupted download has brought lies in `.{name}.part`, and
+        the next one, in this process or another, goes on from there. Of several processes one downloads.
+    Raises UserError naming `option` in one line if the file can't be had, is not the expected one, or is a
+    web page.
+    """
+    url, expected = _expected(url, option)
+    path = Path(path)
+    if _is_whole(path, url, expected):
+        return path
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(path.with_name(f'.{path.name}.lock')):
+            if not _is_whole(path, url, expected):  # another process may have been faster
+                _Download(url, path, f'{option} {url}', expected).run()
+    except OSError as err:
+        raise UserError(f'{option} {url}: can\'t be kept as {path} ({err.strerror or err})') from err
+    return path
+
+
+def _expected(url: str, option: str) -> tuple[str, str | None]:
+    """The address without its fragment, and the SHA-256 that its contents must have, if known."""
+    plain, fragment = urldefrag(url)
+    if not re.match(r'https?://', plain, re.IGNORECASE):
+        raise UserError(f'{option} {url}: expected an address that begins with https:// or http://')
+    if not fragment:
+        return plain, KNOWN_SHA256.get(plain)
+    match = re.fullmatch(r'sha256=([0-9a-fA-F]{64})', fragment)
+    if match is None:
+        raise UserError(f'{option} {url}: after # expected sha256= and 64 hexadecimal digits')
+    return plain, match[1].lower()
+
+
+def _is_whole(path: Path, url: str, expected: str | None) -> bool:
+    """Whether `path` is what a finished download of `url` has left there, and nothing has changed it."""
+    record = _read_json(_record_path(path))
+    try:
+        return (record.get('url') == url and path.stat().st_size == record.get('size')
+                and expected in (None, record.get('sha256')) and sha256_file(path) == record.get('sha256'))
+    except OSError:
+        return False
+
+
+def _record_path(path: Path) -> Path:
+    return path.with_name(f'{path.name}.json')
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        value = json.loads(path.read_text(encoding='utf-8'))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Wait until no other process is inside with the same `path`. A killed process is not inside."""
+    import fcntl  # only here: Windows lacks it
+
+    with open(path, 'wb') as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            name = path.name[1:].removesuffix('.lock')
+            click.echo(f'another process is downloading {name}; waiting for it', err=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+class _Again(Exception):
+    """An attempt failed in a way that another one may not. wait: seconds that the server asks for."""
+
+    def __init__(self, reason: str, wait: float = 0):
+        super().__init__(reason)
+        self.wait = wait
+
+
+@dataclass(kw_only=True)
+class _Begun:
+    """What is known of the contents of the part file: from where, in which version, how long in the end."""
+
+    url: str = ''
+    version: str = ''  # a strong ETag or the time of the last change, to go on with the same contents only
+    total: int | None = None
+
+
+class _Download:
+    """One download under the lock. where: leads the messages."""
+
+    def __init__(self, url: str, path: Path, where: str, expected: str | None):
+        self._url, self._path, self._where, self._expected = url, path, where, expected
+        self._part = path.with_name(f'.{path.name}.part')
+        self._begun_path = path.with_name(f'.{path.name}.part.json')
+
+    def run(self) -> None:
+        failures, furthest = 0, self._size()
+        while True:
+            try:
+                self._receive()
+                break
+            except _Again as err:
+                failures = failures + 1 if self._size() <= furthest else 1
+                furthest = max(furthest, self._size())
+                if failures == ATTEMPTS:
+                    kept = f'; the {furthest} bytes that came are kept' if furthest else ''
+                    raise UserError(f'{self._where}: {err}, {ATTEMPTS} times in a row{kept}') from err
+                wait = min(max(err.wait, FIRST_WAIT * 2 ** (failures - 1)), LONGEST_WAIT)
+                click.echo(f'{self._where}: {err}; trying again in {wait:g} s', err=True)
+                time.sleep(wait)
+        self._keep()
+
+    def _size(self) -> int:
+        return self._part.stat().st_size if self._part.exists() else 0
+
+    def _receive(self) -> None:
+        """Bring the part file to its whole length, by one request. Raises _Again or UserError if it fails."""
+        import requests  # only here: most runs never need it
+
+        start, begun = self._resumable()
+        if start and start == begun.total:
+            return
+        headers = {'Accept-Encoding': 'identity'}  # the length announced is that of the file itself
+        if start:
+            headers |= {'Range': f'bytes={start}-'} | ({'If-Range': begun.version} if begun.version else {})
+        try:
+            with requests.get(self._url, headers=headers, stream=True, timeout=TIMEOUT,
+                              hooks={'response': self._check_redirect}) as answer:
+                self._store(answer, start)
+        except requests.exceptions.SSLError as err:
+            raise UserError(f'{self._where}: the server\'s certificate can\'t be verified') from err
+        except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as err:
+            raise _Again(f'no connection, or a broken one ({type(err).__name__})') from err
+        except requests.RequestException as err:
+            raise UserError(f'{self._where}: can\'t be downloaded ({type(err).__name__})') from err
+
+    def _resumable(self) -> tuple[int, _Begun]:
+        """How many bytes of the part file can stay, and what they are; 0 if a new start is safer."""
+        try:
+            size, begun = self._size(), _Begun(**_read_json(self._begun_path))
+            same = begun.url == self._url and (begun.version or self._expected)
+            return (size, begun) if same and size <= (begun.total or size) else (0, _Begun())
+        except TypeError:  # not as we write it
+            return 0, _Begun()
+
+    def _check_redirect(self, answer, **_) -> None:
+        """Called by requests with every answer, before it follows a redirect."""
+        if not answer.is_redirect:
+            return
+        target = urljoin(answer.url, answer.headers['location'])
+        schemes = ('https',) if urlparse(answer.url).scheme == 'https' else ('https', 'http')
+        if urlparse(target).scheme not in schemes:
+            raise UserError(f'{self._where}: the server redirects to {target[:200]}, and only '
+                            f'{" and ".join(schemes)} addresses are followed')
+
+    def _store(self, answer, start: int) -> None:
+        """Write the body of an answer to the part file, behind `start` bytes if the server has agreed."""
+        self._check_status(answer)
+        length = answer.headers.get('Content-Length', '')
+        packed = answer.headers.get('Content-Encoding', 'identity') != 'identity'  # then it is not the file's
+        total = int(length) if length.isdecimal() and not packed else None
+        if answer.status_code == 206:
+            match = re.fullmatch(rf'bytes {start}-\d+/(\d+)', answer.headers.get('Content-Range', ''))
+            if not start or match is None:
+                self._part.unlink(missing_ok=True)
+                raise _Again('the server sends another part than asked for')
+            total = int(match[1])
+        else:
+            start = 0
+        chunked = 'chunked' in answer.headers.get('Transfer-Encoding', '')
+        if not (length.isdecimal() or chunked or self._expected):
+            raise UserError(f'{self._where}: the server doesn\'t say how long the file is, so that nothing '
+                            'tells a part from the whole; add #sha256= and its hash to the address')
+        if not start:
+            self._part.unlink(missing_ok=True)
+            write_json(self._begun_path, asdict(_Begun(url=self._url, version=_version(answer), total=total)))
+        self._write(answer, start, total)
+        if self._size() != (total or self._size()):
+            raise _Again(f'broke off after {self._size()} of {total} bytes')
+
+    def _check_status(self, answer) -> None:
+        if answer.status_code in BUSY:
+            wait = answer.headers.get('Retry-After', '')
+            raise _Again(f'the server answers {answer.status_code} {answer.reason}',
+                         wait=int(wait) if wait.isdecimal() else 0)
+        if answer.status_code == 416:  # the part file is longer than the file
+            self._part.unlink(missing_ok=True)
+            raise _Again('the file on the server has changed')
+        if answer.status_code not in (200, 206):
+            raise UserError(f'{self._where}: the server answers {answer.status_code} {answer.reason}')
+        if answer.headers.get('Content-Type', '').startswith(('text/html', 'application/xhtml')):
+            self._refuse_web_page()
+
+    def _refuse_web_page(self) -> None:
+        raise UserError(f'{self._where}: the server sends a web page instead of a file, maybe one to log in '
+                        'or one that reports an error')
+
+    def _write(self, answer, start: int, total: int | None) -> None:
+        from tqdm import tqdm
+
+        progress = tqdm(total=total, initial=start, unit='B', unit_scale=True, desc=self._path.name)
+        with open(self._part, 'ab') as file, progress as bar:
+            for block in answer.iter_content(BLOCK):
+                if file.tell() == 0 and re.match(rb'\s*<(!doctype )?html', block, re.IGNORECASE):
+                    self._refuse_web_page()
+                file.write(block)
+                bar.update(len(block))
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _keep(self) -> None:
+        """Check the whole part file and put it in its place, the record first: alone, it says nothing."""
+        found, size = sha256_file(self._part), self._size()
+        if size == 0:
+            raise UserError(f'{self._where}: the file on the server is empty')
+        if self._expected not in (None, found):
+            self._part.unlink()
+            raise UserError(f'{self._where}: {size} bytes of SHA-256 {found}, expected {self._expected}')
+        before = _read_json(_record_path(self._path))
+        if before.get('url') == self._url and before.get('sha256') != found:
+            click.echo(f'{self._where}: not the file that was there on {before.get("time_utc")}: its SHA-256 '
+                       f'is {found}, and was {before.get("sha256")}', err=True)
+        write_json(_record_path(self._path), {
+            'url': self._url, 'size': size, 'sha256': found,
+            'time_utc': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')})
+        os.replace(self._part, self._path)
+        self._begun_path.unlink(missing_ok=True)
+
+
+def _version(answer) -> str:
+    tag = answer.headers.get('ETag', '')
+    return tag if tag.startswith('"') else answer.headers.get('Last-Modified', '')
