@@ -9,35 +9,36 @@ from torch_utils import cli
 
 
 @cli.command()
-# Main options.
-@click.option('--network', metavar='PATH|URL', required=True,
-              help='Snapshot; its averaged network is sampled.')
-@click.option('--outdir', metavar='DIR', required=True, help='Where to save the images.')
-@click.option('--seeds', metavar='LIST', type=cli.IntList(), default='0-63', help='One image per seed.')
-@click.option('--class', 'class_idx', metavar='INT', type=click.IntRange(min=0),
-              help='Class of all images.  [default: drawn by each seed]')
-@click.option('--batch', metavar='INT', type=click.IntRange(min=1), default=64,
-              help='Largest batch per process.')
-@cli.device_option
-# Sampler.
-@click.option('--steps', metavar='INT', type=click.IntRange(min=2), default=18, help='Number of steps.')
-@click.option('--sigma_min', metavar='FLOAT', type=cli.FiniteRange(min=0, min_open=True),
-              help='Lowest noise level, if the network goes so low.  [default: 0.002, or by --disc]')
-@click.option('--sigma_max', metavar='FLOAT', type=cli.FiniteRange(min=0, min_open=True),
-              help='Highest noise level, likewise.  [default: 80, or by --disc]')
-@cli.churn_options
-@click.option('--solver', type=click.Choice(['euler', 'heun']), help='ODE solver.  [default: heun]')
-@click.option('--disc', type=click.Choice(['vp', 've', 'iddpm', 'edm']),
-              help='Noise levels to step through.  [default: edm]')
-@click.option('--schedule', type=click.Choice(['vp', 've', 'linear']),
-              help='Noise level over time.  [default: linear]')
-@click.option('--scaling', type=click.Choice(['vp', 'none']), help='Scale over time.  [default: none]')
-# Results.
-@click.option('--subdirs', is_flag=True, help='Make a folder for each thousand seeds.')
-@click.option('--grid', metavar='PNG', help='Also save one sheet with all images.')
-@click.option('--trajectory', metavar='NPZ', help='Also save the state and the denoised image at every step.')
-@click.option('--resume', is_flag=True,
-              help='Keep the images that are there, if they were made the same way.')
+@cli.options('Main options',
+    click.option('--network', metavar='PATH|URL', required=True,
+                 help='Snapshot; its averaged network is sampled.'),
+    click.option('--outdir', metavar='DIR', required=True, help='Where to save the images.'),
+    click.option('--seeds', metavar='LIST', type=cli.IntList(), default='0-63', help='One image per seed.'),
+    click.option('--class', 'class_idx', metavar='INT', type=click.IntRange(min=0),
+                 help='Class of all images.  [default: drawn by each seed]'),
+    click.option('--batch', metavar='INT', type=click.IntRange(min=1), default=64,
+                 help='Largest batch per process.'),
+    cli.device_option)
+@cli.options('Sampler',
+    click.option('--steps', metavar='INT', type=click.IntRange(min=2), default=18, help='Number of steps.'),
+    click.option('--sigma_min', metavar='FLOAT', type=cli.FiniteRange(min=0, min_open=True),
+                 help='Lowest noise level, if the network goes so low.  [default: 0.002, or by --disc]'),
+    click.option('--sigma_max', metavar='FLOAT', type=cli.FiniteRange(min=0, min_open=True),
+                 help='Highest noise level, likewise.  [default: 80, or by --disc]'),
+    cli.churn_options,
+    click.option('--solver', type=click.Choice(['euler', 'heun']), help='ODE solver.  [default: heun]'),
+    click.option('--disc', type=click.Choice(['vp', 've', 'iddpm', 'edm']),
+                 help='Noise levels to step through.  [default: edm]'),
+    click.option('--schedule', type=click.Choice(['vp', 've', 'linear']),
+                 help='Noise level over time.  [default: linear]'),
+    click.option('--scaling', type=click.Choice(['vp', 'none']), help='Scale over time.  [default: none]'))
+@cli.options('Output',
+    click.option('--subdirs', is_flag=True, help='Make a folder for each thousand seeds.'),
+    click.option('--grid', metavar='PNG', help='Also save one sheet with all images.'),
+    click.option('--trajectory', metavar='NPZ',
+                 help='Also save the state and the denoised image at every step.'),
+    click.option('--resume', is_flag=True,
+                 help='Keep the images that are there, if they were made the same way.'))
 def main(**opts):
     """Generate images with a trained network.
 

@@ -8,22 +8,30 @@ from training.config import ARCHITECTURES, AUGMENT_DIM, PRECONDITIONINGS, Traini
 
 
 @cli.command()
-@click.option('--outdir', metavar='DIR', required=True, help='Where to save the results.')
-@click.option('--data', metavar='ZIP|DIR', required=True, help='Images to train on.')
-@click.option('--cond', metavar='BOOL', type=bool, default=False, help='Use the data set\'s class labels.')
-@click.option('--arch', type=click.Choice(list(ARCHITECTURES)), default='ddpmpp', help='Network.')
+@cli.options('Main options',
+    click.option('--outdir', metavar='DIR', required=True, help='Where to save the results.'),
+    click.option('--data', metavar='ZIP|DIR', required=True, help='Images to train on.'),
+    click.option('--cond', metavar='BOOL', type=bool, default=False,
+                 help='Use the data set\'s class labels.'),
+    click.option('--arch', type=click.Choice(list(ARCHITECTURES)), default='ddpmpp', help='Network.'))
 @options.main_options(duration=200)
-@click.option('--model_channels', metavar='INT', type=click.IntRange(min=1), default=128,
-              help='Width of ddpmpp and ncsnpp.')
+@cli.options('Network',
+    click.option('--model_channels', metavar='INT', type=click.IntRange(min=1), default=128,
+                 help='Width of ddpmpp and ncsnpp.'))
 @options.network_options
 @options.hyperparameters()
-@click.option('--xflip', metavar='BOOL', type=bool, default=False, help='Add all images mirrored in x.')
+@cli.options('Hyperparameters',
+    click.option('--xflip', metavar='BOOL', type=bool, default=False, help='Add all images mirrored in x.'))
 @options.performance_options
-@click.option('--cache', metavar='BOOL', type=bool, default=True, help='Keep the decoded images in memory.')
-@click.option('--workers', metavar='INT', type=click.IntRange(min=1), default=1,
-              help='Threads that decode images, with --cache=0.')
+@cli.options('Performance',
+    click.option('--cache', metavar='BOOL', type=bool, default=True,
+                 help='Keep the decoded images in memory.'),
+    click.option('--workers', metavar='INT', type=click.IntRange(min=1), default=1,
+                 help='Threads that decode images, with --cache=0.'))
 @options.result_options()
-@click.option('--resume', metavar='PT|DIR', help='Continue from a state, or the newest of a run\'s folder.')
+@cli.options('Output',
+    click.option('--resume', metavar='PT|DIR',
+                 help='Continue from a state, or the newest of a run\'s folder.'))
 def main(**opts):
     """Train a diffusion model on a data set of images.
 

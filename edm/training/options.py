@@ -17,18 +17,9 @@ from training.config import AUGMENTATION, PRECONDITIONINGS, TrainingConfig, spli
 from training.run_dir import next_run_dir, run_name
 
 
-def _group(*options: Callable) -> Callable:
-    """A decorator that adds `options` to a command, in this order."""
-    def add(command):
-        for option in reversed(options):
-            command = option(command)
-        return command
-    return add
-
-
 def main_options(*, duration: float) -> Callable:
     """Decorator: how the network is wrapped, where it is trained, how long and on how many images at once."""
-    return _group(
+    return cli.options('Main options',
         click.option('--precond', type=click.Choice(list(PRECONDITIONINGS)), default='edm',
                      help='Preconditioning and loss.'),
         cli.device_option,
@@ -40,7 +31,7 @@ def main_options(*, duration: float) -> Callable:
                      help='Largest number of images at once per process.  [default: no limit]'))
 
 
-network_options = _group(
+network_options = cli.options('Network',
     click.option('--cbase', metavar='INT', type=click.IntRange(min=1),
                  help='Width, of any --arch.  [default: by --arch]'),
     click.option('--cres', metavar='LIST', type=cli.IntList(),
@@ -56,7 +47,7 @@ network_options = _group(
 def hyperparameters(*, lr: float | None = 1e-3, lr_rampup: float | None = 10000, augment: float = 0.12,
                     lr_note: str = '', lr_rampup_note: str = '', augment_note: str = '') -> Callable:
     """Decorator: how the network is trained; the notes end the help of options whose default is special."""
-    return _group(
+    return cli.options('Hyperparameters',
         click.option('--lr', metavar='FLOAT', type=cli.FiniteRange(min=0, min_open=True), default=lr,
                      help=f'Learning rate.{lr_note}'),
         click.option('--lr_rampup', metavar='KIMG', type=cli.FiniteRange(min=0), default=lr_rampup,
@@ -73,7 +64,7 @@ def hyperparameters(*, lr: float | None = 1e-3, lr_rampup: float | None = 10000,
                      help=f'Augmentation probability; 0 for none.{augment_note}'))
 
 
-performance_options = _group(
+performance_options = cli.options('Performance',
     click.option('--fp16', metavar='BOOL', type=bool, default=False, help='Half precision, on CUDA.'),
     click.option('--ls', metavar='FLOAT', type=cli.FiniteRange(min=0, min_open=True), default=1,
                  help='Factor on the loss during the backward pass.'),
@@ -83,7 +74,7 @@ performance_options = _group(
 
 def result_options(*, snap: int = 50) -> Callable:
     """Decorator: what a run leaves behind, and what it begins with."""
-    return _group(
+    return cli.options('Output',
         click.option('--desc', metavar='STR', help='Text at the end of the run folder\'s name.'),
         click.option('--nosubdir', is_flag=True, help='Write into --outdir itself.'),
         click.option('--tick', metavar='KIMG', type=click.IntRange(min=1), default=50,
