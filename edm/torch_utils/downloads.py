@@ -198,6 +198,7 @@ class _Download:
         target = urljoin(answer.url, answer.headers['location'])
         schemes = ('https',) if urlparse(answer.url).scheme == 'https' else ('https', 'http')
         if urlparse(target).scheme not in schemes:
+            answer.close()
             raise UserError(f'{self._where}: the server redirects to {target[:200]}, and only '
                             f'{" and ".join(schemes)} addresses are followed')
 

@@ -221,6 +221,9 @@ def test_https_does_not_fall_back_to_http(server):
     class Answer:
         is_redirect, url, headers = True, 'https://127.0.0.1/a', {'location': 'http://127.0.0.1/b'}
 
+        def close(self):
+            pass
+
     download = downloads._Download('https://127.0.0.1/a', downloads.download_dir() / 'a', '--network', None)
     with pytest.raises(UserError, match='only https addresses are followed'):
         download._check_redirect(Answer())
