@@ -10,8 +10,9 @@ from torch_utils import cli
 
 @cli.command()
 @cli.options('Main options',
-    click.option('--network', metavar='PATH|URL', required=True,
-                 help='Snapshot; its averaged network is sampled.'),
+    click.option('--network', metavar='PATH|URL',
+                 help='Snapshot; its averaged network is sampled. A denoiser of a data set takes only noise '
+                      'levels and classes from it.  [required without such a denoiser]'),
     click.option('--outdir', metavar='DIR', required=True, help='Where to save the images.'),
     click.option('--seeds', metavar='LIST', type=cli.IntList(), default='0-63', help='One image per seed.'),
     click.option('--class', 'class_idx', metavar='INT', type=click.IntRange(min=0),
@@ -19,6 +20,16 @@ from torch_utils import cli
     click.option('--batch', metavar='INT', type=click.IntRange(min=1), default=64,
                  help='Largest batch per process.'),
     cli.device_option)
+@cli.options('A denoiser that a data set has in closed form, in place of a network',
+    click.option('--optimal_denoiser', is_flag=True, help='Sample the optimal denoiser of the data set.'),
+    click.option('--gaussian_denoiser', is_flag=True,
+                 help='Sample that of the Gaussian with the mean and covariance of the data set.'),
+    click.option('--dataset', metavar='ZIP|DIR|NPZ', help='The data set.'),
+    click.option('--cache_gb', metavar='GB', type=cli.FiniteRange(min=0),
+                 help='Keep a data set up to this size in memory, else in a temporary file.  [default: a '
+                      'quarter of the memory]'),
+    click.option('--shard_dataset', is_flag=True,
+                 help='Split the data set over the processes instead of the seeds.'))
 @cli.options('Sampler',
     click.option('--steps', metavar='INT', type=click.IntRange(min=2), default=18, help='Number of steps.'),
     click.option('--sigma_min', metavar='FLOAT', type=cli.FiniteRange(min=0, min_open=True),
@@ -26,7 +37,8 @@ from torch_utils import cli
     click.option('--sigma_max', metavar='FLOAT', type=cli.FiniteRange(min=0, min_open=True),
                  help='Highest noise level, likewise.  [default: 80, or by --disc]'),
     cli.churn_options,
-    click.option('--solver', type=click.Choice(['euler', 'heun']), help='ODE solver.  [default: heun]'),
+    click.option('--solver', type=click.Choice(['euler', 'heun']),
+                 help='ODE solver.  [default: heun; with a denoiser of a data set: euler]'),
     click.option('--disc', type=click.Choice(['vp', 've', 'iddpm', 'edm']),
                  help='Noise levels to step through.  [default: edm]'),
     click.option('--schedule', type=click.Choice(['vp', 've', 'linear']),
@@ -40,9 +52,9 @@ from torch_utils import cli
     click.option('--resume', is_flag=True,
                  help='Keep the images that are there, if they were made the same way.'))
 def main(**opts):
-    """Generate images with a trained network.
+    """Generate images with a trained network, or with a denoiser that a data set has in closed form.
 
-    Each image depends on its seed and the network alone; a CUDA generator gives other noise than a CPU one.
+    Each image depends on its seed and the denoiser alone; a CUDA generator gives other noise than a CPU one.
     The folder also gets generation.json, which says what made the images.
 
     \b
@@ -50,6 +62,7 @@ def main(**opts):
       python edm/generate.py --network=network-snapshot-002000.pkl --outdir=evaluation/samples
       torchrun --standalone --nproc_per_node=2 edm/generate.py --network=network-snapshot-002000.pkl \\
           --outdir=evaluation/samples --seeds=100000-109999 --batch=256
+      python edm/generate.py --optimal_denoiser --dataset=datasets/digits-8x8.zip --outdir=evaluation/optimal
     """
     _check(opts)
 
@@ -60,7 +73,6 @@ def main(**opts):
     device = distributed.pick_device(opts['device'])
     distributed.init(device)
     net, settings = _denoiser(opts, device)
-    cli.check_class(opts['class_idx'], net.label_dim)
     sampler = _sampler(opts, net)
     settings |= {'class': opts['class_idx'], 'device': device.type, **sampler}
 
@@ -71,13 +83,17 @@ def main(**opts):
     todo = distributed.from_rank0(generation.begin_folder(
         outdir, settings, seeds, subdirs=opts['subdirs'], resume=opts['resume'])
         if distributed.rank() == 0 else None)
-    batches = generation.own_batches(todo, opts['batch']) if todo else []
+    batches = generation.own_batches(todo, opts['batch'], shared=opts['shard_dataset']) if todo else []
 
     def make(batch):
         return generation.sample(net, batch, device, class_idx=opts['class_idx'],
                                  trajectory=bool(opts['trajectory']), **sampler)
 
     parts = []
+    if opts['shard_dataset'] and distributed.rank() > 0:
+        for batch in batches:  # rank 0 writes what all make together
+            make(batch)
+        batches = []
     for samples in generation.write_samples(batches, make, outdir, subdirs=opts['subdirs']):
         if opts['trajectory']:
             parts.append(samples)
@@ -92,6 +108,7 @@ def main(**opts):
 
 def _check(opts: dict) -> None:
     """Refuse options that are wrong whatever the network."""
+    _check_denoiser(opts)
     if len(set(opts['seeds'])) < len(opts['seeds']):
         raise click.UsageError('--seeds: a seed stands twice in the list, and its images would be one file')
     for option, suffix in (('grid', '.png'), ('trajectory', '.npz')):
@@ -109,13 +126,45 @@ def _given(param: str) -> bool:
     return click.get_current_context().get_parameter_source(param) is not click.core.ParameterSource.DEFAULT
 
 
+def _check_denoiser(opts: dict) -> None:
+    if opts['optimal_denoiser'] and opts['gaussian_denoiser']:
+        raise click.UsageError('--optimal_denoiser and --gaussian_denoiser can\'t be given together')
+    if _data_denoiser(opts):
+        if not opts['dataset']:
+            raise click.UsageError(f'--{_data_denoiser(opts)}_denoiser needs --dataset, its images')
+        return
+    for option in ('dataset', 'cache_gb', 'shard_dataset'):
+        if _given(option):
+            raise click.UsageError(f'--{option} is for --optimal_denoiser and --gaussian_denoiser')
+    if not opts['network']:
+        raise click.UsageError('--network is missing; only --optimal_denoiser and --gaussian_denoiser, with '
+                               '--dataset, do without')
+
+
+def _data_denoiser(opts: dict) -> str | None:
+    return next((kind for kind in ('optimal', 'gaussian') if opts[f'{kind}_denoiser']), None)
+
+
 def _denoiser(opts: dict, device) -> tuple:
     """What is sampled, on the device, and what identifies it in generation.json."""
     from torch_utils.files import local_path, sha256_file
     from training.snapshot import load_network
 
-    net = load_network(opts['network'], device)
-    return net, {'network_sha256': sha256_file(local_path(opts['network'], '--network'))}
+    net, identity = None, {}
+    if opts['network']:
+        net = load_network(opts['network'], device)
+        identity['network_sha256'] = sha256_file(local_path(opts['network'], '--network'))
+    kind = _data_denoiser(opts)
+    if kind is None:
+        cli.check_class(opts['class_idx'], net.label_dim)
+        return net, identity
+
+    from evaluation.open_denoiser import open_denoiser
+    from torch_utils.provenance import fingerprint
+
+    net = open_denoiser(kind, opts['dataset'], device, net=net, class_idx=opts['class_idx'],
+                        cache_gb=opts['cache_gb'], sharded=opts['shard_dataset'])
+    return net, {'denoiser': kind, 'dataset_sha256': fingerprint(opts['dataset']), **identity}
 
 
 def _sampler(opts: dict, net) -> dict:
@@ -124,8 +173,9 @@ def _sampler(opts: dict, net) -> dict:
     from training.snapshot import note
 
     disc = opts['disc'] or 'edm'
-    options = {'solver': opts['solver'] or 'heun', 'disc': disc, 'schedule': opts['schedule'] or 'linear',
-               'scaling': opts['scaling'] or 'none', 'num_steps': opts['steps'],
+    options = {'solver': opts['solver'] or ('euler' if _data_denoiser(opts) else 'heun'), 'disc': disc,
+               'schedule': opts['schedule'] or 'linear', 'scaling': opts['scaling'] or 'none',
+               'num_steps': opts['steps'],
                **{name: opts[name] for name in ('rho', 'S_churn', 'S_min', 'S_max', 'S_noise')}}
     asked = {name: opts[name] for name in ('sigma_min', 'sigma_max')}
     try:

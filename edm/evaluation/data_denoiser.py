@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from evaluation.pixels import CENTRE, Pixels
+from torch_utils.errors import UserError
 
 
 class DataDenoiser:
@@ -35,13 +36,14 @@ class DataDenoiser:
         x: noisy images [B, C, H, W], clean ones being in [-1, 1]. sigma: their noise level, above 0; one for
         all, or [B]. class_labels: one-hot [B, label_dim], needed if the denoiser tells classes apart.
         Returns [B, C, H, W] of x's dtype, on its device; the computation is in float64.
-        Raises ValueError if a value is not finite, sigma is not above 0, or labels are missing.
+        Raises UserError if a value is not finite or sigma not above 0, ValueError if labels are missing.
         """
         device = self._pixels.device
         noisy = x.to(device, torch.float64).flatten(1) * CENTRE
         sigma = torch.as_tensor(sigma, dtype=torch.float64).to(device).reshape(-1, 1).expand(len(x), 1)
         if not bool(noisy.isfinite().all() & sigma.isfinite().all() & (sigma > 0).all()):
-            raise ValueError('a denoiser needs finite images and noise levels above 0, got others')
+            raise UserError('the images to denoise must be finite and their noise levels above 0; options of '
+                            'the sampler, such as --S_noise, may be too large')
         denoised = torch.empty_like(noisy)
         for samples, rows in self._groups(class_labels):
             denoised[samples] = self._denoise(noisy[samples], sigma[samples] * CENTRE, rows)

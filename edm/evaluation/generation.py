@@ -83,12 +83,14 @@ def sample(net, seeds: Sequence[int], device: torch.device, *, class_idx: int | 
     return Samples(seeds=list(seeds), images=to_uint8(images).cpu().numpy(), **kept)
 
 
-def own_batches(seeds: Sequence[int], batch: int) -> list[list[int]]:
-    """This process's share of the seeds, in batches of nearly equal size and at most `batch`."""
-    world = distributed.world_size()
+def own_batches(seeds: Sequence[int], batch: int, *, shared: bool = False) -> list[list[int]]:
+    """This process's share of the seeds, in batches of nearly equal size and at most `batch`.
+
+    shared: all processes work together on all seeds.
+    """
+    rank, world = (0, 1) if shared else (distributed.rank(), distributed.world_size())
     count = math.ceil(len(seeds) / (batch * world)) * world  # equally many for every process
-    return [part.tolist() for part in np.array_split(np.asarray(seeds, dtype=np.int64), count)
-            ][distributed.rank()::world]
+    return [part.tolist() for part in np.array_split(np.asarray(seeds, dtype=np.int64), count)][rank::world]
 
 
 # The folder of samples.

@@ -62,10 +62,9 @@ class OptimalDenoiser(DataDenoiser):
 def _combine(top: torch.Tensor, total: torch.Tensor, weighted: torch.Tensor,
              ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The running softmax over the images of all processes, from each process's over its own."""
-    from torch.distributed import ReduceOp, all_reduce
     overall = top.clone()
-    all_reduce(overall, ReduceOp.MAX)
+    torch.distributed.all_reduce(overall, torch.distributed.ReduceOp.MAX)
     shrink = (top - overall).exp()
     sums = torch.cat([total, weighted], dim=1) * shrink
-    all_reduce(sums)
+    torch.distributed.all_reduce(sums)
     return overall, sums[:, :1], sums[:, 1:]

@@ -27,8 +27,9 @@ class ImageDataset:
     path: a folder or a `.zip`, searched recursively for images, in the order of their names as strings; or,
         where there are none, for `.npz` files, whose array `samples` (or `arr_0`) holds images uint8
         [N, H, W, C] and whose array `labels` (or `arr_1`), if any, one label each; or a single `.npz` file.
-    use_labels: else label_dim is 0. Labels of image files come from `dataset.json` at the root. Integers
-        become one-hot vectors as long as the largest label of all images + 1; lists of numbers are vectors.
+    use_labels: else label_dim is 0; None means if there are any. Labels of image files come from
+        `dataset.json` at the root. Integers become one-hot vectors as long as the largest label of all
+        images + 1; lists of numbers are vectors.
     max_size: keep a random choice of so many images (`kept_by_max_size` with random_seed).
     xflip: append all images once more, mirrored in x.
     resolution: if given, the images must be of this height and width.
@@ -37,9 +38,9 @@ class ImageDataset:
     Raises UserError, here or when a broken image is met; it names `option`, the path and the file.
     """
 
-    def __init__(self, path: str | os.PathLike, *, use_labels: bool = False, max_size: int | None = None,
-                 xflip: bool = False, random_seed: int = 0, resolution: int | None = None, cache: bool = True,
-                 option: str = '--data'):
+    def __init__(self, path: str | os.PathLike, *, use_labels: bool | None = False,
+                 max_size: int | None = None, xflip: bool = False, random_seed: int = 0,
+                 resolution: int | None = None, cache: bool = True, option: str = '--data'):
         if max_size is not None and max_size < 1:
             raise UserError(f'max_size must be at least 1, got {max_size}')
         self._option, self._cache = option, cache
@@ -58,7 +59,7 @@ class ImageDataset:
         self._mirrored = np.repeat([False, True][:copies], len(self._kept))
         self._pixels = None  # the decoded images once they are there, uint8 [len(_kept), C, H, W]
         self._classes, self._vectors, self.label_dim = None, None, 0
-        if use_labels:
+        if use_labels or (use_labels is None and self.has_labels):
             self._take_labels()
 
     def _take_labels(self) -> None:
@@ -90,6 +91,11 @@ class ImageDataset:
     def has_labels(self) -> bool:
         """Whether the data set brings labels, used or not."""
         return self._source.labels() is not None
+
+    @property
+    def classes(self) -> np.ndarray | None:
+        """The class of each item, int64 [N]; None if labels are vectors, missing or not used."""
+        return None if self._classes is None else self._classes[self._rows]
 
     @property
     def file_names(self) -> list[str]:

@@ -114,6 +114,16 @@ def test_integer_labels_become_one_hot_and_lists_stay_vectors(tmp_path):
     np.testing.assert_array_equal(ImageDataset(vectors, use_labels=True).labels([1, 0]),
                                   np.array([[2, 0.1], [0, 3]], dtype=np.float32))
     assert one_hot.labels().dtype == one_hot[0][1].dtype == np.float32
+    assert one_hot.classes.tolist() == [0, 2]
+    assert ImageDataset(classes).classes is ImageDataset(vectors, use_labels=True).classes is None
+
+
+def test_labels_are_taken_if_there_are_any(tmp_path):
+    images = {'a.png': rgb()[0]}
+    write(tmp_path / 'with', images | {'dataset.json': {'labels': [['a.png', 1]]}})
+    write(tmp_path / 'without', images)
+    assert ImageDataset(tmp_path / 'with', use_labels=None).label_dim == 2
+    assert ImageDataset(tmp_path / 'without', use_labels=None).label_dim == 0
 
 
 @pytest.mark.parametrize(('labels', 'says'), [
