@@ -49,7 +49,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.server.requests.append(dict(self.headers))
         plan = self.server.plan.pop(0) if self.server.plan else {}
         body, status = plan.get('body', DATA), plan.get('status', 200)
-        headers = {'ETag': self.server.tag, 'Content-Type': 'application/octet-stream'}
+        headers = {'ETag': self.server.tag, 'Content-Type': 'application/octet-stream', 'Connection': 'close'}
         start = self._start(plan)
         if start is not None:
             status, headers['Content-Range'] = 206, f'bytes {start}-{len(body) - 1}/{len(body)}'
