@@ -1,13 +1,11 @@
 """Files from the web: whole or not at all, resumable, checked, downloaded once however many processes ask."""
 
-import contextlib
 import datetime
 import hashlib
 import json
 import os
 import re
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import urldefrag, urljoin, urlparse
@@ -15,7 +13,7 @@ from urllib.parse import urldefrag, urljoin, urlparse
 import click
 
 from torch_utils.errors import UserError
-from torch_utils.files import sha256_file, write_json
+from torch_utils.files import locked, sha256_file, write_json
 
 ATTEMPTS = 5          # in a row that bring no new byte
 FIRST_WAIT = 0.5      # seconds before the second attempt; doubled before each further one
@@ -58,7 +56,7 @@ def fetch(url: str, path: str | os.PathLike, option: str) -> Path:
         return path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(path.with_name(f'.{path.name}.lock')):
+        with locked(path, doing='downloading'):
             if not _is_whole(path, url, expected):  # another process may have been faster
                 _Download(url, path, f'{option} {url}', expected).run()
     except OSError as err:
@@ -99,21 +97,6 @@ def _read_json(path: Path) -> dict:
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Wait until no other process is inside with the same `path`. A killed process is not inside."""
-    import fcntl  # only here: Windows lacks it
-
-    with open(path, 'wb') as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            name = path.name[1:].removesuffix('.lock')
-            click.echo(f'another process is downloading {name}; waiting for it', err=True)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 class _Again(Exception):

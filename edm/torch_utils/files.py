@@ -6,7 +6,10 @@ import json
 import os
 import re
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+
+import click
 
 from torch_utils.errors import UserError
 
@@ -27,6 +30,24 @@ def atomic_write(path: str | os.PathLike, mode: str = 'wb'):
         os.replace(temp, path)
     finally:
         temp.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(path: str | os.PathLike, doing: str) -> Iterator[None]:
+    """Wait until no other process is inside with the same `path`. A killed process is not inside.
+
+    doing: what those inside do with the file, for a line on stderr. Leaves a file .NAME.lock beside `path`.
+    """
+    import fcntl  # only here: Windows lacks it
+
+    path = Path(path)
+    with open(path.with_name(f'.{path.name}.lock'), 'wb') as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            click.echo(f'another process is {doing} {path.name}; waiting for it', err=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def write_json(path: str | os.PathLike, value) -> None:

@@ -78,7 +78,7 @@ def _reconstruct_persistent_obj(meta: dict):
     if name not in _classes:
         # pickle.load has imported this module alone. The pinned homes of the classes are named here, against
         # the usual direction of imports, because the pickle names none.
-        for home in ('training.networks', 'training.loss', 'training.augment'):
+        for home in ('training.networks', 'training.low_rank', 'training.loss', 'training.augment'):
             importlib.import_module(home)
     if name not in _classes:
         raise pickle.UnpicklingError(f'it holds an object of the unknown class {name!r}')

@@ -4,10 +4,11 @@ import torch
 
 from training.augment import AugmentPipe
 from training.loss import EDMLoss, VELoss, VPLoss
+from training.low_rank import LowRankDenoiser
 from training.networks import PRECONDS
 
 _CLASSES = {f'{cls.__module__}.{cls.__name__}': cls
-            for cls in (*PRECONDS.values(), VPLoss, VELoss, EDMLoss, AugmentPipe)}
+            for cls in (*PRECONDS.values(), LowRankDenoiser, VPLoss, VELoss, EDMLoss, AugmentPipe)}
 _CLASSES |= {'torch.optim.Adam': torch.optim.Adam, 'torch.optim.SGD': torch.optim.SGD}
 
 

@@ -1,4 +1,4 @@
-"""The U-Nets of diffusion models and the preconditioners that make denoisers of them.
+"""The U-Nets of diffusion models, a perceptron, and the preconditioners that make denoisers of them.
 
 From small to big: initial weights, layers, the residual block, two embeddings of the noise level, the two
 U-Nets (DDPM++ / NCSN++ of Song et al. 2021, ADM of Dhariwal & Nichol 2021), and the four preconditioners of
@@ -543,7 +543,68 @@ class DhariwalUNet(torch.nn.Module):
         return silu(emb)
 
 
-MODELS = {'SongUNet': SongUNet, 'DhariwalUNet': DhariwalUNet}
+@persistence.persistent_class
+class MLPBlock(torch.nn.Module):
+    """Residual block of two fully connected layers, [B, channels] -> [B, channels]."""
+
+    def __init__(self, channels, emb_channels, dropout=0, init=None, init_zero=None):
+        super().__init__()
+        self.dropout = dropout
+        self.layer0 = Linear(channels, channels, **(init or {}))
+        self.affine = Linear(emb_channels, channels, **(init or {}))
+        self.layer1 = Linear(channels, channels, **(init_zero or {}))
+
+    def forward(self, x, emb):
+        h = silu(self.layer0(silu(x)) + self.affine(emb).to(x.dtype))
+        return x + self.layer1(dropout(h, p=self.dropout, training=self.training))
+
+
+@persistence.persistent_class
+class MLP(torch.nn.Module):
+    """Multilayer perceptron on the image as one vector; it does not know which pixels are neighbours.
+
+    Takes and gives what the U-Nets do. model_channels: width of all layers. num_blocks: of two layers each.
+    """
+
+    def __init__(self, img_resolution, in_channels, out_channels, label_dim=0, augment_dim=0,
+                 model_channels=1024, num_blocks=3, dropout=0.10, label_dropout=0):
+        super().__init__()
+        self.out_shape = (out_channels, img_resolution, img_resolution)
+        self.label_dropout = label_dropout
+
+        width, pixels = model_channels, img_resolution**2
+        init = {'init_mode': 'xavier_uniform'}
+        init_zero = {'init_mode': 'xavier_uniform', 'init_weight': 1e-5}
+        self.map_noise = PositionalEmbedding(width, endpoint=True)
+        self.map_label = Linear(label_dim, width, **init) if label_dim else None
+        self.map_augment = Linear(augment_dim, width, bias=False, **init) if augment_dim else None
+        self.map_layer0 = Linear(width, width, **init)
+        self.map_layer1 = Linear(width, width, **init)
+        self.layer_in = Linear(in_channels * pixels, width, **init)
+        block = {'dropout': dropout, 'init': init, 'init_zero': init_zero}
+        self.blocks = torch.nn.ModuleDict(
+            {f'block{i}': MLPBlock(width, width, **block) for i in range(num_blocks)})
+        self.layer_out = Linear(width, out_channels * pixels, **init_zero)
+
+    def forward(self, x, noise_labels, class_labels=None, augment_labels=None):
+        emb = self._embed(x.shape[0], noise_labels, class_labels, augment_labels)
+        h = self.layer_in(x.flatten(1))
+        for block in self.blocks.values():
+            h = block(h, emb)
+        return self.layer_out(silu(h)).reshape(x.shape[0], *self.out_shape)
+
+    def _embed(self, batch, noise_labels, class_labels, augment_labels):
+        emb = self.map_noise(noise_labels)
+        if self.map_label is not None:
+            if self.training and self.label_dropout:
+                class_labels = _drop_labels(class_labels, self.label_dropout, batch)
+            emb = emb + self.map_label(class_labels)
+        if self.map_augment is not None and augment_labels is not None:
+            emb = emb + self.map_augment(augment_labels)
+        return silu(self.map_layer1(silu(self.map_layer0(emb))))
+
+
+MODELS = {'SongUNet': SongUNet, 'DhariwalUNet': DhariwalUNet, 'MLP': MLP}
 
 
 def _as_tensor(x):

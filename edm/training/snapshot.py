@@ -21,10 +21,11 @@ from torch.overrides import TorchFunctionMode
 from torch_utils import distributed, files, persistence, safe_pickle
 from torch_utils.errors import UserError
 from torch_utils.safe_pickle import PersistentObject, shown
-from training import augment, loss, networks
+from training import augment, loss, low_rank, networks
 
-CLASSES = {'ema': networks.PRECONDS.values(), 'loss_fn': loss.LOSSES.values(),
-           'augment_pipe': [augment.AugmentPipe]}  # key of a snapshot -> what may stand there
+# Key of a snapshot -> what may stand there.
+CLASSES = {'ema': [*networks.PRECONDS.values(), low_rank.LowRankDenoiser],
+           'loss_fn': loss.LOSSES.values(), 'augment_pipe': [augment.AugmentPipe]}
 
 # SHA-256 of texts of networks.py that other software writes and that mean what ours means: here the
 # placeholder of the files that the tests compare with.
