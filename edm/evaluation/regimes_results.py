@@ -3,11 +3,8 @@
 Layout: see `Results`; in the file, `scores` holds per threshold (as text) `rp` per pair of widths ('16-8'),
 `gl` per width ('16'), and the controls `chance_rp` per pair and `heldout_gl`, both optional. A curve is a
 list of {size, value, low, high}, one entry per training-set size; a control may be one entry for all sizes.
-Also optional, per width: `optimal_rp` and `gaussian_rp`, RP scores with the denoisers that the training set
-has in closed form.
 """
 
-import json
 import math
 import os
 from collections.abc import Sequence
@@ -17,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from evaluation.json_place import Place, load_json
 from torch_utils.errors import UserError
 
 MEMORIZES_BELOW = 0.05  # GL scores of all widths up to here: the memorization regime
@@ -40,8 +38,6 @@ class Scores:
     gl: dict[int, Curve]
     chance_rp: dict[tuple[int, int], Curve] = field(default_factory=dict)
     heldout_gl: Curve | None = None
-    optimal_rp: dict[int, Curve] = field(default_factory=dict)
-    gaussian_rp: dict[int, Curve] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -58,13 +54,13 @@ class Column:
 class Results:
     """Everything in the file.
 
-    data: the data set's name. kimg: thousands of images each model saw. num_samples: noises per model.
-    threshold: the main one of `thresholds`. sizes: training-set sizes, rising. example_width: whose samples
-    `examples` shows; None if there are none. record: what made the numbers.
+    data: the data set's name. kimg: thousands of images each model saw, None if unknown. num_samples: noises
+    per model. threshold: the main one of `thresholds`. sizes: training-set sizes, rising. example_width:
+    whose samples `examples` shows; None if there are none. record: what made the numbers.
     """
 
     data: str
-    kimg: float
+    kimg: float | None
     descriptor: str
     num_samples: int
     threshold: float
@@ -82,14 +78,7 @@ def load_results(path: str | os.PathLike, option: str = '--results') -> Results:
 
     Raises UserError naming `option`, the file and the place in it.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f'{option} {path}: no such file')
-    try:
-        content = json.loads(path.read_text(encoding='utf-8'))
-    except (ValueError, RecursionError) as err:
-        raise UserError(f'{option} {path}: not a JSON file') from err
-    return _results(_Place(content, f'{option} {path}'), path.parent)
+    return _results(load_json(path, option), Path(path).parent)
 
 
 def memorization_end(sizes: Sequence[int], curves: Sequence[np.ndarray]) -> float | None:
@@ -117,54 +106,7 @@ def _reach(sizes: Sequence[int], values: np.ndarray, limit: float) -> float | No
     return 2 ** (a + part * (b - a))
 
 
-class _Place:
-    """A value in the file and its path there, such as scores/0.97/gl/16[2], for messages."""
-
-    def __init__(self, value, file: str, path: str = ''):
-        self.value, self.file, self.path = value, file, path
-
-    def error(self, expected: str) -> UserError:
-        shown = json.dumps(self.value)
-        shown = shown if len(shown) < 60 else f'{shown[:57]}...'
-        return UserError(f'{self.file}: {self.path or "the file"} must be {expected}, found {shown}')
-
-    def mapping(self) -> dict:
-        if not isinstance(self.value, dict):
-            raise self.error('an object')
-        return self.value
-
-    def has(self, key: str) -> bool:
-        return self.mapping().get(key) is not None
-
-    def get(self, key: str) -> '_Place':
-        path = f'{self.path}/{key}' if self.path else key
-        if key not in self.mapping():
-            raise UserError(f'{self.file}: {path} is missing')
-        return _Place(self.value[key], self.file, path)
-
-    def items(self) -> list['_Place']:
-        if not isinstance(self.value, list) or not self.value:
-            raise self.error('a list that is not empty')
-        return [_Place(item, self.file, f'{self.path}[{i}]') for i, item in enumerate(self.value)]
-
-    def text(self) -> str:
-        if not isinstance(self.value, str) or not self.value:
-            raise self.error('text')
-        return self.value
-
-    def number(self, low: float, high: float = math.inf) -> float:
-        ok = isinstance(self.value, int | float) and not isinstance(self.value, bool)
-        if not ok or not math.isfinite(self.value) or not low <= self.value <= high:
-            raise self.error(f'a number from {low:g} ' + (f'to {high:g}' if high < math.inf else 'up'))
-        return self.value
-
-    def integer(self) -> int:
-        if not isinstance(self.value, int) or isinstance(self.value, bool) or self.value < 1:
-            raise self.error('an integer above 0')
-        return self.value
-
-
-def _results(top: _Place, folder: Path) -> Results:
+def _results(top: Place, folder: Path) -> Results:
     sizes = [item.integer() for item in top.get('sizes').items()]
     if sorted(set(sizes)) != sizes:
         raise top.get('sizes').error('rising')
@@ -184,7 +126,7 @@ def _results(top: _Place, folder: Path) -> Results:
         record=top.get('record').mapping() if top.has('record') else {})
 
 
-def _at_threshold(scores: _Place, threshold: float) -> _Place:
+def _at_threshold(scores: Place, threshold: float) -> Place:
     for key in scores.mapping():
         try:
             if float(key) == threshold:
@@ -194,7 +136,7 @@ def _at_threshold(scores: _Place, threshold: float) -> _Place:
     return scores.get(f'{threshold:g}')  # says that it is missing
 
 
-def _scores(place: _Place, sizes: list[int], widths: list[int]) -> Scores:
+def _scores(place: Place, sizes: list[int], widths: list[int]) -> Scores:
     gl = place.get('gl')
     missing = {str(width) for width in widths} - set(gl.mapping())
     if missing:
@@ -203,21 +145,10 @@ def _scores(place: _Place, sizes: list[int], widths: list[int]) -> Scores:
         rp=_pairs(place.get('rp'), sizes, widths),
         gl={width: _curve(gl.get(str(width)), sizes) for width in widths},
         chance_rp=_pairs(place.get('chance_rp'), sizes, widths) if place.has('chance_rp') else {},
-        heldout_gl=_curve(place.get('heldout_gl'), sizes) if place.has('heldout_gl') else None,
-        optimal_rp=_of_widths(place, 'optimal_rp', sizes, widths),
-        gaussian_rp=_of_widths(place, 'gaussian_rp', sizes, widths))
+        heldout_gl=_curve(place.get('heldout_gl'), sizes) if place.has('heldout_gl') else None)
 
 
-def _of_widths(place: _Place, key: str, sizes: list[int], widths: list[int]) -> dict[int, Curve]:
-    """Curves of some or all widths; none where the key is absent."""
-    curves = place.get(key).mapping() if place.has(key) else {}
-    unknown = set(curves) - set(map(str, widths))
-    if unknown:
-        raise place.get(key).error(f'curves of `widths`, and {sorted(unknown)[0]} is none')
-    return {int(width): _curve(place.get(key).get(width), sizes) for width in curves}
-
-
-def _pairs(place: _Place, sizes: list[int], widths: list[int]) -> dict[tuple[int, int], Curve]:
+def _pairs(place: Place, sizes: list[int], widths: list[int]) -> dict[tuple[int, int], Curve]:
     pairs = {f'{a}-{b}': (a, b) for a in widths for b in widths if a != b}
     unknown = set(place.mapping()) - set(pairs)
     if unknown:
@@ -225,7 +156,7 @@ def _pairs(place: _Place, sizes: list[int], widths: list[int]) -> dict[tuple[int
     return {pairs[key]: _curve(place.get(key), sizes) for key in place.value}
 
 
-def _curve(place: _Place, sizes: list[int]) -> Curve:
+def _curve(place: Place, sizes: list[int]) -> Curve:
     """A list of entries, one per size; or a single one, which holds for all sizes."""
     entries = [place] * len(sizes) if isinstance(place.value, dict) else place.items()
     if isinstance(place.value, list):
@@ -241,7 +172,7 @@ def _curve(place: _Place, sizes: list[int]) -> Curve:
     return Curve(*np.array(points, dtype=np.float64).T)
 
 
-def _columns(place: _Place, folder: Path) -> list[Column]:
+def _columns(place: Place, folder: Path) -> list[Column]:
     columns = []
     for item in place.items():
         samples = [_image(entry, folder) for entry in item.get('samples').items()]
@@ -253,7 +184,7 @@ def _columns(place: _Place, folder: Path) -> list[Column]:
     return columns
 
 
-def _image(place: _Place, folder: Path) -> Path:
+def _image(place: Place, folder: Path) -> Path:
     path = folder / place.text()
     try:
         with Image.open(path) as image:
