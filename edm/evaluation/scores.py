@@ -5,22 +5,13 @@ section 3. A similarity is the inner product of two descriptors, summed in float
 strictly above.
 """
 
-import json
 import math
-import os
-import zipfile
-import zlib
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 
 import numpy as np
 import torch
 
-from torch_utils import provenance
-from torch_utils.errors import UserError
-from torch_utils.files import atomic_write
-
-_BLOCK = 2048  # rows of source and of target at a time: 32 MiB of similarities
+_BLOCK = 2048  # rows of source and of target at a time: 16 MiB of similarities
 _Z95 = 1.959963984540054  # the standard normal's 97.5 % point
 
 
@@ -43,25 +34,63 @@ def nearest_neighbors(source: np.ndarray, target: np.ndarray, device: torch.devi
     """For each row of `source` its largest inner product with a row of `target`, and which row that is.
 
     source: float [N, D]. target: float [M, D], M at least 1. Memory grows with N + M, not with N * M.
-    device: where to multiply, in float64; MPS has none, so the CPU stands in for it.
+    device: where to multiply. That is done in float32, which finds all rows that may be the nearest; of these
+    float64 decides.
     Returns similarities float64 [N] and indices int64 [N]; of equal similarities, the first index.
     """
     if source.ndim != 2 or target.ndim != 2 or source.shape[1] != target.shape[1] or len(target) == 0:
         raise ValueError('neighbors need arrays [N, D] and [M, D] with M at least 1, got '
                          f'{list(source.shape)} and {list(target.shape)}')
-    device = torch.device('cpu' if torch.device(device).type == 'mps' else device)
-    best = torch.full((len(source),), -torch.inf, dtype=torch.float64, device=device)
-    index = torch.zeros(len(source), dtype=torch.int64, device=device)
-    for row in range(0, len(source), _BLOCK):
-        rows = slice(row, row + _BLOCK)
-        queries = torch.tensor(source[rows], dtype=torch.float64, device=device)
+    best, index = np.full(len(source), -np.inf), np.zeros(len(source), dtype=np.int64)
+    torch.backends.cuda.matmul.allow_tf32 = False  # else the bound of the error would not hold
+    error = _error_of_float32(source.shape[1]) * max(_longest(source) * _longest(target), 1e-30)
+    for start in range(0, len(source), _BLOCK):
+        rows = slice(start, start + _BLOCK)
+        queries = torch.tensor(source[rows], dtype=torch.float32, device=device)
+        seen = torch.full((len(queries),), -torch.inf, device=device)
         for column in range(0, len(target), _BLOCK):
-            keys = torch.tensor(target[column:column + _BLOCK], dtype=torch.float64, device=device)
-            value, place = (queries @ keys.T).max(dim=1)
-            better = value > best[rows]
-            best[rows] = torch.where(better, value, best[rows])
-            index[rows] = torch.where(better, place + column, index[rows])
-    return best.cpu().numpy(), index.cpu().numpy()
+            keys = torch.tensor(target[column:column + _BLOCK], dtype=torch.float32, device=device)
+            product = queries @ keys.T
+            seen = torch.maximum(seen, product.amax(dim=1))
+            row, place = (product >= (seen - 2.1 * error)[:, None]).nonzero().cpu().numpy().T
+            if len(row) > product.numel() // 50:  # images all alike: to go pair by pair would take long
+                row, place = _first_largest(source[rows], target[column:column + _BLOCK])
+            _keep_better(source[rows], target, row, place + column, best[rows], index[rows])
+    return best, index
+
+
+def _first_largest(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """All row numbers of `source`, and the first of `target` that is nearest, up to rounding in float64."""
+    product = source.astype(np.float64) @ target.astype(np.float64).T
+    slack = 2 * source.shape[1] * 2.0 ** -53 * _longest(source) * _longest(target)
+    place = (product >= product.max(axis=1, keepdims=True) - slack).argmax(axis=1)
+    return np.arange(len(source)), place
+
+
+def _error_of_float32(dim: int) -> float:
+    """How far the inner product of two vectors of length 1 may be off in float32, whatever the sum's order.
+
+    gamma_n of Higham, Accuracy and Stability of Numerical Algorithms, section 3.1; n is dim and 2 more for
+    the rounding of float64 input.
+    """
+    return (dim + 2) * 2 ** -24 / (1 - (dim + 2) * 2 ** -24)
+
+
+def _longest(rows: np.ndarray) -> float:
+    return max((math.sqrt(np.einsum('nd,nd->n', part, part, dtype=np.float64).max())
+                for part in (rows[i:i + _BLOCK] for i in range(0, len(rows), _BLOCK))), default=0)
+
+
+def _keep_better(source: np.ndarray, target: np.ndarray, row: np.ndarray, column: np.ndarray,
+                 best: np.ndarray, index: np.ndarray) -> None:
+    """Update `best` and `index`, in place, by the pairs (row, column), which rise by row, then by column."""
+    for part in (slice(i, i + _BLOCK) for i in range(0, len(row), _BLOCK)):
+        r, c = row[part], column[part]
+        similarity = np.einsum('nd,nd->n', source[r], target[c], dtype=np.float64)
+        order = np.lexsort((-c, similarity, r))  # per row, the last is the best, of equal ones the first
+        last = order[np.flatnonzero(np.diff(r[order], append=-1))]
+        better = last[similarity[last] > best[r[last]]]
+        best[r[better]], index[r[better]] = similarity[better], c[better]
 
 
 # Scores
@@ -85,6 +114,11 @@ class Share:
     def above(cls, similarities: np.ndarray, threshold: float) -> 'Share':
         """The share of similarities strictly above the threshold."""
         return cls(int(np.count_nonzero(similarities > threshold)), len(similarities))
+
+    @classmethod
+    def below(cls, errors: np.ndarray, threshold: float) -> 'Share':
+        """The share of errors strictly below the threshold."""
+        return cls(int(np.count_nonzero(errors < threshold)), len(errors))
 
     def rest(self) -> 'Share':
         """The share of the others."""
@@ -126,102 +160,3 @@ def wilson_interval(successes: int, total: int) -> tuple[float, float]:
     low = 0.0 if successes == 0 else center - half  # what the formula gives but for rounding
     high = 1.0 if successes == total else center + half
     return low, high
-
-
-# Files of descriptors
-
-@dataclass(frozen=True, kw_only=True)
-class Features:
-    """Descriptors of images, and what is known about them.
-
-    values: float32 [N, D]. file_names: one per row, or None. descriptor: its name ('pixel'), or None.
-    provenance: what made them; empty if unknown.
-    """
-
-    values: np.ndarray
-    file_names: list[str] | None = None
-    descriptor: str | None = None
-    provenance: dict = field(default_factory=dict)
-
-
-def save_features(path: str | os.PathLike, values: np.ndarray, *, file_names: list[str], descriptor: str,
-                  images: str) -> None:
-    """Write an `.npz` with `features` float32 [N, D], `file_names`, `descriptor`, `provenance` (JSON text).
-
-    images: where the images came from, for the provenance.
-    """
-    made_by = json.dumps({**provenance.record(), 'images': images})
-    with atomic_write(path) as file:
-        np.savez(file, features=values, file_names=np.array(file_names, dtype=np.str_),
-                 descriptor=np.array(descriptor), provenance=np.array(made_by))
-
-
-def load_features(path: str | os.PathLike, option: str) -> Features:
-    """Read an `.npz` with an array `features`, float [N, D]; those of other software may have only that.
-
-    Raises UserError naming `option` and the file if it is missing or damaged, or has no such array, or one
-    that is empty or not finite.
-    """
-    where = f'{option} {path}'
-    arrays = _read_arrays(Path(path), where)
-    if 'features' not in arrays:
-        raise UserError(f'{where}: expected an array `features`, found {", ".join(arrays) or "nothing"}')
-    values = arrays['features']
-    if values.dtype.kind != 'f' or values.ndim != 2 or 0 in values.shape:
-        raise UserError(f'{where}: `features` is {values.dtype} {list(values.shape)}, expected floats [N, D]')
-    with np.errstate(over='ignore'):
-        values = values.astype(np.float32, copy=False)
-    wrong = np.flatnonzero(~np.isfinite(values).all(axis=1))
-    if len(wrong):
-        raise UserError(f'{where}: `features` has numbers that are not finite, first in row {wrong[0]}')
-    file_names = arrays.get('file_names')
-    if file_names is not None and (file_names.dtype.kind != 'U' or file_names.shape != values.shape[:1]):
-        raise UserError(f'{where}: `file_names` is {file_names.dtype} {list(file_names.shape)}, expected '
-                        f'{len(values)} strings')
-    return Features(values=values, file_names=None if file_names is None else file_names.tolist(),
-                    descriptor=_text(arrays, 'descriptor'), provenance=_provenance(arrays, where))
-
-
-def load_pair(source: str | os.PathLike, target: str | os.PathLike, *, rows_match: bool,
-              ) -> tuple[Features, Features]:
-    """The features of `--source` and `--target`, which must be made by the same descriptor.
-
-    rows_match: whether they must have equally many rows, row i of one belonging to row i of the other.
-    Raises UserError as `load_features`, and if the two don't fit together.
-    """
-    first, second = load_features(source, '--source'), load_features(target, '--target')
-    pair = f'--source {source} and --target {target}'
-    if first.descriptor and second.descriptor and first.descriptor != second.descriptor:
-        raise UserError(f'{pair}: the descriptors differ, {first.descriptor} and {second.descriptor}')
-    if first.values.shape[1] != second.values.shape[1]:
-        raise UserError(f'{pair}: rows of {first.values.shape[1]} and of {second.values.shape[1]} numbers '
-                        'can\'t be compared; make both from images of one size with one descriptor')
-    if rows_match and len(first.values) != len(second.values):
-        raise UserError(f'{pair}: {len(first.values)} and {len(second.values)} rows; row i is compared with '
-                        'row i, so both need the same number')
-    return first, second
-
-
-def _read_arrays(path: Path, where: str) -> dict[str, np.ndarray]:
-    if not path.is_file():
-        raise UserError(f'{where}: no such file')
-    try:
-        with open(path, 'rb') as file, np.load(file, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-    except (ValueError, EOFError, AttributeError, TypeError, RuntimeError, OSError, zipfile.BadZipFile,
-            zlib.error) as err:
-        raise UserError(f'{where}: not a readable .npz file of plain arrays') from err
-
-
-def _text(arrays: dict[str, np.ndarray], name: str) -> str | None:
-    value = arrays.get(name)
-    return str(value) if value is not None and value.dtype.kind == 'U' and value.ndim == 0 else None
-
-
-def _provenance(arrays: dict[str, np.ndarray], where: str) -> dict:
-    text = _text(arrays, 'provenance')
-    try:
-        made_by = {} if text is None else json.loads(text)
-    except ValueError as err:
-        raise UserError(f'{where}: `provenance` is not JSON') from err
-    return made_by if isinstance(made_by, dict) else {}

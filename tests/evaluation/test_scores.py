@@ -9,17 +9,13 @@ from evaluation import scores
 from evaluation.scores import (
     Share,
     generalization_score,
-    load_features,
-    load_pair,
     memorized_fraction,
     nearest_neighbors,
     pair_similarities,
     rp_score,
-    save_features,
     wilson_interval,
 )
 from helpers import DATA, golden
-from torch_utils.errors import UserError
 
 GOLDEN = json.loads((DATA / 'scores.json').read_text())
 
@@ -70,6 +66,33 @@ def test_of_equal_neighbors_the_first_is_named(monkeypatch, block):
     assert nearest_neighbors(np.float32([[1, 0], [0, 0]]), target)[1].tolist() == [1, 0]
 
 
+def test_float64_decides_between_neighbors_that_float32_can_not_tell_apart():
+    rng = np.random.RandomState(0)
+    source = rng.randn(40, 64).astype(np.float32)
+    nudge = 1 + 3e-8 * rng.permutation(300)[:, None]  # below float32's resolution once summed
+    target = (source[0] * nudge).astype(np.float32)
+    product = source.astype(np.float64) @ target.astype(np.float64).T
+    value, index = nearest_neighbors(source, target)
+    np.testing.assert_allclose(value, product.max(axis=1), rtol=1e-14)
+    np.testing.assert_allclose(product[np.arange(40), index], product.max(axis=1), rtol=1e-14)
+
+
+def test_images_that_are_all_alike_need_no_memory_of_all_pairs(monkeypatch):
+    monkeypatch.setattr(scores, '_keep_better', limited(scores._keep_better, 64))
+    monkeypatch.setattr(scores, '_BLOCK', 64)
+    target = np.tile(np.float32([[0.6, 0.8]]), (200, 1))
+    value, index = nearest_neighbors(np.float32([[1, 0], [0, 0], [0, -1]] * 30), target)
+    np.testing.assert_allclose(value, np.float32([0.6, 0, -0.8] * 30), rtol=1e-7)
+    assert set(index) == {0}
+
+
+def limited(function, largest):
+    def call(source, target, row, *args):
+        assert len(row) <= largest
+        return function(source, target, row, *args)
+    return call
+
+
 @pytest.mark.parametrize(('shape_a', 'shape_b'), [((2, 3), (2, 4)), ((6,), (6,))])
 def test_arrays_that_do_not_fit_are_refused(shape_a, shape_b):
     a, b = np.zeros(shape_a), np.zeros(shape_b)
@@ -110,77 +133,9 @@ def test_impossible_counts_are_refused(successes, total):
 def test_a_share_and_the_rest_mirror_each_other():
     share = Share.above(np.array([0.1, 0.6, 0.7, 0.9]), 0.6)
     assert (share.count, share.total, share.value) == (2, 4, 0.5)
+    assert Share.below(np.array([15, 14.9]), 15).count == 1
     share = Share(1, 5)
     rest = share.rest()
     assert (rest.value, rest.count) == (0.8, 4)
     assert (rest.low, rest.high) == pytest.approx((1 - share.high, 1 - share.low))
     assert share.as_dict() == {'value': 0.2, 'low': share.low, 'high': share.high, 'count': 1, 'total': 5}
-
-
-def test_saved_features_come_back(tmp_path):
-    values = np.random.RandomState(0).randn(3, 4).astype(np.float32)
-    save_features(tmp_path / 'f.npz', values, file_names=['a', 'b/c', 'ü'], descriptor='pixel',
-                  images='some.zip')
-    features = load_features(tmp_path / 'f.npz', '--source')
-    np.testing.assert_array_equal(features.values, values)
-    assert (features.file_names, features.descriptor) == (['a', 'b/c', 'ü'], 'pixel')
-    assert features.provenance['images'] == 'some.zip'
-    assert features.provenance['command']
-    assert [path.name for path in tmp_path.iterdir()] == ['f.npz']
-
-
-def test_files_of_others_need_only_features(tmp_path):
-    np.savez(tmp_path / 'f.npz', features=np.eye(2))
-    features = load_features(tmp_path / 'f.npz', '--source')
-    assert features.values.dtype == np.float32
-    assert (features.file_names, features.descriptor, features.provenance) == (None, None, {})
-
-
-BAD_FILES = {
-    'no features': ({'samples': np.eye(2)}, 'samples'),
-    'integers': ({'features': np.eye(2, dtype=int)}, 'int64'),
-    'one row': ({'features': np.ones(4)}, r'\[4\]'),
-    'no rows': ({'features': np.ones((0, 4))}, r'\[0, 4\]'),
-    'not a number': ({'features': np.array([[1, 2], [3, np.nan]])}, 'row 1'),
-    'too large': ({'features': np.array([[1e300, 2]])}, 'row 0'),
-    'names': ({'features': np.eye(2), 'file_names': np.array(['a'])}, '2 strings'),
-    'provenance': ({'features': np.eye(2), 'provenance': np.array('{')}, 'JSON'),
-    'objects': ({'features': np.array([{}, None], dtype=object)}, 'readable'),
-}
-
-
-@pytest.mark.parametrize('kind', BAD_FILES)
-def test_a_bad_file_is_named_in_one_line(tmp_path, kind):
-    arrays, says = BAD_FILES[kind]
-    np.savez(tmp_path / 'f.npz', **arrays)
-    with pytest.raises(UserError, match=says) as err:
-        load_features(tmp_path / 'f.npz', '--target')
-    assert str(err.value).startswith(f'--target {tmp_path / "f.npz"}: ')
-    assert '\n' not in str(err.value)
-
-
-def test_damaged_and_missing_files_are_refused(tmp_path):
-    path = tmp_path / 'f.npz'
-    with pytest.raises(UserError, match='no such file'):
-        load_features(path, '--source')
-    np.save(tmp_path / 'array.npy', np.eye(2))
-    whole = (DATA / 'features-train.npz').read_bytes()
-    middle = len(whole) // 2
-    flipped = whole[:middle] + bytes([whole[middle] ^ 255]) + whole[middle + 1:]
-    for content in (b'', b'text', whole[:middle], flipped, (tmp_path / 'array.npy').read_bytes()):
-        path.write_bytes(content)
-        with pytest.raises(UserError, match='not a readable'):
-            load_features(path, '--source')
-
-
-def test_pairs_must_fit_together(tmp_path):
-    def write(name, shape, descriptor='pixel'):
-        save_features(tmp_path / name, np.ones(shape, dtype=np.float32), file_names=['x'] * shape[0],
-                      descriptor=descriptor, images='')
-        return tmp_path / name
-    a, longer, wider = write('a.npz', (3, 2)), write('b.npz', (5, 2)), write('c.npz', (3, 4))
-    other = write('d.npz', (3, 2), descriptor='sscd')
-    assert len(load_pair(a, longer, rows_match=False)[1].values) == 5
-    for second, says in ((longer, '3 and 5 rows'), (wider, '2 and of 4'), (other, 'pixel and sscd')):
-        with pytest.raises(UserError, match=says):
-            load_pair(a, second, rows_match=True)
