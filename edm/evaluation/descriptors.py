@@ -1,8 +1,43 @@
 """What images are compared by: vectors whose inner product is the similarity of two images."""
 
+from typing import Protocol
+
 import numpy as np
+from PIL import Image
 
 _BLOCK = 4096  # images at a time in float64
+
+
+class Descriptor(Protocol):
+    """What `evaluation.extraction` needs of a descriptor.
+
+    kind: 'sscd' or 'pixel'. identity: what exactly it computes; those of equal identity can be compared.
+    """
+
+    kind: str
+    identity: str
+
+    def prepare(self, image: Image.Image) -> np.ndarray:
+        """The uint8 array that `compute` takes, of an image of mode L or RGB. Called in several threads."""
+
+    def compute(self, images: np.ndarray) -> np.ndarray:
+        """float32 [N, D] of N prepared images, uint8 [N, ...]."""
+
+
+class PixelDescriptor:
+    """`pixel_descriptor` of images that are all of one size, and all grey or all RGB."""
+
+    kind = 'pixel'
+    identity = 'pixel: all channels, without their mean, at length 1'
+
+    def prepare(self, image: Image.Image) -> np.ndarray:
+        """uint8 [C, H, W]."""
+        pixels = np.asarray(image)
+        return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+    def compute(self, images: np.ndarray) -> np.ndarray:
+        """float32 [N, C*H*W] of uint8 [N, C, H, W]."""
+        return pixel_descriptor(images)
 
 
 def pixel_descriptor(images: np.ndarray) -> np.ndarray:
@@ -24,6 +59,8 @@ def pixel_descriptor(images: np.ndarray) -> np.ndarray:
     return descriptors
 
 
-DESCRIPTORS = {'pixel': pixel_descriptor}  # uint8 [N, C, H, W] -> float32 [N, D]
+DESCRIPTORS = ('sscd', 'pixel')
 
-SIMILARITY = {'pixel': 'the Pearson correlation of the pixels'}  # what an inner product is, in words
+SIMILARITY = {  # what an inner product is, in words
+    'sscd': 'the inner product of SSCD descriptors',
+    'pixel': 'the Pearson correlation of the pixels'}

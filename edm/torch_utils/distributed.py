@@ -1,6 +1,8 @@
 """The device to compute on, and the processes that torchrun started (one, without it)."""
 
+import contextlib
 import os
+from collections.abc import Iterator
 
 import torch
 
@@ -77,6 +79,24 @@ def gather(value) -> list:
     values = [None] * world_size()
     torch.distributed.all_gather_object(values, value)
     return values
+
+
+@contextlib.contextmanager
+def shared_errors() -> Iterator[None]:
+    """A UserError that the body raises on any process ends all of them; every process must come here.
+
+    Rank 0 raises the one of the lowest rank, the others leave with exit status 1, so that it is told once.
+    """
+    error = None
+    try:
+        yield
+    except UserError as err:
+        error = err
+    told = [message for message in gather(None if error is None else str(error)) if message is not None]
+    if told and rank() == 0:
+        raise error or UserError(told[0])
+    if told:
+        raise SystemExit(1)
 
 
 def print0(*args, **kwargs) -> None:
