@@ -10,20 +10,41 @@ def main():
     """Draw the papers' figures from files of numbers."""
 
 
-@main.command()
-@click.option('--results', metavar='JSON', required=True, help='Scores, as reproduce.py regimes writes them.')
-@click.option('--out', metavar='PNG|PDF', required=True, help='Picture; its name decides the format.')
-def regimes(results, out):
+_out_option = click.option('--out', metavar='PNG|PDF', required=True,
+                           help='Picture; its name decides the format.')
+
+
+@main.command(cls=cli.ListCommand)
+@click.option('--results', metavar='JSON', help='Scores, as reproduce.py regimes writes them.')
+@click.option('--scores', metavar='JSON ...', multiple=True,
+              help='Instead: single scores, as sscd.py rpscore and mscore --json write them. Training-set '
+                   'size and widths come from their --size and --width or, failing that, from the files\' '
+                   'names: rp-n1024-w64-w128.json, gl-n1024-w64.json.')
+@click.option('--data', metavar='STR', default='the data set', help='With --scores: the data set\'s name.')
+@click.option('--kimg', metavar='KIMG', type=cli.FiniteRange(min=0),
+              help='With --scores: how many images each model saw.')
+@click.option('--threshold', metavar='FLOAT', type=cli.FiniteRange(min=-1, max=1),
+              help='With --scores at several thresholds: the main one.')
+@_out_option
+def regimes(results, scores, data, kimg, threshold, out):
     """RP and GL scores over training-set size.
 
     The picture of paper 1 (arXiv 2310.05264), figure 2.
 
-    Example: python edm/plot.py regimes --results=regimes.json --out=regimes.pdf
+    \b
+    Examples:
+      python edm/plot.py regimes --results=regimes.json --out=regimes.pdf
+      python edm/plot.py regimes --scores evaluation/rp-n*.json evaluation/gl-n*.json \\
+          --data=CIFAR-10 --out=regimes.pdf
     """
+    if (results is None) == (not scores):
+        raise click.UsageError('expected either --results or --scores')
     from evaluation import figures, regimes_figure
+    from evaluation.regimes_collect import collect_scores
     from evaluation.regimes_results import load_results
 
-    numbers = load_results(results)
+    numbers = load_results(results) if results else collect_scores(scores, data=data, kimg=kimg,
+                                                                   threshold=threshold)
     figures.check_out(out)
     figure, caption = regimes_figure.draw_regimes(numbers)
     figures.save_figure(figure, out, title=regimes_figure.TITLE, caption=caption)
@@ -31,24 +52,53 @@ def regimes(results, out):
 
 
 @main.command()
-@click.option('--results', metavar='JSON', required=True, help='Scores, as reproduce.py regimes writes them.')
-@click.option('--out', metavar='PNG|PDF', required=True, help='Picture; its name decides the format.')
-def denoisers(results, out):
-    """RP scores with the denoisers that a training set has in closed form, over its size.
+@click.option('--neighbors', metavar='NPZ', required=True, help='File that sscd.py mscore --neighbors wrote.')
+@click.option('--samples', metavar='DIR|ZIP|NPZ', help='Where the samples lie.  [default: where they were]')
+@click.option('--training', metavar='DIR|ZIP|NPZ',
+              help='Where the training images lie.  [default: where they were]')
+@click.option('--count', metavar='INT', type=click.IntRange(min=1), default=40,
+              help='How many samples to show, evenly from all ranks of similarity.')
+@click.option('--top', is_flag=True, help='Show the most similar ones instead.')
+@click.option('--columns', metavar='INT', type=click.IntRange(min=1, max=40), default=10,
+              help='Samples side by side.')
+@_out_option
+def neighbors(neighbors, samples, training, count, top, columns, out):
+    """Samples above their nearest training images, sorted by similarity.
 
-    The picture of paper 1 (arXiv 2310.05264), figure 4 left, and the same for the Gaussian denoiser.
-
-    Example: python edm/plot.py denoisers --results=regimes.json --out=denoisers.pdf
+    \b
+    Example:
+      python edm/sscd.py mscore --source=a.npz --target=train.npz --neighbors=neighbors.npz
+      python edm/plot.py neighbors --neighbors=neighbors.npz --out=neighbors.png
     """
-    from evaluation import denoisers_figure, figures
-    from evaluation.regimes_results import load_results
+    from evaluation import figures, neighbors_figure
+    from evaluation.neighbors import load_neighbors, read_shown
 
-    numbers = load_results(results)
-    if not numbers.scores[numbers.threshold].optimal_rp:
-        raise click.UsageError(f'--results {results}: holds no RP scores with the optimal denoiser')
+    numbers = load_neighbors(neighbors)
     figures.check_out(out)
-    figure, caption = denoisers_figure.draw_denoisers(numbers)
-    figures.save_figure(figure, out, title=denoisers_figure.TITLE, caption=caption)
+    chosen = neighbors_figure.choose(numbers.similarity, count, most_similar=top)
+    figure, caption = neighbors_figure.draw_neighbors(
+        numbers, chosen, *read_shown(numbers, chosen, samples=samples, training=training), columns)
+    figures.save_figure(figure, out, title=neighbors_figure.TITLE, caption=caption)
+    print(f'wrote {out}')
+
+
+@main.command()
+@click.option('--matrix', metavar='JSON', required=True, help='File that sscd.py matrix wrote.')
+@_out_option
+def similarity(matrix, out):
+    """Heat maps of RP and MAE scores of all pairs of models.
+
+    The picture of paper 1 (arXiv 2310.05264), figures 6 and 12.
+
+    Example: python edm/plot.py similarity --matrix=similarity.json --out=similarity.pdf
+    """
+    from evaluation import figures, similarity_figure
+    from evaluation.similarity import load_similarity
+
+    numbers = load_similarity(matrix)
+    figures.check_out(out)
+    figure, caption = similarity_figure.draw_similarity(numbers)
+    figures.save_figure(figure, out, title=similarity_figure.TITLE, caption=caption)
     print(f'wrote {out}')
 
 

@@ -4,11 +4,16 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import sscd
 from evaluation.descriptors import pixel_descriptor
-from helpers import DATA, refuse, run
+from evaluation.features import load_features
+from evaluation.scores import nearest_neighbors, wilson_interval
+from evaluation.sscd_model import SscdDescriptor
+from helpers import DATA, refuse, run, torchrun
+from scripted import pooled, save_script
 
 GOLDEN = json.loads((DATA / 'scores.json').read_text())
 
@@ -20,6 +25,9 @@ def folder(tmp_path):
     for index in (3, 0, 4, 1, 2):  # names decide the order, not time
         Image.fromarray(images[index]).save(tmp_path / 'images' / f'{index:06d}.png')
     return tmp_path / 'images', images.transpose(0, 3, 1, 2)
+
+
+PIXEL = ('--descriptor', 'pixel')
 
 
 def features_file(name):
@@ -64,17 +72,18 @@ def test_features_are_the_images_descriptors_in_order_of_names(folder, tmp_path,
         for index, image in enumerate(images):
             Image.fromarray(image[0]).save(path / f'{index:06d}.png')
     out = tmp_path / 'made' / 'f.npz'
-    assert run(sscd.main, 'feature', '--images', path, '--features', out).stdout.startswith('wrote')
+    assert run(sscd.main, 'feature', '--images', path, '--features', out, *PIXEL).stdout.startswith('wrote')
     with np.load(out) as file:
         np.testing.assert_array_equal(file['features'], pixel_descriptor(images))
         assert file['file_names'].tolist() == [f'{index:06d}.png' for index in range(5)]
         assert file['descriptor'] == 'pixel'
-    assert run(sscd.main, 'feature', '--images', path, '--features', out).stdout.startswith('replaced')
+    again = run(sscd.main, 'feature', '--images', path, '--features', out, *PIXEL)
+    assert again.stdout.startswith('replaced')
 
 
 def test_a_model_that_copies_its_training_images_does_not_generalize(folder, tmp_path):
     for name in ('a', 'b'):
-        run(sscd.main, 'feature', '--images', folder[0], '--features', tmp_path / f'{name}.npz')
+        run(sscd.main, 'feature', '--images', folder[0], '--features', tmp_path / f'{name}.npz', *PIXEL)
     both = ('--source', tmp_path / 'a.npz', '--target', tmp_path / 'b.npz', '--t', '0.97')
     assert run(sscd.main, 'rpscore', *both).stdout.startswith('RP score =  1.0\n')
     assert run(sscd.main, 'mscore', *both).stdout.startswith('M score =  0.0\n')
@@ -82,16 +91,115 @@ def test_a_model_that_copies_its_training_images_does_not_generalize(folder, tmp
 
 def test_doubtful_comparisons_are_mentioned_on_stderr(folder, tmp_path):
     path, _ = folder
-    run(sscd.main, 'feature', '--images', path, '--features', tmp_path / 'a.npz')
-    (path / '000004.png').rename(path / '000007.png')
+    run(sscd.main, 'feature', '--images', path, '--features', tmp_path / 'a.npz', *PIXEL)
     Image.new('RGB', (4, 4), 'gray').save(path / '000002.png')
-    result = run(sscd.main, 'feature', '--images', path, '--features', tmp_path / 'b.npz')
+    result = run(sscd.main, 'feature', '--images', path, '--features', tmp_path / 'b.npz', *PIXEL)
     assert '1 of 5 images are one grey value' in result.stderr
     both = ('--source', tmp_path / 'a.npz', '--target', tmp_path / 'b.npz')
-    stderr = run(sscd.main, 'rpscore', *both).stderr
-    assert 'first 000004.png and 000007.png' in stderr
-    assert '0.6, which suits SSCD' in stderr
-    assert 'SSCD' not in run(sscd.main, 'mscore', *both, '--t', '0.6').stderr
+    assert '0.6, which suits SSCD' in run(sscd.main, 'rpscore', *both).stderr
+    assert not run(sscd.main, 'mscore', *both, '--t', '0.6').stderr
+    values = 2 * load_features(tmp_path / 'a.npz', '').values
+    np.savez(tmp_path / 'c.npz', features=values)
+    stderr = run(sscd.main, 'rpscore', *both[:2], '--target', tmp_path / 'c.npz', '--t', '0.97').stderr
+    assert '5 of 5 features are not of length 1' in stderr
+    assert 'has no file names' in stderr
+
+
+def test_rows_of_different_names_are_compared_only_if_told_so(folder, tmp_path):
+    path, _ = folder
+    run(sscd.main, 'feature', '--images', path, '--features', tmp_path / 'a.npz', *PIXEL)
+    (path / '000004.png').rename(path / '000007.png')
+    run(sscd.main, 'feature', '--images', path, '--features', tmp_path / 'b.npz', *PIXEL)
+    both = ('--source', tmp_path / 'a.npz', '--target', tmp_path / 'b.npz', '--t', '0.97')
+    refuse(sscd.main, 'rpscore', *both, status=1,
+           says=('--target', 'row 4 is 000004.png in one and 000007.png', '--ignore-names'))
+    assert run(sscd.main, 'rpscore', *both, '--ignore-names').stdout.startswith('RP score =  1.0\n')
+    assert run(sscd.main, 'mscore', *both).stdout.startswith('M score =  0.0\n')
+
+
+def test_the_interval_and_the_counts_follow_the_number():
+    options = ('--source', features_file('source'), '--t', '0.9')
+    low, high = wilson_interval(57, 300)
+    second = run(sscd.main, 'rpscore', *options, '--target', features_file('target')).stdout.splitlines()[1]
+    assert second.startswith('57 of 300 pairs')
+    assert f'95 % interval {low:.4f} .. {high:.4f} (Wilson)' in second
+    low, high = wilson_interval(288, 300)
+    second = run(sscd.main, 'mscore', *options, '--target', features_file('train')).stdout.splitlines()[1]
+    for words in ('generalization score', '288 of 300', f'{low:.4f} .. {high:.4f}', '12 of 300',
+                  '290 training'):
+        assert words in second
+
+
+def test_neighbors_are_kept_with_all_that_is_needed_to_find_the_images(folder, tmp_path):
+    path, _ = folder
+    run(sscd.main, 'feature', '--images', path, '--features', tmp_path / 'a.npz', *PIXEL)
+    (path / '000002.png').unlink()
+    run(sscd.main, 'feature', '--images', path, '--features', tmp_path / 'b.npz', *PIXEL)
+    run(sscd.main, 'mscore', '--source', tmp_path / 'a.npz', '--target', tmp_path / 'b.npz', '--t', '0.97',
+        '--neighbors', tmp_path / 'n.npz')
+    a, b = (load_features(tmp_path / f'{name}.npz', '').values for name in 'ab')
+    similarity, nearest = nearest_neighbors(a, b)
+    with np.load(tmp_path / 'n.npz') as file:
+        np.testing.assert_array_equal(file['similarity'], similarity)
+        np.testing.assert_array_equal(file['nearest'], nearest)
+        assert (file['threshold'], file['descriptor']) == (0.97, 'pixel')
+        assert file['sample_images'] == file['training_images'] == str(path)
+        assert file['training_names'].tolist() == [f'{i:06d}.png' for i in (0, 1, 3, 4)]
+
+
+def test_mae_score_counts_images_of_one_name_that_differ_by_little(folder, tmp_path):
+    path, images = folder
+    (tmp_path / 'other').mkdir()
+    for index, shift in ((0, 0), (1, 10), (2, 20), (9, 0)):
+        pixels = images[index % 5].astype(int)
+        pixels += np.where(pixels < 128, shift, -shift)
+        image = Image.fromarray(pixels.astype(np.uint8).transpose(1, 2, 0))
+        image.save(tmp_path / 'other' / f'{index:06d}.png')
+    options = ('--source', path, '--target', tmp_path / 'other')
+    result = run(sscd.main, 'maescore', *options, '--json', tmp_path / 'mae.json')
+    assert result.stdout.splitlines()[0] == f'MAE score =  {2 / 3}'
+    assert '2 of 3 pairs differ by less than 15 of 255 on average; 95 % interval 0.2077 ..' in result.stdout
+    assert '--source: 2 of 5 images have no partner' in result.stderr
+    assert json.loads((tmp_path / 'mae.json').read_text())['mae_score'] == 2 / 3
+    assert run(sscd.main, 'maescore', *options, '--t', '10').stdout.startswith(f'MAE score =  {1 / 3}\n')
+
+
+def test_matrix_holds_the_scores_of_all_pairs(folder, tmp_path):
+    files = [features_file(name) for name in ('source', 'target', 'source')]
+    result = run(sscd.main, 'matrix', '--features', *files, '--names', 'a', 'b', 'c', '--t', '0.9',
+                 '--images', folder[0], folder[0], folder[0], '--out', tmp_path / 'm.json')
+    content = json.loads((tmp_path / 'm.json').read_text())
+    rp = GOLDEN['0.9']['rp_score']
+    assert content['rp']['value'] == [[1, rp, 1], [rp, 1, rp], [1, rp, 1]]
+    assert content['mae']['value'] == [[1] * 3] * 3
+    assert (content['rp']['total'], content['mae']['total']) == (300, 5)
+    assert f'{rp:.4f} 1.0000 {rp:.4f} b' in result.stdout
+
+
+def test_sscd_features_are_the_networks_and_the_same_from_two_processes(folder, tmp_path):
+    path, images = folder
+    model = save_script(tmp_path / 'm.pt', pooled)
+    options = ('feature', '--images', path, '--model', model, '--batch', '2', '--device', 'cpu')
+    run(sscd.main, *options, '--features', tmp_path / 'one.npz')
+    torchrun(2, 'sscd.py', *options, '--features', tmp_path / 'two.npz')
+    assert (tmp_path / 'one.npz').read_bytes() == (tmp_path / 'two.npz').read_bytes()
+    features = load_features(tmp_path / 'one.npz', '')
+    descriptor = SscdDescriptor(model, torch.device('cpu'))
+    prepared = [descriptor.prepare(Image.fromarray(image.transpose(1, 2, 0))) for image in images]
+    np.testing.assert_allclose(features.values, descriptor.compute(np.stack(prepared)), atol=1e-6)
+    assert (features.descriptor, features.identity) == ('sscd', descriptor.identity)
+    assert features.provenance['command'] == (
+        f'sscd.py feature --batch=2 --descriptor=sscd --images={path} --model={model} --device=cpu')
+
+
+def test_features_of_two_models_are_not_compared(folder, tmp_path):
+    for name, function in (('a', pooled), ('b', lambda x: 2 * pooled(x))):
+        model = save_script(tmp_path / f'{name}.pt', function)
+        run(sscd.main, 'feature', '--images', folder[0], '--model', model,
+            '--features', tmp_path / f'{name}.npz')
+    for score in ('rpscore', 'mscore'):
+        refuse(sscd.main, score, '--source', tmp_path / 'a.npz', '--target', tmp_path / 'b.npz', status=1,
+               says=('descriptors differ', 'SHA-256'))
 
 
 def test_mistakes_are_told_in_one_line(folder, tmp_path):
@@ -107,10 +215,25 @@ def test_mistakes_are_told_in_one_line(folder, tmp_path):
     refuse(sscd.main, 'feature', '--images', path, '--features', tmp_path / 'f', status=2, says=('.npz',))
     refuse(sscd.main, 'feature', '--images', missing, '--features', tmp_path / 'new' / 'f.npz', status=1,
            says=('--images', str(missing)))
+    refuse(sscd.main, 'feature', '--images', path, '--features', out, '--model', missing, status=1,
+           says=('--model', 'no such file'))
+    refuse(sscd.main, 'feature', '--images', path, '--features', out, *PIXEL, '--model', missing, status=2,
+           says=('--model', 'pixel'))
+    refuse(sscd.main, 'rpscore', *source, '--target', target, '--width', 64, status=2, says=('--width',))
+    refuse(sscd.main, 'mscore', *source, '--target', target, '--width', 6, 8, status=2, says=('--width',))
+    refuse(sscd.main, 'mscore', *source, '--target', target, '--neighbors', 'x.txt', status=2,
+           says=('--neighbors', '.npz'))
+    refuse(sscd.main, 'maescore', '--source', path, '--target', missing, status=1, says=('--target',))
+    refuse(sscd.main, 'maescore', '--source', path, '--target', path, '--t', -1, status=2, says=('--t',))
+    matrix = ('matrix', '--out', tmp_path / 'm.json')
+    refuse(sscd.main, *matrix, '--features', train, target, '--names', 'a', status=2, says=('2 for 1',))
+    refuse(sscd.main, *matrix, '--names', 'a', 'b', status=2, says=('--features or --images',))
+    refuse(sscd.main, *matrix, '--names', 'a', 'b', '--features', train, target, status=1,
+           says=('a and b', '290 and 300 rows'))
     refuse(sscd.main, 'feature', '--images', path, '--features', out, '--descriptor', 'clip', status=2,
            says=('--descriptor', 'pixel'))
     Image.new('RGB', (5, 4)).save(path / '000009.png')
-    refuse(sscd.main, 'feature', '--images', path, '--features', out, status=1,
+    refuse(sscd.main, 'feature', '--images', path, '--features', out, *PIXEL, status=1,
            says=('--images', '000009.png'))
     assert sorted(item.name for item in tmp_path.iterdir()) == ['images']
 

@@ -94,6 +94,30 @@ class Group(click.Group, Command):
     command_class = Command
 
 
+class ListCommand(Command):
+    """A command whose repeatable options also take several values at once.
+
+    `--names a b` is `--names a --names b`: all up to the next word with a dash belongs to the option.
+    """
+
+    def parse_args(self, ctx, args: list[str]) -> list[str]:
+        repeatable = {opt for param in self.params if getattr(param, 'multiple', False) for opt in param.opts}
+        spread, option, first = [], None, False
+        for arg in args:
+            if arg.startswith('-') and not _is_number(arg):
+                option, first = (arg, True) if arg in repeatable else (None, False)
+            elif option is not None and not first:
+                spread.append(option)
+            else:
+                first = False
+            spread.append(arg)
+        return super().parse_args(ctx, spread)
+
+
+def _is_number(text: str) -> bool:
+    return re.fullmatch(r'-\d+(\.\d*)?', text) is not None
+
+
 class FiniteRange(click.FloatRange):
     """Like click's, which also takes nan and, without bounds, inf."""
 
