@@ -52,6 +52,28 @@ def regimes(results, scores, data, kimg, threshold, out):
 
 
 @main.command()
+@click.option('--results', metavar='JSON', required=True, help='Scores, as reproduce.py regimes writes them.')
+@_out_option
+def denoisers(results, out):
+    """RP scores with the denoisers that a training set has in closed form, over its size.
+
+    The picture of paper 1 (arXiv 2310.05264), figure 4 left, and the same for the Gaussian denoiser.
+
+    Example: python edm/plot.py denoisers --results=regimes.json --out=denoisers.pdf
+    """
+    from evaluation import denoisers_figure, figures
+    from evaluation.regimes_results import load_results
+
+    numbers = load_results(results)
+    if not numbers.scores[numbers.threshold].optimal_rp:
+        raise click.UsageError(f'--results {results}: holds no RP scores with the optimal denoiser')
+    figures.check_out(out)
+    figure, caption = denoisers_figure.draw_denoisers(numbers)
+    figures.save_figure(figure, out, title=denoisers_figure.TITLE, caption=caption)
+    print(f'wrote {out}')
+
+
+@main.command()
 @click.option('--neighbors', metavar='NPZ', required=True, help='File that sscd.py mscore --neighbors wrote.')
 @click.option('--samples', metavar='DIR|ZIP|NPZ', help='Where the samples lie.  [default: where they were]')
 @click.option('--training', metavar='DIR|ZIP|NPZ',

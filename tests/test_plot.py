@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 import plot
+from evaluation.denoisers_figure import draw_denoisers
 from evaluation.regimes_figure import draw_regimes
 from evaluation.regimes_results import generalization_start, load_results, memorization_end
 from evaluation.scores import Share
@@ -26,7 +27,10 @@ def scores(shift=0.0):
     return {'rp': {'16-8': curve(np.array(RP) + shift)},
             'gl': {key: curve(values) for key, values in GL.items()},
             'chance_rp': {'16-8': curve([0.4, 0.2, 0.1, 0.05, 0.02, 0.02, 0.01, 0.01])},
-            'heldout_gl': curve([1, 1, 1, 1, 0.99, 0.98, 0.96, 0.94])}
+            'heldout_gl': curve([1, 1, 1, 1, 0.99, 0.98, 0.96, 0.94]),
+            'optimal_rp': {'16': curve([0.9, 0.8, 0.6, 0.5, 0.3, 0.1, 0.02, 0]),
+                           '8': curve([0.8] + [0.2] * 7)},
+            'gaussian_rp': {'16': curve([0.1] * 7 + [0.3]), '8': curve([0.1] * 7 + [0.4])}}
 
 
 @pytest.fixture(scope='module')
@@ -215,3 +219,21 @@ def test_files_that_can_not_be_read_or_written_are_named(folder, tmp_path):
                says=('--out', '.png or .pdf'))
     refuse(plot.main, 'regimes', *out, status=2, says=('--results',))
     assert not list(tmp_path.iterdir())
+
+
+def test_the_denoisers_figure_has_a_curve_per_width_and_denoiser(folder):
+    figure, caption = draw_denoisers(load_results(folder / 'results.json'))
+    optimal, gaussian = figure.axes
+    assert lines(optimal)['UNet-16 vs theory'].get_ydata().tolist() == counted(
+        [0.9, 0.8, 0.6, 0.5, 0.3, 0.1, 0.02, 0])
+    assert lines(gaussian)['UNet-8 vs Gaussian'].get_ydata()[-1] == counted([0.4])[0]
+    assert optimal.get_xscale() == 'log'
+    assert '0.97' in caption
+
+
+def test_results_without_the_denoisers_are_refused_for_their_figure(folder, content, tmp_path):
+    for scores_at in content['scores'].values():
+        del scores_at['optimal_rp'], scores_at['gaussian_rp']
+    refuse(plot.main, 'denoisers', '--results', write(folder, content), '--out', tmp_path / 'x.png', status=2,
+           says=('--results', 'optimal denoiser'))
+    run(plot.main, 'regimes', '--results', write(folder, content), '--out', tmp_path / 'y.png')

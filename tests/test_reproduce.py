@@ -27,9 +27,10 @@ def test_the_main_job_leaves_scores_and_figure_and_does_no_work_twice(folder):
     for script in ('dataset_tool.py', 'train.py', 'generate.py', 'sscd.py', 'plot.py'):
         assert f'edm/{script} ' in printed
     figures = folder / 'figures' / 'quickstart'
-    with Image.open(figures / 'regimes.png') as image:
-        assert image.width == 2100
-    assert (figures / 'regimes.pdf').read_bytes().startswith(b'%PDF')
+    for name in ('regimes', 'denoisers'):
+        with Image.open(figures / f'{name}.png') as image:
+            assert image.width == 2100
+        assert (figures / f'{name}.pdf').read_bytes().startswith(b'%PDF')
     results = load_results(figures / 'regimes.json')
     assert (results.sizes, results.widths) == ([3, 5], [8, 4])
     assert (results.num_samples, results.threshold) == (6, 0.97)
@@ -38,7 +39,8 @@ def test_the_main_job_leaves_scores_and_figure_and_does_no_work_twice(folder):
     assert any(np.array_equal(nearest, image) for image in _training_images(folder, 3))
     with open(figures / 'regimes.csv') as file:
         rows = list(csv.DictReader(file))
-    assert {row['score'] for row in rows} == {'rp', 'gl', 'chance_rp', 'heldout_gl'}
+    assert {row['score'] for row in rows} == {
+        'rp', 'gl', 'chance_rp', 'heldout_gl', 'optimal_rp', 'gaussian_rp'}
     before = {path: path.stat().st_mtime_ns for path in folder.rglob('*') if path.is_file()}
     again = run(reproduce.main, *args).stdout
     assert 'train.py' not in again
@@ -70,7 +72,7 @@ def test_training_sets_are_nested_and_seeds_are_disjoint():
                 if key.startswith(kind)]
 
     assert option('--seeds', 'teacher-images') == ['0-1791']
-    assert set(option('--seeds', 'generate-')) == {'100000-100255'}
+    assert set(option('--seeds', 'generate-')) == {'100000-101023'}
     assert len(set(option('--source', 'data-'))) == 1
     assert option('--max-images', 'data-') == ['2', '4', '8', '16', '32', '64', '256', '1536']
     assert len(set(option('--seed', 'train-'))) == 16
@@ -80,9 +82,11 @@ def test_scores_are_those_of_the_definitions(folder):
     job = regimes.Regimes(name='x', data='x.zip', sizes=(1, 2), widths=(2, 1), kimg=1, thresholds=(0.5,))
     features = {(1, 2): np.eye(3), (1, 1): np.eye(3)[[0, 2, 1]],
                 (2, 2): np.eye(3), (2, 1): np.eye(3)}
+    students = list(features)
+    features |= {(size, kind): np.eye(3)[[0, 0, 2]] for size in (1, 2) for kind in ('optimal', 'gaussian')}
     pool = np.eye(3)[[1, 0, 2]]
     from evaluation import scores
-    similarities = {key: scores.nearest_neighbors(value, pool[:key[0]]) for key, value in features.items()}
+    similarities = {key: scores.nearest_neighbors(features[key], pool[:key[0]]) for key in students}
     heldout = {size: scores.nearest_neighbors(pool[2:], pool[:size])[0] for size in job.sizes}
     found = regimes_scores._scores_at(0.5, job, features, similarities, heldout, [(2, 1)])
 
@@ -93,11 +97,13 @@ def test_scores_are_those_of_the_definitions(folder):
     assert values(found['gl']['2']) == pytest.approx([2 / 3, 1 / 3])
     assert values(found['heldout_gl']) == [1, 1]
     assert values(found['chance_rp']['2-1']) == pytest.approx([1 / 3, 0])
+    assert values(found['optimal_rp']['2']) == pytest.approx([2 / 3, 2 / 3])
+    assert values(found['gaussian_rp']['1']) == pytest.approx([1 / 3, 2 / 3])
 
 
 def test_dry_run_prints_commands_and_writes_nothing(folder):
     printed = run(reproduce.main, 'regimes', '--dry-run').stdout.splitlines()
-    assert len(printed) == 1 + 8 + 16 * 3
+    assert len(printed) == 1 + 8 + 16 * 3 + 16 * 2
     assert all(line.startswith('OMP_NUM_THREADS=1 python ') for line in printed)
     assert not list(folder.iterdir())
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from evaluation.stages import Stage
 
 EXAMPLES = 4  # samples per training-set size beside the curves
+REFERENCES = ('optimal', 'gaussian')  # denoisers that a training set has in closed form
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +64,18 @@ class Regimes:
         """The training set of `size` images."""
         return Path('datasets', self.name, f'n{size:05d}.zip')
 
-    def samples(self, size: int, width: int) -> Path:
-        """The folder of a student's samples."""
+    def snapshot(self, size: int, width: int) -> Path:
+        """A student's network."""
+        name = _last_snapshot((*self.duration, *self.train))
+        return Path('training', self.name, student_name(size, width), name)
+
+    @property
+    def duration(self) -> tuple[str, str]:
+        """The option of train.py for `kimg`."""
+        return '--duration', f'{self.kimg / 1000:g}'
+
+    def samples(self, size: int, width: int | str) -> Path:
+        """The folder of a student's samples, or of a reference's."""
         return Path('evaluation', self.name, 'samples', student_name(size, width))
 
     @property
@@ -74,8 +85,9 @@ class Regimes:
 
     @property
     def pictures(self) -> tuple[Path, ...]:
-        """The figure as PNG and as PDF."""
-        return self.results.with_suffix('.png'), self.results.with_suffix('.pdf')
+        """The figures; each name is that of the command of plot.py which draws it."""
+        return tuple(self.results.with_name(f'{figure}.{kind}') for figure in ('regimes', 'denoisers')
+                     for kind in ('png', 'pdf'))
 
     @property
     def students(self) -> list[tuple[int, int]]:
@@ -83,9 +95,9 @@ class Regimes:
         return list(itertools.product(self.sizes, sorted(self.widths, reverse=True)))
 
 
-def student_name(size: int, width: int) -> str:
-    """The name of a student's run, samples and features."""
-    return f'n{size:05d}-w{width}'
+def student_name(size: int, width: int | str) -> str:
+    """The name of a student's run, samples and features; for a reference, its kind stands for the width."""
+    return f'n{size:05d}-{width}' if isinstance(width, str) else f'n{size:05d}-w{width}'
 
 
 def plan(job: Regimes) -> list[Stage]:
@@ -103,6 +115,8 @@ def plan(job: Regimes) -> list[Stage]:
                      str(size))))
     for index, (size, width) in enumerate(job.students):
         stages.extend(_student_stages(job, size, width, seed=job.seed + index))
+    for size, kind in itertools.product(job.sizes, REFERENCES):
+        stages.extend(_reference_stages(job, size, kind))
     return stages
 
 
@@ -139,23 +153,32 @@ def _last_snapshot(train_args: tuple[str, ...]) -> str:
 
 
 def _student_stages(job: Regimes, size: int, width: int, seed: int) -> list[Stage]:
-    name = student_name(size, width)
-    run = Path('training', job.name, name)
-    train = ('train.py', '--outdir', str(run), '--nosubdir', '--data', str(job.dataset(size)),
-             '--model_channels', str(width), '--duration', f'{job.kimg / 1000:g}', '--seed', str(seed),
-             '--device', job.device, *job.train)
-    snapshot = run / _last_snapshot(train)
-    samples = job.samples(size, width)
-    last = job.first_sample_seed + job.num_samples - 1
-    generate = ('generate.py', '--network', str(snapshot), '--outdir', str(samples),
-                '--seeds', f'{job.first_sample_seed}-{last}', '--device', job.device, *job.generate)
+    name, snapshot = student_name(size, width), job.snapshot(size, width)
+    train = ('train.py', '--outdir', str(snapshot.parent), '--nosubdir', '--data', str(job.dataset(size)),
+             '--model_channels', str(width), *job.duration, '--seed', str(seed), '--device', job.device,
+             *job.train)
     return [
         Stage(name=f'train-{name}', command=train, outputs=(snapshot,), needs=(f'data-n{size:05d}',),
               cost=3 + job.kimg),
-        Stage(name=f'generate-{name}', command=generate, outputs=(samples / f'{last:06d}.png',),
-              needs=(f'train-{name}',), cost=3),
-        _feature_stage(job, name, samples, needs=(f'generate-{name}',)),
-    ]
+        *_sample_stages(job, size, width, ('--network', str(snapshot)), needs=(f'train-{name}',))]
+
+
+def _reference_stages(job: Regimes, size: int, kind: str) -> list[Stage]:
+    """Samples of a denoiser in closed form, at the noise levels and by the solver of the students."""
+    width = job.widths[0]
+    options = (f'--{kind}_denoiser', '--dataset', str(job.dataset(size)), '--solver', 'heun',
+               '--network', str(job.snapshot(size, width)))
+    return _sample_stages(job, size, kind, options, needs=(f'train-{student_name(size, width)}',))
+
+
+def _sample_stages(job: Regimes, size: int, width: int | str, options: tuple[str, ...], needs) -> list[Stage]:
+    name, samples = student_name(size, width), job.samples(size, width)
+    last = job.first_sample_seed + job.num_samples - 1
+    command = ('generate.py', *options, '--outdir', str(samples), '--seeds',
+               f'{job.first_sample_seed}-{last}', '--device', job.device, *job.generate)
+    return [Stage(name=f'generate-{name}', command=command, outputs=(samples / f'{last:06d}.png',),
+                  needs=needs, cost=3),
+            _feature_stage(job, name, samples, needs=(f'generate-{name}',))]
 
 
 def _feature_stage(job: Regimes, source: str, images: Path, *, inputs=(), needs=()) -> Stage:
@@ -178,7 +201,8 @@ DIGITS_TRAINING = (
 
 QUICKSTART = Regimes(
     name='quickstart', data=str(DIGITS), sizes=(2, 4, 8, 16, 32, 64, 256, 1536), widths=(16, 8),
-    kimg=20, train=DIGITS_TRAINING, generate=('--batch', '256'), thresholds=(0.97, 0.95), device='cpu')
+    kimg=20, train=DIGITS_TRAINING, generate=('--batch', '256'), num_samples=1024, thresholds=(0.97, 0.95),
+    device='cpu')
 
 PRESETS = {
     'quickstart': QUICKSTART,

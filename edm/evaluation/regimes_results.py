@@ -3,6 +3,8 @@
 Layout: see `Results`; in the file, `scores` holds per threshold (as text) `rp` per pair of widths ('16-8'),
 `gl` per width ('16'), and the controls `chance_rp` per pair and `heldout_gl`, both optional. A curve is a
 list of {size, value, low, high}, one entry per training-set size; a control may be one entry for all sizes.
+Also optional, per width: `optimal_rp` and `gaussian_rp`, RP scores with the denoisers that the training set
+has in closed form.
 """
 
 import math
@@ -38,6 +40,8 @@ class Scores:
     gl: dict[int, Curve]
     chance_rp: dict[tuple[int, int], Curve] = field(default_factory=dict)
     heldout_gl: Curve | None = None
+    optimal_rp: dict[int, Curve] = field(default_factory=dict)
+    gaussian_rp: dict[int, Curve] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -145,7 +149,18 @@ def _scores(place: Place, sizes: list[int], widths: list[int]) -> Scores:
         rp=_pairs(place.get('rp'), sizes, widths),
         gl={width: _curve(gl.get(str(width)), sizes) for width in widths},
         chance_rp=_pairs(place.get('chance_rp'), sizes, widths) if place.has('chance_rp') else {},
-        heldout_gl=_curve(place.get('heldout_gl'), sizes) if place.has('heldout_gl') else None)
+        heldout_gl=_curve(place.get('heldout_gl'), sizes) if place.has('heldout_gl') else None,
+        optimal_rp=_of_widths(place, 'optimal_rp', sizes, widths),
+        gaussian_rp=_of_widths(place, 'gaussian_rp', sizes, widths))
+
+
+def _of_widths(place: Place, key: str, sizes: list[int], widths: list[int]) -> dict[int, Curve]:
+    """Curves of some or all widths; none where the key is absent."""
+    curves = place.get(key).mapping() if place.has(key) else {}
+    unknown = set(curves) - set(map(str, widths))
+    if unknown:
+        raise place.get(key).error(f'curves of `widths`, and {sorted(unknown)[0]} is none')
+    return {int(width): _curve(place.get(key).get(width), sizes) for width in curves}
 
 
 def _pairs(place: Place, sizes: list[int], widths: list[int]) -> dict[tuple[int, int], Curve]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from evaluation import scores
 from evaluation.features import load_features
-from evaluation.regimes import EXAMPLES, Regimes, student_name
+from evaluation.regimes import EXAMPLES, REFERENCES, Regimes, student_name
 from evaluation.stages import Stage
 from torch_utils import provenance
 from torch_utils.errors import UserError
@@ -25,13 +25,14 @@ def collect(job: Regimes) -> dict:
     Writes the file, the same numbers as CSV, and the images that the figure shows. A file that holds these
     very numbers already is left as it is.
     """
-    features = {student: _values(job.features(student_name(*student))) for student in job.students}
+    models = [*job.students, *itertools.product(job.sizes, REFERENCES)]
+    features = {model: _values(job.features(student_name(*model))) for model in models}
     pool = _values(job.features('pool'))
     if len(pool) <= max(job.sizes):
         raise UserError(f'{job.features("pool")}: {len(pool)} images; {max(job.sizes)} are to train on and '
                         'at least one must be held out')
-    similarities = {student: scores.nearest_neighbors(values, pool[:student[0]])
-                    for student, values in features.items()}
+    similarities = {student: scores.nearest_neighbors(features[student], pool[:student[0]])
+                    for student in job.students}
     heldout = {size: scores.nearest_neighbors(pool[max(job.sizes):], pool[:size])[0] for size in job.sizes}
     pairs = list(itertools.combinations(sorted(job.widths, reverse=True), 2))
     results = {
@@ -69,7 +70,9 @@ def _scores_at(threshold: float, job: Regimes, features, similarities, heldout, 
                for width in job.widths},
         # Sample i of one model beside sample i + 1 of the other: what different noises have in common.
         'chance_rp': {f'{a}-{b}': curve(rp((a, b), -1), new=False) for a, b in pairs},
-        'heldout_gl': curve(heldout, new=True)}
+        'heldout_gl': curve(heldout, new=True),
+        **{f'{kind}_rp': {str(width): curve(rp((width, kind), 0), new=False) for width in job.widths}
+           for kind in REFERENCES}}
 
 
 def _point(size: int, similarities: np.ndarray, threshold: float, new: bool) -> dict:
@@ -140,9 +143,9 @@ def _commands(job: Regimes) -> list[str]:
 
 
 def picture_stages(job: Regimes) -> list[Stage]:
-    """The calls that draw the figure, as PNG and as PDF."""
-    return [Stage(name=f'figure{path.suffix.replace(".", "-")}', outputs=(path,), inputs=(job.results,),
-                  command=('plot.py', 'regimes', '--results', str(job.results), '--out', str(path)))
+    """The calls that draw the figures, as PNG and as PDF."""
+    return [Stage(name=f'figure-{path.name.replace(".", "-")}', outputs=(path,), inputs=(job.results,),
+                  command=('plot.py', path.stem, '--results', str(job.results), '--out', str(path)))
             for path in job.pictures]
 
 
