@@ -1,6 +1,7 @@
 """What a training run is made from: the contents of training_options.json. Imports no torch."""
 
 import dataclasses
+import math
 from dataclasses import dataclass
 
 # What `--arch` stands for: arguments of the preconditioned networks in training/networks.py.
@@ -26,6 +27,9 @@ AUGMENTATION = {'class_name': 'training.augment.AugmentPipe', 'xflip': 1e8, 'yfl
                 'rotate_frac': 1, 'aniso': 1, 'translate_frac': 1}
 AUGMENT_DIM = 9
 
+# What `--lr_decay` stands for: a factor on the learning rate where a fraction of all images was seen.
+LR_DECAYS = {'none': lambda seen: 1, 'cosine': lambda seen: 0.5 + 0.5 * math.cos(math.pi * seen)}
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
@@ -37,6 +41,7 @@ class TrainingConfig:
     ema_halflife_kimg: half-life of the averaged weights; at most ema_rampup_ratio (None: no such bound) times
         the images seen so far.
     lr_rampup_kimg: the learning rate rises linearly from 0 over so many images.
+    lr_decay: a key of LR_DECAYS.
     batch_size: of all processes together. batch_gpu: largest micro-batch per process, None for no limit.
     loss_scaling: factor on the loss during the backward pass, taken out of the gradients again.
     kimg_per_tick: how often progress is printed. snapshot_ticks, state_dump_ticks: how many ticks lie between
@@ -57,6 +62,7 @@ class TrainingConfig:
     ema_halflife_kimg: float = 500
     ema_rampup_ratio: float | None = 0.05
     lr_rampup_kimg: float = 10000
+    lr_decay: str = 'none'
     batch_size: int = 512
     batch_gpu: int | None = None
     loss_scaling: float = 1

@@ -22,7 +22,7 @@ from torch_utils.seeding import seed_training
 from training import checkpoint
 from training.batches import Batches
 from training.build import build, build_optimizer
-from training.config import BatchSplit, TrainingConfig, split_batch
+from training.config import LR_DECAYS, BatchSplit, TrainingConfig, split_batch
 from training.gradients import Gradients
 from training.preview import write_preview
 from training.run_dir import RunLog, snapshot_name, state_name
@@ -165,7 +165,8 @@ def train_step(run: Run) -> None:
 
     rampup_nimg = max(config.lr_rampup_kimg * 1000, 1e-8)
     for group in run.optimizer.param_groups:
-        group['lr'] = config.optimizer_kwargs['lr'] * min(run.cur_nimg / rampup_nimg, 1)
+        group['lr'] = (config.optimizer_kwargs['lr'] * min(run.cur_nimg / rampup_nimg, 1)
+                       * LR_DECAYS[config.lr_decay](run.cur_nimg / (config.total_kimg * 1000)))
     run.optimizer.step()
 
 

@@ -13,7 +13,7 @@ import click
 from click.core import ParameterSource
 
 from torch_utils import cli
-from training.config import AUGMENTATION, PRECONDITIONINGS, TrainingConfig, split_batch
+from training.config import AUGMENTATION, LR_DECAYS, PRECONDITIONINGS, TrainingConfig, split_batch
 from training.run_dir import next_run_dir, run_name
 
 
@@ -44,14 +44,18 @@ network_options = cli.options('Network',
                  help='Dropout probability.'))
 
 
-def hyperparameters(*, lr: float | None = 1e-3, lr_rampup: float | None = 10000, augment: float = 0.12,
-                    lr_note: str = '', lr_rampup_note: str = '', augment_note: str = '') -> Callable:
-    """Decorator: how the network is trained; the notes end the help of options whose default is special."""
+def hyperparameters(*, lr: float | None = 1e-3, lr_rampup: float | None = 10000,
+                    lr_decay: str | None = 'none', augment: float = 0.12, notes: dict[str, str] | None = None,
+                    ) -> Callable:
+    """Decorator: how the network is trained; notes end the help of an option whose default is special."""
+    notes = {'lr': '', 'lr_rampup': '', 'lr_decay': '', 'augment': ''} | (notes or {})
     return cli.options('Hyperparameters',
         click.option('--lr', metavar='FLOAT', type=cli.FiniteRange(min=0, min_open=True), default=lr,
-                     help=f'Learning rate.{lr_note}'),
+                     help=f'Learning rate.{notes["lr"]}'),
         click.option('--lr_rampup', metavar='KIMG', type=cli.FiniteRange(min=0), default=lr_rampup,
-                     help=f'The learning rate rises from 0 over so many thousand images.{lr_rampup_note}'),
+                     help=f'It rises from 0 over so many thousand images.{notes["lr_rampup"]}'),
+        click.option('--lr_decay', type=click.Choice(list(LR_DECAYS)), default=lr_decay,
+                     help=f'How it falls until the end of the run; cosine: to 0.{notes["lr_decay"]}'),
         click.option('--ema', metavar='MIMG', type=cli.FiniteRange(min=0), default=0.5,
                      help='Half-life of the averaged weights, in million images.'),
         click.option('--ema_rampup', metavar='RATIO', type=cli.FiniteRange(min=0), default=0.05,
@@ -61,7 +65,7 @@ def hyperparameters(*, lr: float | None = 1e-3, lr_rampup: float | None = 10000,
         click.option('--P_std', 'p_std', metavar='FLOAT', type=cli.FiniteRange(min=0, max=20),
                      help='Its standard deviation, for edm.  [default: 1.2]'),
         click.option('--augment', metavar='FLOAT', type=cli.FiniteRange(min=0, max=1), default=augment,
-                     help=f'Augmentation probability; 0 for none.{augment_note}'))
+                     help=f'Augmentation probability; 0 for none.{notes["augment"]}'))
 
 
 performance_options = cli.options('Performance',
@@ -128,7 +132,7 @@ def shared_settings(opts: dict, *, resume: str | None) -> dict:
         'total_kimg': max(int(1000 * opts['duration']), 1),
         'ema_halflife_kimg': int(1000 * opts['ema']),
         'ema_rampup_ratio': None if opts['transfer'] else opts['ema_rampup'],
-        'lr_rampup_kimg': opts['lr_rampup'],
+        'lr_rampup_kimg': opts['lr_rampup'], 'lr_decay': opts['lr_decay'],
         'batch_size': opts['batch'], 'batch_gpu': opts['batch_gpu'],
         'loss_scaling': opts['ls'], 'cudnn_benchmark': opts['bench'],
         'kimg_per_tick': opts['tick'], 'snapshot_ticks': opts['snap'], 'state_dump_ticks': opts['dump'],
@@ -137,11 +141,13 @@ def shared_settings(opts: dict, *, resume: str | None) -> dict:
         'preview': opts['preview'], 'device': opts['device']}
 
 
-def start_run(config: TrainingConfig, dataset, opts: dict, *, outdir: str, named: str) -> None:
+def start_run(config: TrainingConfig, dataset, opts: dict, *, outdir: str, named: str,
+              prepare: Callable | None = None) -> None:
     """Train, or with --dry-run print the settings. Writes nothing before everything suits everything.
 
     outdir: the folder in which a run's folder is made, or with --nosubdir the run's folder itself.
     named: words for error messages that name what decides on the network's shape and on its images.
+    prepare: called with a new network, on the CPU, before its training.
     """
     name = None if opts['nosubdir'] else run_name(
         data=dataset.name, conditional=opts['cond'], arch=opts['arch'], precond=opts['precond'],
@@ -164,8 +170,17 @@ def start_run(config: TrainingConfig, dataset, opts: dict, *, outdir: str, named
         sketch(make_net)
     except ValueError as err:
         raise click.UsageError(f'--arch {opts["arch"]} with these {named}: {err}') from err
+    if prepare is not None:
+        make_net = partial(_prepared, make_net, prepare)
     dataset.images([0])  # decodes all to be cached: a broken file stops the run before it has a folder
     launch(config, dataset, make_net, outdir=outdir, name=name, state=state)
+
+
+def _prepared(make_net: Callable, prepare: Callable):
+    net = make_net()
+    if not next(net.parameters()).is_meta:
+        prepare(net)
+    return net
 
 
 def _num_processes() -> int:

@@ -1,6 +1,7 @@
 """A run's folder: its name, its log, and the files in it that a later run goes on from."""
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -64,6 +65,18 @@ def find_state(path: str, option: str = '--resume') -> Path:
     if not states:
         raise UserError(f'{option} {path}: no training-state-*.pt in this folder')
     return states[max(states)]
+
+
+def newest_run_with_state(outdir: str | os.PathLike, option: str = '--resume') -> Path:
+    """Of the numbered run folders in `outdir` the one of the largest number that holds a state.
+
+    Raises UserError naming `option` if there is none.
+    """
+    outdir = Path(outdir)
+    folders = [path.parent for path in outdir.glob('*/training-state-*.pt') if path.parent.name[:1].isdigit()]
+    if not folders:
+        raise UserError(f'{option}: no run in {outdir} has saved a state')
+    return max(folders, key=lambda folder: int(re.match(r'\d+', folder.name)[0]))
 
 
 class RunLog:
