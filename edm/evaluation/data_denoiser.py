@@ -5,8 +5,10 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from evaluation.pixels import CENTRE, Pixels
+from evaluation.pixels import Pixels, from_levels, to_levels
 from torch_utils.errors import UserError
+
+_LARGEST = 1e100  # beyond, sums of products may overflow
 
 
 class DataDenoiser:
@@ -39,15 +41,15 @@ class DataDenoiser:
         Raises UserError if a value is not finite or sigma not above 0, ValueError if labels are missing.
         """
         device = self._pixels.device
-        noisy = x.to(device, torch.float64).flatten(1) * CENTRE
+        noisy = to_levels(x.to(device, torch.float64).flatten(1))
         sigma = torch.as_tensor(sigma, dtype=torch.float64).to(device).reshape(-1, 1).expand(len(x), 1)
-        if not bool(noisy.isfinite().all() & sigma.isfinite().all() & (sigma > 0).all()):
+        if not bool((noisy.abs() < _LARGEST).all() & (sigma < _LARGEST).all() & (sigma > 0).all()):
             raise UserError('the images to denoise must be finite and their noise levels above 0; options of '
                             'the sampler, such as --S_noise, may be too large')
         denoised = torch.empty_like(noisy)
         for samples, rows in self._groups(class_labels):
-            denoised[samples] = self._denoise(noisy[samples], sigma[samples] * CENTRE, rows)
-        return (denoised / CENTRE).to(x.device, x.dtype).reshape(x.shape)
+            denoised[samples] = self._denoise(noisy[samples], sigma[samples] * 127.5, rows)
+        return from_levels(denoised).to(x.device, x.dtype).reshape(x.shape)
 
     def _groups(self, class_labels: torch.Tensor | None):
         """Pairs of samples (an index) and the rows (start, stop) of the images they are denoised by."""
@@ -61,7 +63,7 @@ class DataDenoiser:
             yield (classes == k).nonzero()[:, 0], (self._class_ends[k - 1] if k else 0, self._class_ends[k])
 
     def _denoise(self, noisy: torch.Tensor, sigma: torch.Tensor, rows: tuple[int, int]) -> torch.Tensor:
-        """Denoise by the images `rows`, all in units of grey levels, CENTRE being 0.
+        """Denoise by the images `rows`, all in units of grey levels as `to_levels` gives them.
 
         noisy: float64 [B, D]. sigma: float64 [B, 1]. Returns float64 [B, D].
         """

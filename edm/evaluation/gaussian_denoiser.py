@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 
 from evaluation.data_denoiser import DataDenoiser
-from evaluation.pixels import CENTRE, Pixels
+from evaluation.pixels import Pixels
 
 
 class Gaussian(NamedTuple):
@@ -44,16 +44,16 @@ class GaussianDenoiser(DataDenoiser):
     def _fit(self, rows: tuple[int, int]) -> Gaussian:
         start, stop = rows
         if not self._sharded and stop - start < self._pixels.shape[1]:
-            return _from_images(torch.cat([chunk.pixels for chunk in self._pixels.chunks(start, stop)]))
+            return _from_images(torch.cat([chunk.levels for chunk in self._pixels.chunks(start, stop)]))
         return self._from_moments(start, stop)
 
     def _from_moments(self, start: int, stop: int) -> Gaussian:
-        """By way of the covariance [D, D]. The sums are exact: they count quarters of squared grey levels."""
+        """By way of the covariance [D, D]. The sums are exact, being whole numbers."""
         size = self._pixels.shape[1]
         sums = torch.zeros(size + 1, size, dtype=torch.float64, device=self._pixels.device)
         count = torch.tensor(stop - start, dtype=torch.float64, device=self._pixels.device)
         for chunk in self._pixels.chunks(start, stop):
-            images = chunk.pixels.to(torch.float64).sub_(CENTRE)
+            images = chunk.levels.to(torch.float64)
             sums[:size].addmm_(images.T, images)
             sums[size] += images.sum(dim=0)
         if self._sharded:
@@ -64,9 +64,9 @@ class GaussianDenoiser(DataDenoiser):
         return _positive(mean, *torch.linalg.eigh(covariance))
 
 
-def _from_images(pixels: torch.Tensor) -> Gaussian:
-    """By way of the images' inner products [N, N], for fewer images than pixels; uint8 [N, D]."""
-    images = pixels.to(torch.float64).sub_(CENTRE)
+def _from_images(levels: torch.Tensor) -> Gaussian:
+    """By way of the images' inner products [N, N], for fewer images than pixels; int8 [N, D]."""
+    images = levels.to(torch.float64)
     mean = images.mean(dim=0)
     images -= mean
     variances, mixtures = torch.linalg.eigh(images @ images.T / len(images))

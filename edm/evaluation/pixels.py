@@ -10,21 +10,31 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-CENTRE = 127.5  # of the grey levels 0..255: y in [-1, 1] is the level CENTRE + CENTRE * y
 # Pixels per chunk. On a CPU a chunk in float64 (16 MiB) stays in the cache between conversion and product; a
 # GPU wants kernels large enough to hide their launch.
 CHUNK_VALUES = {'cpu': 1 << 21, 'cuda': 1 << 24}
+_DECODE_VALUES = 1 << 18
+
+
+def to_levels(x: torch.Tensor) -> torch.Tensor:
+    """Pixels in [-1, 1] in units of grey levels, 0 being the level 128."""
+    return x * 127.5 - 0.5
+
+
+def from_levels(levels: torch.Tensor) -> torch.Tensor:
+    """Inverse of `to_levels`."""
+    return (levels + 0.5) / 127.5
 
 
 class Chunk(NamedTuple):
-    """Consecutive images: pixels uint8 [n, D], and half_squares float64 [n] as in `Pixels`."""
+    """Consecutive images: levels int8 [n, D], and half_squares float64 [n] as in `Pixels`."""
 
-    pixels: torch.Tensor
+    levels: torch.Tensor
     half_squares: torch.Tensor
 
 
 class Pixels:
-    """N images as rows of D grey levels, uint8, each decoded once.
+    """N images as rows of D grey levels minus 128, int8, each decoded once.
 
     dataset: has `images(indices)`, uint8 [n, C, H, W], as `training.dataset.ImageDataset` does; one that does
         not cache will do. indices: which images, in which order; any number.
@@ -33,7 +43,7 @@ class Pixels:
         file in the folder for temporary files, which vanishes with the process.
     chunk_values: most pixels in a chunk, by default CHUNK_VALUES. show_progress: while decoding, on stderr.
 
-    half_squares: ||y - CENTRE||^2 / 2 of each image y, float64 [N] on the device; exact.
+    half_squares: ||y||^2 / 2 of each row y, float64 [N] on the device; exact.
     """
 
     def __init__(self, dataset, indices: Sequence[int], image_shape: tuple[int, int, int], *,
@@ -46,20 +56,21 @@ class Pixels:
         self.rows_per_chunk = max(1, min(values // self.shape[1], self.shape[0]))
         self.is_mapped = self.shape[0] * self.shape[1] > cache_bytes
         half_squares = np.empty(self.shape[0])
-
-        def blocks():
-            rows = max(1, CHUNK_VALUES['cpu'] // self.shape[1])
-            progress = tqdm(total=len(indices), unit='img', desc='decode', disable=not show_progress)
-            with progress:
-                for start in range(0, len(indices), rows):
-                    images = dataset.images(indices[start:start + rows])
-                    block = np.ascontiguousarray(images).reshape(len(images), self.shape[1])
-                    half_squares[start:start + len(block)] = _half_squares(block)
-                    yield block
-                    progress.update(len(block))
-
-        self._store = (_InFile if self.is_mapped else _InMemory)(blocks(), self.shape, self.device)
+        blocks = self._decode(dataset, indices, half_squares, show_progress)
+        self._store = (_InFile if self.is_mapped else _InMemory)(blocks, self.shape, self.device)
         self.half_squares = torch.from_numpy(half_squares).to(self.device)
+
+    def _decode(self, dataset, indices: Sequence[int], half_squares: np.ndarray, show_progress: bool,
+                ) -> Iterator[np.ndarray]:
+        """Some rows at a time; fills in `half_squares`."""
+        step = max(1, _DECODE_VALUES // self.shape[1])
+        with tqdm(total=len(indices), unit='img', desc='decode', disable=not show_progress) as progress:
+            for start in range(0, len(indices), step):
+                images = dataset.images(indices[start:start + step])
+                block = (images.reshape(len(images), self.shape[1]) ^ 0x80).view(np.int8)
+                half_squares[start:start + len(block)] = np.square(block, dtype=np.float64).sum(axis=1) / 2
+                yield block
+                progress.update(len(block))
 
     def chunks(self, start: int, stop: int) -> Iterator[Chunk]:
         """The images `start` to `stop` - 1, at most `rows_per_chunk` at a time, on the device.
@@ -68,15 +79,15 @@ class Pixels:
         """
         spans = [(row, min(row + self.rows_per_chunk, stop))
                  for row in range(start, stop, self.rows_per_chunk)]
-        for (first, last), pixels in zip(spans, self._store.read(spans), strict=True):
-            yield Chunk(pixels, self.half_squares[first:last])
+        for (first, last), levels in zip(spans, self._store.read(spans), strict=True):
+            yield Chunk(levels, self.half_squares[first:last])
 
 
 class _InMemory:
     """All rows in one tensor on the device."""
 
     def __init__(self, blocks: Iterator[np.ndarray], shape: tuple[int, int], device: torch.device):
-        self._rows = torch.empty(shape, dtype=torch.uint8, device=device)
+        self._rows = torch.empty(shape, dtype=torch.int8, device=device)
         filled = 0
         for block in blocks:
             self._rows[filled:filled + len(block)] = torch.from_numpy(block)
@@ -103,28 +114,22 @@ class _InFile:
         with ThreadPoolExecutor(1) as reader:
             ahead = [reader.submit(self._fetch, *span) for span in spans[:1]]
             for i in range(len(spans)):
-                pixels = ahead.pop().result()
+                levels = ahead.pop().result()
                 if i + 1 < len(spans):
                     ahead.append(reader.submit(self._fetch, *spans[i + 1]))
                 if self._copying is not None:  # this memory is the main stream's from now on
-                    pixels.record_stream(torch.cuda.current_stream(self._device))
-                yield pixels
+                    levels.record_stream(torch.cuda.current_stream(self._device))
+                yield levels
 
     def _fetch(self, start: int, stop: int) -> torch.Tensor:
         first, size = start * self._num_values, (stop - start) * self._num_values
-        rows = np.frombuffer(self._map, np.uint8, count=size, offset=first).copy()
+        rows = np.frombuffer(self._map, np.int8, count=size, offset=first).copy()
         if hasattr(mmap, 'MADV_DONTNEED'):  # give the pages back, lest the process grow to the file's size
             page = first // mmap.PAGESIZE * mmap.PAGESIZE
             self._map.madvise(mmap.MADV_DONTNEED, page, first + size - page)
-        pixels = torch.from_numpy(rows).reshape(stop - start, self._num_values)
+        levels = torch.from_numpy(rows).reshape(stop - start, self._num_values)
         if self._copying is not None:
             with torch.cuda.stream(self._copying):
-                pixels = pixels.pin_memory().to(self._device, non_blocking=True)
+                levels = levels.pin_memory().to(self._device, non_blocking=True)
             self._copying.synchronize()
-        return pixels
-
-
-def _half_squares(block: np.ndarray) -> np.ndarray:
-    """Half the squared norms of rows, float64 [n]; exact, for they are sums of quarters below 2^50."""
-    centred = block.astype(np.float64) - CENTRE
-    return np.einsum('nd,nd->n', centred, centred) / 2
+        return levels

@@ -92,6 +92,13 @@ def test_the_nearest_image_is_found_among_neighbours_one_grey_level_apart():
     close(denoiser(images, chunk_values=5000)(clean, 0.0005), clean)
 
 
+def test_any_noise_level_above_0_has_an_answer():
+    images = make_images(40)
+    clean = torch.from_numpy(images[5:8]).to(torch.float64) / 127.5 - 1
+    close(denoiser(images)(clean, 1e-200), clean)
+    close(denoiser(images)(clean, 1e90), brute_force(images, clean, 1e90))
+
+
 def test_a_noise_level_for_each_image_equals_one_at_a_time():
     net, sigmas = denoiser(make_images(30)), torch.tensor([0.01, 0.5, 3.0, 40.0])
     x = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * sigmas.reshape(-1, 1, 1, 1)
