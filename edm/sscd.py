@@ -139,6 +139,11 @@ def rpscore(source, target, threshold, json_path, size, widths, device, ignore_n
     """Reproducibility (RP) score of two models.
 
     The share of rows i in which source and target show the same image.
+
+    \b
+    Example:
+      python edm/sscd.py rpscore --source=a.npz --target=b.npz --size=1024 --width 64 128 \\
+          --json=evaluation/rp-n1024-w64-w128.json
     """
     if widths and len(set(widths)) != 2:
         raise click.UsageError(f'--width {", ".join(map(str, widths))}: expected two different widths, of '
@@ -166,6 +171,11 @@ def mscore(source, target, threshold, json_path, size, widths, device, neighbors
 
     The share of source rows that no target row resembles. It is 1 - memorized fraction, and printed as the
     M score, as in the papers' software.
+
+    \b
+    Example:
+      python edm/sscd.py mscore --source=a.npz --target=train.npz --width=64 \\
+          --neighbors=evaluation/neighbors.npz --json=evaluation/gl-n1024-w64.json
     """
     if len(widths) > 1:
         raise click.UsageError(f'--width {", ".join(map(str, widths))}: expected one width, of source')
@@ -205,6 +215,8 @@ def maescore(source, target, threshold, json_path, workers):
 
     The share of same-named images (folder and extension apart) whose mean absolute difference in RGB, on
     the scale 0..255, is below a threshold.
+
+    Example: python edm/sscd.py maescore --source=evaluation/a --target=evaluation/b
     """
     from evaluation.image_stream import default_workers, open_images
     from evaluation.pixel_errors import match_names, pairwise_errors
