@@ -46,7 +46,7 @@ def collect_scores(paths: Sequence[str], *, data: str, kimg: float | None, thres
     width needs its GL score, and each pair that there is its RP score, at every size and threshold.
     """
     points = [_load_point(path, option) for path in paths]
-    descriptor = _common(points, 'descriptor', option)
+    descriptor, total = (_common(points, name, option) for name in ('descriptor', 'total'))
     thresholds = sorted({point.threshold for point in points})
     if threshold is None and len(thresholds) > 1:
         raise UserError(f'{option}: there are scores at the thresholds {_listed(thresholds)}; say with '
@@ -57,7 +57,7 @@ def collect_scores(paths: Sequence[str], *, data: str, kimg: float | None, thres
     sizes = sorted({point.size for point in points})
     curves = _curves(points, sizes, thresholds, option)
     return Results(
-        data=data, kimg=kimg, descriptor=descriptor, num_samples=_common(points, 'total', option),
+        data=data, kimg=kimg, descriptor=descriptor, num_samples=total,
         threshold=main, thresholds=[main, *(t for t in thresholds if t != main)], sizes=sizes,
         widths=sorted({width for point in points for width in point.widths}, reverse=True),
         scores={t: Scores(rp={widths: curve for (at, kind, widths), curve in curves.items()

@@ -72,6 +72,8 @@ def _draw_map(axes: Axes, matrix: Matrix, names: list[str], side: float):
     places = range(len(names))
     axes.set_xticks(places, names, rotation=40, ha='right', rotation_mode='anchor')
     axes.set_yticks(places, names)
+    for label in (*axes.get_xticklabels(), *axes.get_yticklabels()):
+        label.set_parse_math(False)
     axes.tick_params(length=0, pad=3)
     axes.spines[:].set_visible(False)
     axes.set_xticks([i - 0.5 for i in range(1, len(names))], minor=True)

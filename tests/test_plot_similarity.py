@@ -1,0 +1,144 @@
+"""plot.py similarity and neighbors: the pictures show the numbers and images of their files."""
+
+import json
+import shutil
+
+import matplotlib
+import numpy as np
+import pytest
+from PIL import Image
+
+import plot
+import sscd
+from evaluation.neighbors import load_neighbors, read_shown
+from evaluation.neighbors_figure import choose, draw_neighbors
+from evaluation.similarity import load_similarity
+from evaluation.similarity_figure import draw_similarity
+from helpers import refuse, run
+from image_sets import write
+
+VALUES = [[1, 0.25, 0.9], [0.25, 1, 0.6], [0.9, 0.6, 1]]
+
+
+def matrix(**more):
+    return {'threshold': 0.6, 'total': 100, **{name: VALUES for name in ('value', 'low', 'high')}} | more
+
+
+@pytest.fixture
+def similarity_file(tmp_path):
+    content = {'names': ['DDPM', 'a $name$', 'U-ViT'], 'descriptor': 'sscd', 'rp': matrix(),
+               'mae': matrix(threshold=15, total=90)}
+    (tmp_path / 'm.json').write_text(json.dumps(content))
+    return tmp_path / 'm.json'
+
+
+def test_heat_maps_show_names_and_values(similarity_file):
+    figure, caption = draw_similarity(load_similarity(similarity_file))
+    rp, mae, bar = figure.axes
+    assert (rp.get_title(), mae.get_title()) == ('RP score', 'MAE score')
+    names = ['DDPM', 'a $name$', 'U-ViT']
+    for axes in (rp, mae):
+        image, = axes.images
+        np.testing.assert_array_equal(image.get_array(), VALUES)
+        assert (image.get_cmap().name, image.get_clim()) == ('Oranges', (0, 1))
+        assert [text.get_text() for text in axes.texts] == [f'{value:.2f}' for row in VALUES for value in row]
+        assert [label.get_text() for label in axes.get_xticklabels()] == names
+        assert not any(label.get_parse_math() for label in axes.get_xticklabels())
+    assert [label.get_text() for label in rp.get_yticklabels()] == names
+    assert bar.get_ylim() == (0, 1)
+    for words in ('100 noises', '> 0.6', '90 pairs', '15 of 255', 'SSCD', 'Wilson'):
+        assert words in caption
+
+
+def test_values_are_legible_on_their_colours(similarity_file):
+    figure, _ = draw_similarity(load_similarity(similarity_file))
+    for text, value in zip(figure.axes[0].texts, np.ravel(VALUES), strict=True):
+        background = matplotlib.colormaps['Oranges'](value)[:3]
+        letters = matplotlib.colors.to_rgb(text.get_color())
+        assert contrast(background, letters) > 3  # WCAG 2's minimum for large text and graphics
+
+
+def contrast(a, b):
+    def luminance(rgb):
+        rgb = np.array(rgb)
+        linear = np.where(rgb <= 0.03928, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+        return linear @ [0.2126, 0.7152, 0.0722]
+    light, dark = sorted((luminance(a), luminance(b)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+def test_one_kind_of_score_is_one_map(similarity_file, tmp_path):
+    content = json.loads(similarity_file.read_text())
+    del content['rp'], content['descriptor']
+    similarity_file.write_text(json.dumps(content))
+    figure, caption = draw_similarity(load_similarity(similarity_file))
+    assert [axes.get_title() for axes in figure.axes] == ['MAE score', '']
+    assert 'RP' not in caption
+    run(plot.main, 'similarity', '--matrix', similarity_file, '--out', tmp_path / 'm.pdf')
+    assert (tmp_path / 'm.pdf').read_bytes().startswith(b'%PDF')
+
+
+@pytest.fixture
+def neighbors_file(tmp_path):
+    """neighbors.npz of eight samples, the even ones copies of training images, made by the scripts."""
+    rng = np.random.RandomState(0)
+    training, new = (rng.randint(256, size=(8, 6, 6, 3), dtype=np.uint8) for _ in range(2))
+    samples = np.where(np.arange(8)[:, None, None, None] % 2 == 0, training[::-1], new)
+    for name, images in (('samples', samples), ('training', training)):
+        write(tmp_path / name, {f'{i}.png': image for i, image in enumerate(images)})
+        run(sscd.main, 'feature', '--images', tmp_path / name, '--features', tmp_path / f'{name}.npz',
+            '--descriptor', 'pixel')
+    run(sscd.main, 'mscore', '--source', tmp_path / 'samples.npz', '--target', tmp_path / 'training.npz',
+        '--t', '0.97', '--neighbors', tmp_path / 'neighbors.npz')
+    return tmp_path / 'neighbors.npz'
+
+
+def test_samples_stand_above_their_nearest_images_sorted(neighbors_file):
+    numbers = load_neighbors(neighbors_file)
+    chosen = choose(numbers.similarity, 6)
+    figure, caption = draw_neighbors(numbers, chosen, *read_shown(numbers, chosen), columns=4)
+    axes, = figure.axes
+    similarity = [float(text.get_text()) for text in axes.texts if text.get_text()[-1].isdigit()]
+    assert similarity == sorted(similarity, reverse=True)
+    bold = [text.get_text() for text in axes.texts if text.get_fontweight() == 'bold']
+    assert bold == ['1.00'] * sum(value > 0.97 for value in similarity)
+    for above, below, value in zip(axes.images[::2], axes.images[1::2], similarity, strict=True):
+        assert above.get_extent()[2] > below.get_extent()[3]
+        assert above.get_extent()[:2] == below.get_extent()[:2]
+        assert np.array_equal(above.get_array(), below.get_array()) == (value == 1)
+    for words in ('6 of 8 samples', 'Pearson', 'above 0.97', '4 of 8 samples (50.0%)'):
+        assert words in caption
+
+
+def test_samples_are_taken_evenly_from_all_ranks_or_from_the_top():
+    similarity = np.linspace(0, 1, 101)[np.random.RandomState(0).permutation(101)]
+    np.testing.assert_allclose(similarity[choose(similarity, 5)], [1, 0.75, 0.5, 0.25, 0])
+    np.testing.assert_allclose(similarity[choose(similarity, 3, most_similar=True)], [1, 0.99, 0.98])
+    assert len(choose(similarity, 1000)) == 101
+
+
+def test_the_sheet_finds_images_that_have_moved(neighbors_file, tmp_path):
+    options = ('neighbors', '--neighbors', neighbors_file, '--out', tmp_path / 'sheet.png')
+    run(plot.main, *options)
+    shutil.move(tmp_path / 'samples', tmp_path / 'elsewhere')
+    refuse(plot.main, *options, status=1, says=('--samples', 'no such file or folder'))
+    run(plot.main, *options, '--samples', tmp_path / 'elsewhere', '--top', '--count', 3)
+    with Image.open(tmp_path / 'sheet.png') as image:
+        assert image.size[0] == 2100
+
+
+def test_other_images_and_other_files_are_refused(neighbors_file, tmp_path):
+    options = ('neighbors', '--out', tmp_path / 'sheet.png', '--neighbors')
+    (tmp_path / 'training' / '3.png').rename(tmp_path / 'training' / '3a.png')
+    refuse(plot.main, *options, neighbors_file, status=1, says=('--training', 'is 3a.png, and was 3.png'))
+    refuse(plot.main, *options, tmp_path / 'samples.npz', status=1, says=('--neighbors', 'is missing'))
+    with np.load(neighbors_file) as file:
+        arrays = dict(file)
+    for change in ({'nearest': np.arange(3)}, {'nearest': np.full(8, 8)}, {'similarity': np.full(8, np.nan)},
+                   {'sample_names': np.array(['a'])}, {'threshold': np.zeros(2)}):
+        np.savez(tmp_path / 'n.npz', **arrays | change)
+        refuse(plot.main, *options, tmp_path / 'n.npz', status=1, says=('--neighbors', 'fit together'))
+    del arrays['sample_images']
+    np.savez(tmp_path / 'n.npz', **arrays)
+    refuse(plot.main, *options, tmp_path / 'n.npz', status=1, says=('--samples is needed',))
+    assert not (tmp_path / 'sheet.png').exists()
