@@ -13,6 +13,7 @@ from evaluation.pixels import Pixels
 from torch_utils import distributed
 from torch_utils.errors import UserError
 from training.dataset import ImageDataset
+from training.image_files import describe_shape
 
 DENOISERS = {'optimal': OptimalDenoiser, 'gaussian': GaussianDenoiser}
 
@@ -35,8 +36,8 @@ def open_denoiser(kind: str, path: str | os.PathLike, device: torch.device, *, n
     data = ImageDataset(path, use_labels=None, cache=False, option='--dataset')
     shape = (data.num_channels, data.resolution, data.resolution)
     if net is not None and shape != (net.img_channels, net.img_resolution, net.img_resolution):
-        raise UserError(f'--dataset {path}: images are {_describe(shape)}, and --network makes '
-                        f'{_describe((net.img_channels, net.img_resolution, net.img_resolution))}')
+        raise UserError(f'--dataset {path}: images are {describe_shape(shape)}, and --network makes '
+                        f'{describe_shape((net.img_channels, net.img_resolution, net.img_resolution))}')
     classes = data.classes
     label_dim = net.label_dim if net is not None else 0 if classes is None else data.label_dim
     order, class_ends = _order(classes, class_idx, label_dim, len(data), f'--dataset {path}')
@@ -96,7 +97,3 @@ def _default_cache_bytes(device: torch.device) -> float:
         return torch.cuda.mem_get_info(device)[1] / 4
     import psutil
     return psutil.virtual_memory().total / 4 / int(os.environ.get('LOCAL_WORLD_SIZE', 1))
-
-
-def _describe(shape: tuple[int, int, int]) -> str:
-    return f'{shape[2]}x{shape[1]} {"grey" if shape[0] == 1 else "RGB"}'

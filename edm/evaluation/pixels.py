@@ -87,11 +87,11 @@ class _InMemory:
     """All rows in one tensor on the device."""
 
     def __init__(self, blocks: Iterator[np.ndarray], shape: tuple[int, int], device: torch.device):
-        self._rows = torch.empty(shape, dtype=torch.int8, device=device)
-        filled = 0
+        rows, filled = np.empty(shape, dtype=np.int8), 0
         for block in blocks:
-            self._rows[filled:filled + len(block)] = torch.from_numpy(block)
+            rows[filled:filled + len(block)] = block
             filled += len(block)
+        self._rows = torch.from_numpy(rows).to(device)
 
     def read(self, spans: Sequence[tuple[int, int]]) -> Iterator[torch.Tensor]:
         for start, stop in spans:

@@ -2,14 +2,21 @@
 
 import io
 import os
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 
 from torch_utils.errors import UserError
-from training.image_files import Folder, Zip, decode_image, is_image_name, open_files, read_labels
+from training.image_files import (
+    Folder,
+    Zip,
+    decode_image,
+    describe_shape,
+    is_image_name,
+    open_files,
+    read_labels,
+)
+from training.npz_images import NpzImages, read_npz
 
 
 def kept_by_max_size(n: int, max_size: int, random_seed: int = 0) -> np.ndarray:
@@ -136,7 +143,7 @@ class ImageDataset:
 
 
 class _EncodedImages:
-    """The image files of a folder or a zip. Like `_NpzImages`: names, image_shape, read(), labels()."""
+    """The image files of a folder or a zip. Like `NpzImages`: names, image_shape, read(), labels()."""
 
     def __init__(self, files: Folder | Zip, names: list[str], option: str):
         self.names = names
@@ -149,8 +156,8 @@ class _EncodedImages:
         for row, index in enumerate(indices):
             image = self._decode(index)
             if image.shape != self.image_shape:
-                raise UserError(f'{self._where(index)} is {_describe(image.shape)}, and {self.names[0]} is '
-                                f'{_describe(self.image_shape)}; all must be alike')
+                raise UserError(f'{self._where(index)} is {describe_shape(image.shape)}, and {self.names[0]} '
+                                f'is {describe_shape(self.image_shape)}; all must be alike')
             images[row] = image
         return images
 
@@ -180,36 +187,10 @@ class _EncodedImages:
         return f'{self._option} {self._files.path}: {self.names[index]}'
 
 
-class _NpzImages:
-    """The arrays of one or several `.npz` files, read at once. Like `_EncodedImages`."""
-
-    def __init__(self, parts: list[tuple[str, np.ndarray, np.ndarray | None]], where: str):
-        first = parts[0]
-        for name, samples, labels in parts:
-            if samples.shape[1:] != first[1].shape[1:]:
-                raise UserError(f'{where}: images in {name} are {_describe_hwc(samples)}, those in '
-                                f'{first[0]} {_describe_hwc(first[1])}; all must be alike')
-            if (labels is None) != (first[2] is None) or (
-                    labels is not None and labels.shape[1:] != first[2].shape[1:]):
-                raise UserError(f'{where}: the labels in {name} and {first[0]} differ in kind or length')
-        self.names = [f'{name}[{i}]' for name, samples, _ in parts for i in range(len(samples))]
-        self._images = np.concatenate([samples.transpose(0, 3, 1, 2) for _, samples, _ in parts])
-        self._labels = None if first[2] is None else np.concatenate([labels for _, _, labels in parts])
-        self.image_shape = self._images.shape[1:]
-
-    def read(self, indices: np.ndarray) -> np.ndarray:
-        """Images uint8 [N, C, H, W]."""
-        return self._images[indices]
-
-    def labels(self) -> np.ndarray | None:
-        """Classes int64 [N] or vectors float64 [N, label_dim] of all images, None if there are none."""
-        return self._labels
-
-
-def _open_source(path: str | os.PathLike, option: str) -> _EncodedImages | _NpzImages:
+def _open_source(path: str | os.PathLike, option: str) -> _EncodedImages | NpzImages:
     path = Path(path)
     if path.is_file() and path.suffix.lower() == '.npz':
-        return _NpzImages([_read_npz(path, path.name, f'{option} {path}')], f'{option} {path}')
+        return NpzImages([read_npz(path, path.name, f'{option} {path}')], f'{option} {path}')
     files = open_files(path, option, expected='a folder, a .zip or an .npz file')
     where = f'{option} {path}'
     names = [name for name in files.names if is_image_name(name)]
@@ -218,52 +199,11 @@ def _open_source(path: str | os.PathLike, option: str) -> _EncodedImages | _NpzI
     names = [name for name in files.names if name.lower().endswith('.npz')]
     if not names:
         raise UserError(f'{where}: no images and no .npz files in it ({len(files.names)} files in all)')
-    parts = [_read_npz(io.BytesIO(files.read(name)), name, f'{where}: {name}') for name in names]
-    return _NpzImages(parts, where)
-
-
-def _read_npz(file, name: str, where: str) -> tuple[str, np.ndarray, np.ndarray | None]:
-    try:
-        with np.load(file, allow_pickle=False) as arrays:
-            keys = list(arrays)
-            samples_key = next((key for key in ('samples', 'arr_0') if key in keys), None)
-            if samples_key is None:
-                raise UserError(f'{where}: expected an array `samples`, found {", ".join(keys) or "nothing"}')
-            samples = arrays[samples_key]
-            labels_key = {'samples': 'labels', 'arr_0': 'arr_1'}[samples_key]
-            labels = arrays[labels_key] if labels_key in keys else None
-    except UserError:
-        raise
-    except (ValueError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as err:
-        raise UserError(f'{where}: not a readable .npz file of plain arrays ({err})') from err
-    if samples.dtype != np.uint8 or samples.ndim != 4 or samples.shape[3] not in (1, 3) or 0 in samples.shape:
-        raise UserError(f'{where}: `{samples_key}` is {samples.dtype} {list(samples.shape)}, expected uint8 '
-                        '[N, H, W, C] with C 1 or 3')
-    if labels is not None:
-        labels = _check_npz_labels(labels, len(samples), f'{where}: `{labels_key}`')
-    return name, samples, labels
-
-
-def _check_npz_labels(labels: np.ndarray, n: int, what: str) -> np.ndarray:
-    kind, shape = labels.dtype.kind, labels.shape
-    classes = kind in 'iu' and shape == (n,) and labels.min() >= 0
-    vectors = kind in 'iuf' and shape[:1] == (n,) and labels.ndim == 2 and shape[1] > 0
-    if not classes and not (vectors and np.isfinite(labels).all()):
-        raise UserError(f'{what} is {labels.dtype} {list(shape)}, expected {n} integers from 0 up or '
-                        f'{n} rows of finite numbers')
-    return labels.astype(np.int64 if classes else np.float64)
+    inside = isinstance(files, Zip)
+    return NpzImages([read_npz(io.BytesIO(files.read(name)) if inside else path / name, name,
+                               f'{where}: {name}') for name in names], where)
 
 
 def _name(path: str | os.PathLike) -> str:
     path = Path(path).resolve()
     return path.name if path.is_dir() else path.stem
-
-
-def _describe(chw: tuple[int, ...]) -> str:
-    channels, height, width = chw
-    return f'{width}x{height} {"grey" if channels == 1 else "RGB"}'
-
-
-def _describe_hwc(samples: np.ndarray) -> str:
-    _, height, width, channels = samples.shape
-    return _describe((channels, height, width))

@@ -80,6 +80,12 @@ def open_files(path: str | os.PathLike, option: str, expected: str = 'a folder o
     return Zip(path, option)
 
 
+def describe_shape(image_shape: tuple[int, int, int]) -> str:
+    """What images [C, H, W] are, in words, such as 32x32 RGB: width, height, kind."""
+    channels, height, width = image_shape
+    return f'{width}x{height} {"grey" if channels == 1 else "RGB"}'
+
+
 def is_image_name(name: str) -> bool:
     """Whether the extension is one that PIL knows."""
     return os.path.splitext(name)[1].lower() in Image.registered_extensions()

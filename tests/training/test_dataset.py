@@ -13,6 +13,7 @@ from image_sets import encode, write
 from torch_utils.errors import UserError
 from training.dataset import ImageDataset, kept_by_max_size
 from training.image_files import decode_image
+from training.npz_images import StoredArray, read_npz
 
 SUBSETS = {name: kept for name, kept in golden('orders').items() if name.startswith('subset/')}
 
@@ -171,6 +172,27 @@ def test_npz_files_are_read_in_name_order_with_their_labels(tmp_path, place):
     np.testing.assert_array_equal(dataset.labels().argmax(1), [3, 3, 1, 0, 2])
     np.testing.assert_array_equal(ImageDataset(tmp_path / place, max_size=3, xflip=True).images([4]),
                                   chw(images)[kept_by_max_size(5, 3)][1:2, ..., ::-1])
+
+
+def test_uncompressed_npz_files_stay_on_the_disk(tmp_path):
+    images = rgb(5)
+    np.savez(tmp_path / 'stored.npz', labels=np.arange(5), samples=images)
+    np.savez_compressed(tmp_path / 'packed.npz', samples=images)
+    assert isinstance(read_npz(tmp_path / 'stored.npz', '', '').samples, StoredArray)
+    for name in ('stored.npz', 'packed.npz'):
+        dataset = ImageDataset(tmp_path / name, cache=False)
+        np.testing.assert_array_equal(dataset.images([4, 0, 0, 2]), chw(images)[[4, 0, 0, 2]])
+
+
+@pytest.mark.parametrize('save', [np.savez, np.savez_compressed])
+def test_npz_files_with_a_wrong_byte_are_refused(tmp_path, save):
+    path = tmp_path / 'set.npz'
+    save(path, samples=rgb(5))
+    data = bytearray(path.read_bytes())
+    data[250] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=r'--data \S+set.npz: not a readable .npz'):
+        ImageDataset(path)
 
 
 @pytest.mark.parametrize(('arrays', 'says'), [
