@@ -1,5 +1,6 @@
 import json
 import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,10 @@ import torch
 from PIL import Image
 
 import train
+from fixed_noise import FixedNoiseLoss
 from helpers import refuse, run, torchrun
+from training import build, saving
+from training.run_dir import RunLog
 from training.snapshot import load_snapshot
 
 TINY = ('--batch=8', '--cbase=4', '--cres=1', '--num_blocks=1', '--attn_resolutions=0', '--dropout=0',
@@ -68,7 +72,10 @@ def test_options_have_the_references_keys(finished):
             'run_dir'} <= written.keys()
     assert not {'resume_pkl', 'resume_kimg', 'resume_state_dump'} & written.keys()
     assert (written['seed'], written['total_kimg'], written['run_dir']) == (3, 2, str(finished))
-    assert written['made_by']['torch'] == torch.__version__
+    card = written['made_by']
+    assert (card['torch'], card['seed'], card['options']['batch']) == (torch.__version__, 3, 1000)
+    assert list(card['inputs']) == [written['dataset_kwargs']['path']]
+    assert load_snapshot(str(finished / 'network-snapshot-000002.pkl'))['made_by'] == card
 
 
 def test_dry_run_prints_the_defaults_and_writes_nothing(images, tmp_path):
@@ -220,7 +227,7 @@ def test_states_and_snapshots_that_are_none_are_refused(images, tmp_path):
     (tmp_path / 'cut.pt').write_bytes((tmp_path / 'reference.pt').read_bytes()[:200])
     (tmp_path / 'plain.pkl').write_bytes(pickle.dumps({'net': 1}))
     no('--resume', tmp_path / 'missing.pt', 'no such')
-    no('--resume', tmp_path / 'reference.pt', 'NVlabs')
+    no('--resume', tmp_path / 'reference.pt', 'Linear')
     no('--resume', tmp_path / 'other.pt', 'lacks')
     no('--resume', tmp_path / 'garbage.pt', 'state')
     no('--resume', tmp_path / 'cut.pt', 'state')
@@ -234,16 +241,66 @@ def test_an_outdir_that_takes_no_files_is_refused(images, tmp_path):
            says=('--outdir', str(tmp_path / 'file')))
 
 
-def test_two_processes_train_one_network(images, tmp_path):
+def test_two_processes_train_one_network_as_one_process_does(finished, images, tmp_path, monkeypatch):
     checks = Path(__file__).parent / 'training' / 'check_processes.py'
-    printed = torchrun(2, checks, f'--outdir={tmp_path}', f'--data={images}', '--duration=0.001', *TINY,
-                       '--batch=400', '--batch-gpu=100', '--dump=1', '--seed=3')
+    args = (f'--data={images}', '--duration=0.001', *TINY, '--batch=400', '--batch-gpu=100', '--augment=0',
+            '--dump=1', '--seed=3', f'--transfer={finished / "network-snapshot-000002.pkl"}')
+    printed = torchrun(2, checks, f'--outdir={tmp_path / "two"}', *args)
     assert printed.count('rank 0: all checks passed') == printed.count('rank 1: all checks passed') == 1
-    (folder,) = tmp_path.iterdir()
+    (folder,) = (tmp_path / 'two').iterdir()
     assert folder.name == '00000-faces-uncond-ddpmpp-edm-gpus2-batch400-fp32'
     assert 'Batch: 400 = 2 processes x 2 rounds x 100 images' in (folder / 'log.txt').read_text()
-    random_states = torch.load(folder / 'training-state-000001.pt')['random_states']
-    assert len(random_states) == 2
-    assert not torch.equal(random_states[0]['cpu'], random_states[1]['cpu'])
+    two = torch.load(folder / 'training-state-000001.pt')
+    assert len(two['random_states']) == 2
+    assert not torch.equal(two['random_states'][0]['cpu'], two['random_states'][1]['cpu'])
     first = json.loads((folder / 'stats.jsonl').read_text().splitlines()[0])
     assert first['Loss/loss']['num'] == 400 * 3 * 8 * 8
+
+    monkeypatch.setitem(build._CLASSES, 'training.loss.EDMLoss', FixedNoiseLoss)
+    monkeypatch.setattr(saving, 'save_snapshot', lambda *args, **kwargs: None)
+    run(train.main, f'--outdir={tmp_path / "one"}', '--nosubdir', *args)
+    one = torch.load(tmp_path / 'one' / 'training-state-000001.pt')
+    start = load_snapshot(str(finished / 'network-snapshot-000002.pkl'))['ema'].state_dict()
+    for name, weights in two['net'].items():
+        if 'weight' in name:  # the biases of the keys have no gradient but rounding noise
+            moved = (one['net'][name] - start[name]).norm()
+            assert (weights - one['net'][name]).norm() <= 1e-3 * moved, name
+            assert moved > 0
+
+
+def test_one_image_is_enough(tmp_path):
+    data = write_images(tmp_path / 'data', n=1)
+    run(train.main, f'--outdir={tmp_path / "run"}', '--nosubdir', f'--data={data}', '--duration=0.001', *TINY,
+        '--batch=500')
+    assert (tmp_path / 'run' / 'network-snapshot-000001.pkl').is_file()
+
+
+def test_resuming_a_folder_goes_on_in_it(finished, images, tmp_path):
+    folder = Path(shutil.copytree(finished, tmp_path / finished.name))
+    args = (f'--outdir={tmp_path}', f'--data={images}', *TINY, '--batch=1000', f'--resume={folder}')
+    assert dry_run(*args)['run_dir'] == str(folder)
+    run(train.main, *args, '--duration=0.003', '--dump=1', '--keep=1')
+    assert list(tmp_path.iterdir()) == [folder]
+    assert [path.name for path in folder.glob('*.pt')] == ['training-state-000003.pt']
+    ticks = [json.loads(line)['Progress/tick']['mean'] for line in
+             (folder / 'stats.jsonl').read_text().splitlines()]
+    assert ticks == [0, 1, 2]
+    assert options(folder)['made_by']['run_id'] == options(finished)['made_by']['run_id']
+
+
+def test_a_folder_in_use_is_refused(images, tmp_path):
+    with RunLog(tmp_path):
+        refuse(train.main, f'--outdir={tmp_path}', '--nosubdir', f'--data={images}', *TINY, status=1,
+               says=('--outdir', 'another run'))
+
+
+def test_a_dry_run_needs_neither_a_gpu_nor_other_processes(images, tmp_path, monkeypatch):
+    args = (f'--outdir={tmp_path / "run"}', f'--data={images}', '--dry-run')
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    monkeypatch.setenv('RANK', '0')
+    assert dry_run(*args, '--device=cuda:7')['run_dir'].endswith('-gpus2-batch512-fp32')
+    refuse(train.main, *args, '--cres=1,2,2,2,2', status=2, says=('--cres',))
+    monkeypatch.setenv('RANK', '1')
+    assert run(train.main, *args).output == ''
+    assert not torch.distributed.is_initialized()
+    assert not (tmp_path / 'run').exists()

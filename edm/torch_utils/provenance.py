@@ -35,7 +35,7 @@ def record(*, inputs: Iterable[str | Path | None] = (), **more) -> dict:
         'command': shlex.join(sys.argv),
         'options': _options(context.params) if context else {},
         'python': platform.python_version(),
-        'torch': torch.__version__,
+        'torch': str(torch.__version__),  # without the class of its own
         'numpy': numpy.__version__,
         'commit': commit(),
         'time_utc': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
@@ -86,7 +86,7 @@ def _plain(value):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, range)):
         return [_plain(item) for item in value]
-    if value is None or isinstance(value, (bool, str)):
+    if value is None or isinstance(value, bool):
         return value
     if isinstance(value, numbers.Integral):  # numpy's are some, too
         return int(value)

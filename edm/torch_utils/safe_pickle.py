@@ -12,6 +12,7 @@ import math
 import pickle
 import struct
 import warnings
+import zipfile
 
 import numpy as np
 import torch
@@ -335,8 +336,54 @@ class _StorageUnpickler(_SafeUnpickler):
         pickle.BINPERSID[0]: pickle._Unpickler.dispatch[pickle.BINPERSID[0]]})
 
     def persistent_load(self, pid):
-        """(dtype, key, number of elements) of ('storage', class, key, device, number of elements, None)."""
-        _require(type(pid) is tuple and len(pid) == 6 and pid[0] == 'storage' and pid[5] is None
+        """(dtype, key, number of elements) of ('storage', class, key, device, number of elements[, None])."""
+        _require(type(pid) is tuple and len(pid) >= 5 and pid[0] == 'storage' and pid[5:] in ((), (None,))
                  and type(pid[1]) is _Global and pid[1].dtype is not None and type(pid[2]) is str
                  and _are_sizes(pid[4:5]), 'malformed tensor data')
         return pid[1].dtype, pid[2], pid[4]
+
+
+def safe_load_archive(path):
+    """As `safe_load`, for a file of torch.save's present form: a zip of a pickle and the tensors' numbers.
+
+    Raises pickle.UnpicklingError as there.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive, warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            return _ArchiveUnpickler(archive).load()
+    except pickle.UnpicklingError:
+        raise
+    except Exception as err:
+        raise pickle.UnpicklingError(f'it is damaged or not of torch.save ({type(err).__name__})') from err
+
+
+class _ArchiveUnpickler(_StorageUnpickler):
+    """For the pickle in such a zip: a persistent id there names the file with a storage's numbers."""
+
+    def __init__(self, archive: zipfile.ZipFile):
+        (name,) = (name for name in archive.namelist() if name.endswith('/data.pkl'))
+        self._archive, self._folder = archive, name.removesuffix('data.pkl')
+        self._unread = archive.fp.seek(0, io.SEEK_END)  # entries that overlap could claim more than there is
+        self._storages = {}  # tensors that share memory share it again
+        super().__init__(_Bounded(io.BytesIO(self._read(name, archive.getinfo(name).file_size))))
+        if f'{self._folder}byteorder' in archive.namelist():
+            order = self._read(f'{self._folder}byteorder', 6)
+            _require(order == b'little', 'tensors of a big-endian machine')
+
+    def _read(self, name: str, size: int) -> bytes:
+        info = self._archive.getinfo(name)
+        self._unread -= size
+        _require(info.compress_type == zipfile.ZIP_STORED and info.file_size == size and self._unread >= 0,
+                 'tensors of another size than it says')
+        return self._archive.read(info)
+
+    def persistent_load(self, pid):
+        """The storage's numbers, a tensor [n]."""
+        dtype, key, count = super().persistent_load(pid)
+        if key not in self._storages:
+            data = self._read(f'{self._folder}data/{key}', count * dtype.itemsize)
+            storage = torch.empty(count, dtype=dtype, device='cpu')
+            storage.view(torch.uint8).numpy()[:] = np.frombuffer(data, np.uint8)
+            self._storages[key] = storage
+        return self._storages[key]

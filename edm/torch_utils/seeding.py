@@ -31,3 +31,17 @@ def seed_training(seed: int, rank: int, world_size: int) -> None:
     """
     np.random.seed((seed * world_size + rank) % (1 << 31))
     torch.manual_seed(np.random.randint(1 << 31))
+
+
+def numpy_state(rng) -> dict:
+    """The state of a numpy RandomState, or of `np.random`, as numbers and an int64 tensor (a copy)."""
+    _, words, position, has_gauss, gauss = rng.get_state()
+    return {'rng_words': torch.from_numpy(words.astype(np.int64)), 'rng_position': position,
+            'rng_gauss': [has_gauss, gauss]}
+
+
+def set_numpy_state(rng, state: dict) -> None:
+    """Continue from `numpy_state`."""
+    words = np.array(state['rng_words'].tolist(), dtype=np.uint32)
+    has_gauss, gauss = state['rng_gauss']
+    rng.set_state(('MT19937', words, int(state['rng_position']), int(has_gauss), float(gauss)))

@@ -3,45 +3,66 @@
 import pickle
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from torch_utils import distributed
 from torch_utils.errors import UserError
 from torch_utils.files import atomic_write
+from torch_utils.seeding import numpy_state, set_numpy_state
+from training import old_states
+from training.run_dir import states_in
 
 _KEYS = {'net', 'ema', 'optimizer_state', 'cur_nimg', 'cur_tick', 'tick_start_nimg', 'elapsed_sec',
-         'data_order', 'random_states', 'moments', 'seed', 'ema_rampup_ratio', 'optimizer'}
+         'data_order', 'random_states', 'moments', 'bad_steps', 'seed', 'ema_rampup_ratio', 'optimizer',
+         'run_id'}
 
 
 def save_state(path: Path, *, net, ema, optimizer, **values) -> None:
     """Write a state file, whole or not at all; it holds tensors, numbers, texts and containers only.
 
-    values: the other entries of `_KEYS`.
+    values: the other entries of `_KEYS`. Raises OSError if the disk does not take it.
     """
     state = {'net': dict(net.state_dict()), 'ema': dict(ema.state_dict()),
              'optimizer': f'torch.optim.{type(optimizer).__name__}',
              'optimizer_state': optimizer.state_dict(), **values}
     assert state.keys() == _KEYS, state.keys() ^ _KEYS
-    with atomic_write(path) as file:
-        torch.save(state, file)
+    try:
+        with atomic_write(path) as file:
+            torch.save(state, file)
+    except RuntimeError as err:
+        if isinstance(err.__context__, OSError):  # PyTorch fails again as it closes a file that is not whole
+            raise err.__context__ from None
+        raise
+
+
+def prune_states(folder: Path, keep: int, newest: Path) -> None:
+    """Delete states older than `newest`, which was just written, so that `keep` remain of them together."""
+    states = states_in(folder)
+    for path in states[states.index(newest) + keep:]:
+        path.unlink(missing_ok=True)
 
 
 def load_state(path: Path, option: str = '--resume') -> dict:
     """Read a state file, on the CPU; runs no code from it.
 
-    Raises UserError naming `option` if it is none of ours, or damaged.
+    Of another software's (see `training.old_states`) the key `not_restored` says what it lacks.
+    Raises UserError naming `option` if it is no state, or damaged.
     """
     where = f'{option} {path}'
     try:
         state = torch.load(path, map_location='cpu', weights_only=True)
-    except pickle.UnpicklingError as err:
-        raise UserError(f'{where}: no state file of this software; those of NVlabs/edm hold a pickled '
-                        'network and are not read, but --transfer takes the snapshot beside it') from err
+    except pickle.UnpicklingError:
+        state = old_states.read_with_module(path, where)
     except (RuntimeError, EOFError, ValueError, KeyError) as err:
         raise UserError(f'{where}: no state file, or a damaged one') from err
-    missing = _KEYS - state.keys() if isinstance(state, dict) else _KEYS
+    if not isinstance(state, dict) or not state.keys() >= old_states.KEYS:
+        raise UserError(f'{where}: no training state; it lacks {", ".join(sorted(old_states.KEYS))}')
+    if 'data_order' not in state:
+        return old_states.completed(state, path, where)
+    missing = _KEYS - state.keys()
     if missing:
-        raise UserError(f'{where}: no training state; it lacks {", ".join(sorted(missing))}')
+        raise UserError(f'{where}: no whole training state; it lacks {", ".join(sorted(missing))}')
     return state
 
 
@@ -51,12 +72,22 @@ def check_state(state: dict, net: torch.nn.Module, dataset, optimizer: str, wher
     net: may be on the meta device. optimizer: such as 'torch.optim.Adam'. where: leads the messages.
     Raises UserError if not.
     """
-    _check_tensors(state['net'], net.state_dict(), where)
-    if len(state['data_order']['order']) != len(dataset):
-        raise UserError(f'{where}: its run had {len(state["data_order"]["order"])} images, this one has '
-                        f'{len(dataset)} (--data, --xflip)')
+    own = net.state_dict()
+    _check_tensors(state['net'], own, where)
+    _check_tensors(state['ema'], own, f'{where}, averaged weights')
+    order = state['data_order']
+    if order is not None and len(order['order']) != len(dataset):
+        raise UserError(f'{where}: its run had {len(order["order"])} images, this one has {len(dataset)} '
+                        '(--data, --xflip)')
     if state['optimizer'] != optimizer:
         raise UserError(f'{where}: its run had the optimizer {state["optimizer"]}, this one has {optimizer}')
+    for index, values in state['optimizer_state']['state'].items():
+        parameters = list(net.parameters())
+        fits = type(index) is int and index < len(parameters) and isinstance(values, dict) and all(
+            not isinstance(value, torch.Tensor) or value.ndim == 0 or value.shape == parameters[index].shape
+            for value in values.values())
+        if not fits:
+            raise UserError(f'{where}: its optimizer is of another network')
 
 
 def _check_tensors(saved: dict, own: dict, where: str) -> None:
@@ -87,8 +118,8 @@ def copy_tensors(source: torch.nn.Module, net: torch.nn.Module, where: str) -> i
 
 
 def get_random_states(device: torch.device) -> list[dict]:
-    """The states of torch's default generators that training draws from, per process."""
-    states = {'cpu': torch.get_rng_state()}
+    """The states of the generators that `torch_utils.seeding.seed_training` seeds, per process."""
+    states = {'cpu': torch.get_rng_state(), 'numpy': numpy_state(np.random)}
     if device.type != 'cpu':
         states['device'] = torch.get_device_module(device).get_rng_state(*_which(device))
     return distributed.gather(states)
@@ -100,6 +131,7 @@ def set_random_states(states: list[dict], device: torch.device) -> bool:
         return False
     own = states[distributed.rank()]
     torch.set_rng_state(own['cpu'])
+    set_numpy_state(np.random, own['numpy'])
     if device.type != 'cpu':
         torch.get_device_module(device).set_rng_state(own['device'], *_which(device))
     return True

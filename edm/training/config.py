@@ -46,6 +46,8 @@ class TrainingConfig:
     loss_scaling: factor on the loss during the backward pass, taken out of the gradients again.
     kimg_per_tick: how often progress is printed. snapshot_ticks, state_dump_ticks: how many ticks lie between
         snapshots, and between states to resume from; None for only one at the end, or for no state at all.
+    states_kept: older states are deleted when a new one is written; None for none.
+    max_nan_steps: the run stops once so many steps had losses that were NaN or infinite.
     resume_pkl: the snapshot to start from, or the one beside resume_state_dump, the state that the run
         continues after resume_kimg.
     preview: draw a grid of samples beside every snapshot.
@@ -70,6 +72,8 @@ class TrainingConfig:
     kimg_per_tick: int = 50
     snapshot_ticks: int | None = 50
     state_dump_ticks: int | None = 500
+    states_kept: int | None = None
+    max_nan_steps: int = 100
     seed: int = 0
     resume_pkl: str | None = None
     resume_kimg: int | None = None

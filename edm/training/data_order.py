@@ -3,6 +3,8 @@
 import numpy as np
 import torch
 
+from torch_utils.seeding import numpy_state, set_numpy_state
+
 
 class InfiniteSampler:
     """Iterator over the indices that one of several processes trains on; it never ends.
@@ -51,14 +53,11 @@ class InfiniteSampler:
 
     def state_dict(self) -> dict:
         """All that the walk depends on, as numbers and int64 tensors (copies), for an exact continuation."""
-        _, words, position, has_gauss, gauss = self._rng.get_state()
         return {
             'visited': self._visited,
             'window': self._window,
             'order': torch.from_numpy(self._order.astype(np.int64)),
-            'rng_words': torch.from_numpy(words.astype(np.int64)),
-            'rng_position': position,
-            'rng_gauss': [has_gauss, gauss],
+            **numpy_state(self._rng),
         }
 
     def load_state_dict(self, state: dict) -> None:
@@ -72,6 +71,4 @@ class InfiniteSampler:
         self._visited = int(state['visited'])
         self._window = int(state['window'])
         self._order = np.array(state['order'].tolist())
-        words = np.array(state['rng_words'].tolist(), dtype=np.uint32)
-        has_gauss, gauss = state['rng_gauss']
-        self._rng.set_state(('MT19937', words, int(state['rng_position']), int(has_gauss), float(gauss)))
+        set_numpy_state(self._rng, state)

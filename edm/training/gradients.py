@@ -9,14 +9,16 @@ class Gradients:
     """The gradients of `parameters`; each parameter's `.grad` is a piece of one vector, `flat`.
 
     Backward passes add to it. The optimizer must not set gradients to None.
+    notes: `num_notes` numbers that take part in the average over processes, for what else they must agree on.
     """
 
-    def __init__(self, parameters):
+    def __init__(self, parameters, num_notes: int = 0):
         parameters = [p for p in parameters if p.requires_grad]
         first = parameters[0]
-        self.flat = torch.zeros(sum(p.numel() for p in parameters), dtype=first.dtype, device=first.device)
-        pieces = self.flat.split([p.numel() for p in parameters])
-        for parameter, piece in zip(parameters, pieces, strict=True):
+        sizes = [p.numel() for p in parameters]
+        self._all = torch.zeros(sum(sizes) + num_notes, dtype=first.dtype, device=first.device)
+        self.flat, self.notes = self._all.split([sum(sizes), num_notes])
+        for parameter, piece in zip(parameters, self.flat.split(sizes), strict=True):
             parameter.grad = piece.view(parameter.shape)
 
     def zero(self) -> None:
@@ -30,8 +32,8 @@ class Gradients:
     def average_over_processes(self) -> None:
         """Give every process the mean over all."""
         if distributed.world_size() > 1:
-            self.flat /= distributed.world_size()
-            torch.distributed.all_reduce(self.flat)
+            self._all /= distributed.world_size()
+            torch.distributed.all_reduce(self._all)
 
     def clean(self) -> None:
         """Replace NaN by 0 and infinities by 1e5 of their sign."""

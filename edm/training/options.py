@@ -6,6 +6,7 @@ Imports no torch before a run starts.
 import json
 import os
 import secrets
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -14,7 +15,7 @@ from click.core import ParameterSource
 
 from torch_utils import cli
 from training.config import AUGMENTATION, LR_DECAYS, PRECONDITIONINGS, TrainingConfig, split_batch
-from training.run_dir import next_run_dir, run_name
+from training.run_dir import dir_to_go_on_in, next_run_dir, run_name
 
 
 def main_options(*, duration: float) -> Callable:
@@ -87,6 +88,10 @@ def result_options(*, snap: int = 50) -> Callable:
                      help='Save a snapshot every so many ticks.'),
         click.option('--dump', metavar='TICKS', type=click.IntRange(min=1), default=500,
                      help='Save a state to resume from every so many ticks.'),
+        click.option('--keep', metavar='INT', type=click.IntRange(min=1),
+                     help='Delete all states but so many newest ones.  [default: keep all]'),
+        click.option('--max-nan', metavar='STEPS', type=click.IntRange(min=1), default=100,
+                     help='Stop once so many steps had losses that were NaN or infinite.'),
         click.option('--preview', is_flag=True, help='Save a grid of samples beside every snapshot.'),
         click.option('--seed', metavar='INT', type=click.IntRange(min=0, max=2**32 - 1),
                      help='Random seed.  [default: random, recorded]'),
@@ -136,6 +141,7 @@ def shared_settings(opts: dict, *, resume: str | None) -> dict:
         'batch_size': opts['batch'], 'batch_gpu': opts['batch_gpu'],
         'loss_scaling': opts['ls'], 'cudnn_benchmark': opts['bench'],
         'kimg_per_tick': opts['tick'], 'snapshot_ticks': opts['snap'], 'state_dump_ticks': opts['dump'],
+        'states_kept': opts['keep'], 'max_nan_steps': opts['max_nan'],
         'seed': secrets.randbelow(1 << 31) if opts['seed'] is None else opts['seed'],
         'resume_pkl': opts['transfer'], 'resume_state_dump': resume,
         'preview': opts['preview'], 'device': opts['device']}
@@ -152,14 +158,10 @@ def start_run(config: TrainingConfig, dataset, opts: dict, *, outdir: str, named
     name = None if opts['nosubdir'] else run_name(
         data=dataset.name, conditional=opts['cond'], arch=opts['arch'], precond=opts['precond'],
         num_processes=_num_processes(), batch_size=opts['batch'], fp16=opts['fp16'], desc=opts['desc'])
-    state = None
+    run_dir = state = None
     if config.resume_state_dump:
+        run_dir = dir_to_go_on_in(config.resume_state_dump, outdir, name)
         config, state = _continued(config, opts)
-    if opts['dry_run']:
-        run_dir = next_run_dir(outdir, name) if name else outdir
-        click.echo(json.dumps(replace(config, run_dir=str(run_dir)).as_json(), indent=2))
-        click.echo('Dry run: nothing was written', err=True)
-        return
 
     from functools import partial
 
@@ -170,10 +172,21 @@ def start_run(config: TrainingConfig, dataset, opts: dict, *, outdir: str, named
         sketch(make_net)
     except ValueError as err:
         raise click.UsageError(f'--arch {opts["arch"]} with these {named}: {err}') from err
+    if opts['dry_run']:
+        _print_settings(config, run_dir or (next_run_dir(outdir, name) if name else outdir))
+        return
     if prepare is not None:
         make_net = partial(_prepared, make_net, prepare)
     dataset.images([0])  # decodes all to be cached: a broken file stops the run before it has a folder
-    launch(config, dataset, make_net, outdir=outdir, name=name, state=state)
+    received = launch(config, dataset, make_net, outdir=outdir, name=name, state=state, run_dir=run_dir)
+    if received:
+        sys.exit(128 + received)
+
+
+def _print_settings(config: TrainingConfig, run_dir: os.PathLike | str) -> None:
+    if os.environ.get('RANK', '0') == '0':
+        click.echo(json.dumps(replace(config, run_dir=str(run_dir)).as_json(), indent=2))
+        click.echo('Dry run: nothing was written', err=True)
 
 
 def _prepared(make_net: Callable, prepare: Callable):
@@ -192,7 +205,7 @@ def _continued(config: TrainingConfig, opts: dict) -> tuple[TrainingConfig, dict
     from training.launch import continued
 
     config, state = continued(config)
-    if opts['seed'] not in (None, state['seed']):
+    if None not in (opts['seed'], state['seed']) and opts['seed'] != state['seed']:
         raise click.UsageError(f'--seed {opts["seed"]}: the run that --resume continues had {state["seed"]}')
     if state['cur_nimg'] >= config.total_kimg * 1000:
         raise click.UsageError(f'--duration {opts["duration"]:g}: the run that --resume continues has '

@@ -1,14 +1,22 @@
 """A run's folder: its name, its log, and the files in it that a later run goes on from."""
 
+import io
 import json
 import os
 import re
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tqdm import tqdm
 
 from torch_utils.errors import UserError
 from torch_utils.files import make_output_dir
+
+try:
+    import fcntl
+except ImportError:  # Windows, where nothing keeps two runs from sharing a folder
+    fcntl = None
 
 
 def run_name(*, data: str, conditional: bool, arch: str, precond: str, num_processes: int, batch_size: int,
@@ -40,6 +48,21 @@ def make_run_dir(outdir: str, name: str | None) -> Path:
     return Path(outdir)
 
 
+def dir_to_go_on_in(resume: str, outdir: str, name: str | None) -> Path | None:
+    """The folder of the run to resume, if this one writes there, too; None if it gets a new one.
+
+    It writes there if `outdir` is that folder and there is no name; or if `resume` is the folder itself, not
+    a state in it, and lies in `outdir` under this very name, after any number.
+    """
+    path, outdir = Path(resume), Path(outdir).resolve()
+    if name is None:
+        folder = path.parent if path.is_file() else path
+        return folder if folder.resolve() == outdir else None
+    fits = (path.is_dir() and path.resolve().parent == outdir
+            and re.fullmatch(rf'\d+-{re.escape(name)}', path.resolve().name) is not None)
+    return path if fits else None
+
+
 def snapshot_name(nimg: int) -> str:
     """A snapshot's file name after `nimg` images."""
     return f'network-snapshot-{nimg // 1000:06d}.pkl'
@@ -50,21 +73,59 @@ def state_name(nimg: int) -> str:
     return f'training-state-{nimg // 1000:06d}.pt'
 
 
-def find_state(path: str, option: str = '--resume') -> Path:
-    """A state file: the path itself or, of a run's folder, the newest one in it.
+def kimg_of_state(path: str | os.PathLike) -> int | None:
+    """The number in a state's file name, None for another name."""
+    match = re.fullmatch(r'training-state-(\d+)\.pt', Path(path).name)
+    return int(match[1]) if match else None
+
+
+def states_in(folder: str | os.PathLike) -> list[Path]:
+    """The state files in a folder, those of most images first."""
+    states = [path for path in Path(folder).iterdir() if kimg_of_state(path) is not None]
+    return sorted(states, key=kimg_of_state, reverse=True)
+
+
+def find_states(path: str, option: str = '--resume') -> list[Path]:
+    """The state file itself or, of a run's folder, those in it, the newest first.
 
     Raises UserError naming `option` if there is none.
     """
     path = Path(path)
     if path.is_file():
-        return path
+        return [path]
     if not path.is_dir():
         raise UserError(f'{option} {path}: no such file or folder')
-    states = {int(match[1]): file for file in path.iterdir()
-              if (match := re.fullmatch(r'training-state-(\d+)\.pt', file.name))}
+    states = states_in(path)
     if not states:
         raise UserError(f'{option} {path}: no training-state-*.pt in this folder')
-    return states[max(states)]
+    return states
+
+
+def run_id(folder: str | os.PathLike) -> str | None:
+    """What the run of a folder is known by, also in its states; None in folders of other software."""
+    try:
+        options = json.loads(Path(folder, 'training_options.json').read_text(encoding='utf-8'))
+        return options['made_by']['run_id']
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def tick_after(folder: str | os.PathLike, kimg: int) -> int:
+    """The tick that follows those which stats.jsonl reports up to `kimg`; 0 without such a file."""
+    try:
+        data = Path(folder, 'stats.jsonl').read_bytes()
+    except OSError:
+        return 0
+    ticks = [stats['Progress/tick']['mean'] for stats in _stats_lines(data)
+             if stats['Progress/kimg']['mean'] < kimg + 1]
+    return int(max(ticks, default=-1)) + 1
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete what a killed run had begun to write, under names that count for nothing."""
+    for pattern in ('.network-snapshot-*.tmp', '.training-state-*.tmp', '.preview-*.tmp'):
+        for path in folder.glob(pattern):
+            path.unlink(missing_ok=True)
 
 
 def newest_run_with_state(outdir: str | os.PathLike, option: str = '--resume') -> Path:
@@ -80,26 +141,120 @@ def newest_run_with_state(outdir: str | os.PathLike, option: str = '--resume') -
 
 
 class RunLog:
-    """Prints, appending it to log.txt, and appends statistics to stats.jsonl. One process has it."""
+    """Prints, appending it to log.txt, and appends statistics to stats.jsonl. One process has it.
 
-    def __init__(self, run_dir: Path):
-        self._text = open(run_dir / 'log.txt', 'a', encoding='utf-8')
-        self._stats = open(run_dir / 'stats.jsonl', 'a', encoding='utf-8')
+    What the disk does not take is kept and tried again with the next line, after one warning.
+
+    history: folder of the run that this one continues, maybe the same: its lines before tick `next_tick` stay
+        or are copied. Without it, the lines of an earlier run in `run_dir` go.
+    Raises UserError while another process has the log of this folder.
+    """
+
+    def __init__(self, run_dir: Path, *, history: Path | None = None, next_tick: int = 0):
+        self._files = {}
+        for name, whole_before in (('log.txt', _text_before), ('stats.jsonl', _stats_before)):
+            file = open(run_dir / name, 'ab', buffering=0)
+            self._files[name] = _Appender(file)
+            if not _lock(file):
+                self.__exit__()
+                raise UserError(f'--outdir {run_dir}: another run is writing there')
+            earlier = Path(history, name) if history else None
+            kept = whole_before(earlier.read_bytes(), next_tick) if earlier and earlier.is_file() else b''
+            if earlier and earlier.resolve() == (run_dir / name).resolve():
+                file.truncate(len(kept))
+            else:
+                file.truncate(0)
+                self._files[name].append(kept)
+        self._warned = False
 
     def __enter__(self) -> 'RunLog':
         return self
 
     def __exit__(self, *error) -> None:
-        self._text.close()
-        self._stats.close()
+        for file in self._files.values():
+            file.close()
 
     def print(self, line: str = '') -> None:
         """Print a line, above the progress bar if there is one."""
         tqdm.write(line)
-        self._text.write(line + '\n')
-        self._text.flush()
+        self._append('log.txt', line)
 
     def stats(self, values: dict) -> None:
         """Append one line to stats.jsonl."""
-        self._stats.write(json.dumps(values) + '\n')
-        self._stats.flush()
+        self._append('stats.jsonl', json.dumps(values))
+
+    def _append(self, name: str, line: str) -> None:
+        try:
+            self._files[name].append(f'{line}\n'.encode())
+        except OSError as err:
+            if not self._warned:
+                tqdm.write(f'Warning: {name} takes no lines now ({err.strerror}); they are kept for later',
+                           file=sys.stderr)
+            self._warned = True
+        else:
+            self._warned = False
+
+
+class _Appender:
+    """An unbuffered file; data that a failed write left over goes before the next."""
+
+    def __init__(self, file):
+        self._file = file
+        self._pending = b''
+
+    def append(self, data: bytes) -> None:
+        self._pending += data
+        while self._pending:
+            self._pending = self._pending[self._file.write(self._pending):]
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _lock(file) -> bool:
+    """Whether this process has the file to itself, until it closes it or ends, however it ends."""
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return True
+    return True
+
+
+def _text_before(data: bytes, tick: int) -> bytes:
+    """The lines of a log.txt before that of `tick`."""
+    def is_before(line: bytes) -> bool:
+        match = re.match(rb'tick (\d+)\s', line)
+        return match is None or int(match[1]) < tick
+    return _leading_lines(data, is_before)
+
+
+def _stats_before(data: bytes, tick: int) -> bytes:
+    """The lines of a stats.jsonl before that of `tick`."""
+    def is_before(line: bytes) -> bool:
+        return any(stats['Progress/tick']['mean'] < tick for stats in _stats_lines(line))
+    return _leading_lines(data, is_before)
+
+
+def _leading_lines(data: bytes, is_kept: Callable[[bytes], bool]) -> bytes:
+    """`data` up to the first line that is not to be kept, or that a killed process did not finish."""
+    length = 0
+    for line in io.BytesIO(data):
+        if not line.endswith(b'\n') or not is_kept(line):
+            break
+        length += len(line)
+    return data[:length]
+
+
+def _stats_lines(data: bytes) -> Iterator[dict]:
+    """The whole lines of a stats.jsonl."""
+    for line in io.BytesIO(data):
+        try:
+            stats = json.loads(line)
+            stats['Progress/tick']['mean'], stats['Progress/kimg']['mean']
+        except (ValueError, KeyError, TypeError):
+            continue
+        yield stats

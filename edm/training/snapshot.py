@@ -61,7 +61,7 @@ def load_network(path_or_url: str, device: torch.device, option: str = '--networ
         return _build_network(contents['ema'], size, path_or_url).to(device)
 
 
-class _Unfit(Exception):
+class Unfit(Exception):
     """Why a file is no snapshot for us."""
 
 
@@ -69,7 +69,7 @@ class _Unfit(Exception):
 def _blame(path, option):
     try:
         yield
-    except (_Unfit, pickle.UnpicklingError) as err:
+    except (Unfit, pickle.UnpicklingError) as err:
         raise UserError(f'{option} {path} is no snapshot this software can read: {err}') from err
 
 
@@ -81,23 +81,23 @@ def _read(path) -> tuple[dict, int]:
         _check_format(head)
         contents = safe_pickle.safe_load(file)
     if type(contents) is not dict or not all(type(key) is str for key in contents):
-        raise _Unfit('it holds no dict of names')
+        raise Unfit('it holds no dict of names')
     if 'ema' not in contents:
-        raise _Unfit(f'it has no key \'ema\', only {shown(", ".join(contents))}')
+        raise Unfit(f'it has no key \'ema\', only {shown(", ".join(contents))}')
     return contents, os.path.getsize(path)
 
 
 def _check_format(head: bytes) -> None:
     if not head:
-        raise _Unfit('it is empty')
+        raise Unfit('it is empty')
     if head.startswith((b'PK', b'\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.')):
-        raise _Unfit('it is a torch.save file, such as training-state-*.pt; expected network-snapshot-*.pkl')
+        raise Unfit('it is a torch.save file, such as training-state-*.pt; expected network-snapshot-*.pkl')
     if head.startswith(b'\x1f\x8b'):
-        raise _Unfit('it is compressed by gzip; unpack it first')
+        raise Unfit('it is compressed by gzip; unpack it first')
     if head.lstrip()[:1] == b'<':
-        raise _Unfit('it is a web page or other markup, maybe a failed download')
+        raise Unfit('it is a web page or other markup, maybe a failed download')
     if head[:1] != b'\x80':
-        raise _Unfit('it is no pickle')
+        raise Unfit('it is no pickle')
 
 
 def _build(key: str, record, modules: int | None = None):
@@ -109,13 +109,13 @@ def _build(key: str, record, modules: int | None = None):
     if record is None and key != 'ema':
         return None
     if type(record) is not PersistentObject:
-        raise _Unfit(f'{key} is a plain {type(record).__name__}')
+        raise Unfit(f'{key} is a plain {type(record).__name__}')
     classes = {cls.__name__: cls for cls in CLASSES[key]}
     if record.class_name not in classes:
-        raise _Unfit(f'{key} is of class {shown(record.class_name)}, expected one of {", ".join(classes)}')
+        raise Unfit(f'{key} is of class {shown(record.class_name)}, expected one of {", ".join(classes)}')
     args, kwargs = record.state.get('_init_args', ()), record.state.get('_init_kwargs', {})
     if type(args) is not tuple or type(kwargs) is not dict:
-        raise _Unfit(f'{key} lacks its constructor arguments')
+        raise Unfit(f'{key} lacks its constructor arguments')
     # The arguments are a stranger's and can make a constructor fail in any way.
     try:
         if modules is None:
@@ -123,7 +123,7 @@ def _build(key: str, record, modules: int | None = None):
         with _limited_modules(modules), _ShapesOnly():
             return classes[record.class_name](*_network_arguments(args), **_network_arguments(kwargs))
     except Exception as err:
-        raise _Unfit(f'{record.class_name} can\'t be built as recorded ({shown(err, 200)})') from err
+        raise Unfit(f'{record.class_name} can\'t be built as recorded ({shown(err, 200)})') from err
 
 
 def _network_arguments(value):
@@ -183,19 +183,19 @@ class _ShapesOnly(TorchFunctionMode):
 def _build_network(record, size: int, path) -> torch.nn.Module:
     """The network of a record, with the record's tensors; `size` bytes of file bound what it may claim."""
     if type(record) is not PersistentObject:
-        raise _Unfit(f'ema is a plain {type(record).__name__}')
-    tensors, modules, sources = _collect(record, size)
+        raise Unfit(f'ema is a plain {type(record).__name__}')
+    tensors, modules, sources = collect_tensors(record, size)
     net = _build('ema', record, modules + 100)  # some modules may have come since the file was written
     expected = net.state_dict()
     for name, ours in expected.items():
         if name not in tensors:
-            raise _Unfit(f'it has no tensor {name}, which its {record.class_name} must have')
+            raise Unfit(f'it has no tensor {name}, which its {record.class_name} must have')
         theirs = tensors[name]
         if theirs.shape != ours.shape or not theirs.is_floating_point():
-            raise _Unfit(f'tensor {name} is {_form(theirs)}, expected {_form(ours)}')
+            raise Unfit(f'tensor {name} is {_form(theirs)}, expected {_form(ours)}')
     extra = [name for name in tensors if name not in expected]
     if extra:
-        raise _Unfit(f'it has a tensor {shown(extra[0])}, which its {record.class_name} has not')
+        raise Unfit(f'it has a tensor {shown(extra[0])}, which its {record.class_name} has not')
     tensors = {name: tensor.to(torch.float32).contiguous() for name, tensor in tensors.items()}
     net.load_state_dict(tensors, assign=True)
     if not sources <= persistence.known_source_hashes() | FOREIGN_SOURCES:
@@ -214,7 +214,7 @@ def _form(tensor) -> str:
     return f'{str(tensor.dtype).removeprefix("torch.")} {list(tensor.shape)}'
 
 
-def _collect(record, size: int) -> tuple[dict[str, torch.Tensor], int, set[str]]:
+def collect_tensors(record, size: int) -> tuple[dict[str, torch.Tensor], int, set[str]]:
     """Tensors of a module's record by their path, the number of modules, and the hashes of their texts."""
     tensors, sources, modules, claimed = {}, set(), 0, 0
     pending = [('', record)]
@@ -224,7 +224,7 @@ def _collect(record, size: int) -> tuple[dict[str, torch.Tensor], int, set[str]]
         sources |= {module.source_hash} - {None}
         kinds = [module.state.get(kind) for kind in ('_parameters', '_buffers', '_modules')]
         if not all(type(kind) is dict for kind in kinds):
-            raise _Unfit(f'module {shown(prefix)} is incomplete')
+            raise Unfit(f'module {shown(prefix)} is incomplete')
         for name, value in (kinds[0] | kinds[1] | kinds[2]).items():
             path = f'{prefix}{name}'
             if isinstance(value, torch.Tensor):
@@ -233,25 +233,29 @@ def _collect(record, size: int) -> tuple[dict[str, torch.Tensor], int, set[str]]
             elif type(value) is PersistentObject:
                 pending.append((f'{path}.', value))
             elif value is not None:
-                raise _Unfit(f'{shown(path)} is a plain {type(value).__name__}')
+                raise Unfit(f'{shown(path)} is a plain {type(value).__name__}')
             # A module that stands in several places, or in itself, can stand for endlessly many.
             if len(path) > MAX_PATH or claimed > size or modules + len(pending) > size // 10:
-                raise _Unfit('it claims more tensors than it holds')
+                raise Unfit('it claims more tensors than it holds')
     return tensors, modules, sources
 
 
 # Writing.
 
 
-def save_snapshot(path, *, ema, loss_fn=None, augment_pipe=None, dataset_kwargs: dict | None = None) -> None:
+def save_snapshot(path, *, ema, loss_fn=None, augment_pipe=None, dataset_kwargs: dict | None = None,
+                  made_by: dict | None = None) -> None:
     """Write a snapshot, whole or not at all.
 
     ema: a preconditioned network on any device and in any mode, compiled or wrapped for data parallelism or
     not; a copy is written, on the CPU, in evaluation mode, float32. dataset_kwargs: plain values.
+    made_by: its model card (`torch_utils.provenance.record`), under a key that other software passes over.
     Raises TypeError if an object holds something that other software could not read.
     """
     contents = {'ema': _detached(ema), 'loss_fn': _detached(loss_fn), 'augment_pipe': _detached(augment_pipe),
                 'dataset_kwargs': _plain(dict(dataset_kwargs or {}))}
+    if made_by is not None:
+        contents['made_by'] = _plain(made_by)
     with files.atomic_write(path) as file:
         _Pickler(file, protocol=4).dump(contents)
 

@@ -1,6 +1,7 @@
 """Statistics of a run between two ticks: count, mean and standard deviation over all processes."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -41,13 +42,15 @@ class Moments:
         self._dtype = torch.float32 if device.type == 'mps' else torch.float64
         self._totals = torch.zeros(4, dtype=self._dtype, device=device)
 
-    def add(self, values: torch.Tensor) -> None:
-        """Take each element of a tensor of any shape."""
+    def add(self, values: torch.Tensor) -> torch.Tensor:
+        """Take each element of a tensor of any shape; returns how many are NaN or infinite, on the device."""
         values = values.detach()
         finite = values.isfinite()
         kept = torch.where(finite, values, 0).flatten().to(self._dtype)
         num = finite.sum()
-        self._totals += torch.stack([num, kept.sum(), kept.dot(kept), values.numel() - num])
+        nonfinite = values.numel() - num
+        self._totals += torch.stack([num, kept.sum(), kept.dot(kept), nonfinite])
+        return nonfinite
 
     def summary(self) -> Summary:
         """Sum up over all processes; each of them must call this."""
@@ -63,11 +66,17 @@ class Moments:
             torch.distributed.all_reduce(totals)
         return totals.cpu()
 
-    def restore(self, totals: torch.Tensor) -> None:
-        """Go on from what `totals()` returned."""
+    def own_totals(self) -> torch.Tensor:
+        """As `totals`, of this process alone."""
+        return self._totals.to('cpu', copy=True)
+
+    def restore(self, totals: Sequence[torch.Tensor]) -> None:
+        """Go on from all processes' `own_totals()`, by rank; if these were other processes, from the sum."""
         self.clear()
-        if distributed.rank() == 0:
-            self._totals.copy_(totals)
+        if len(totals) == distributed.world_size():
+            self._totals.copy_(totals[distributed.rank()])
+        elif distributed.rank() == 0:
+            self._totals.copy_(sum(totals))
 
     def clear(self) -> None:
         """Forget all values."""

@@ -1,4 +1,6 @@
 import copy
+import errno
+import io
 import json
 from dataclasses import replace
 from functools import partial
@@ -9,7 +11,8 @@ import torch
 from PIL import Image
 
 from helpers import DATA, golden
-from training import loop
+from torch_utils.errors import UserError
+from training import checkpoint, loop, saving
 from training.build import build, build_network
 from training.config import TrainingConfig
 from training.gradients import Gradients
@@ -87,7 +90,7 @@ def test_training_repeats_the_reference(case, tmp_path, monkeypatch):
 
     averaged = []
     monkeypatch.setattr(loop, 'build', record)
-    monkeypatch.setattr(loop, 'save_snapshot', lambda path, *, ema, **rest: averaged.append(ema))
+    monkeypatch.setattr(saving, 'save_snapshot', lambda path, *, ema, **rest: averaged.append(ema))
     train(golden_config(case, tmp_path), PIXELS)
 
     expected = {key.removeprefix(f'{case}/'): value for key, value in golden('training').items()
@@ -163,8 +166,9 @@ def test_files_come_at_their_ticks(tmp_path, capsys):
     train(tiny_config(tmp_path, total_kimg=5, snapshot_ticks=2, state_dump_ticks=3))
     # Ticks end after 1, 4, 7, 10 steps of 400 images and, with the run, after 13.
     names = {path.name for path in tmp_path.iterdir()}
-    assert names == {'log.txt', 'stats.jsonl', 'network-snapshot-000000.pkl', 'network-snapshot-000002.pkl',
-                     'network-snapshot-000005.pkl', 'training-state-000004.pt', 'training-state-000005.pt'}
+    assert names == {'training_options.json', 'log.txt', 'stats.jsonl', 'network-snapshot-000000.pkl',
+                     'network-snapshot-000002.pkl', 'network-snapshot-000005.pkl',
+                     'training-state-000004.pt', 'training-state-000005.pt'}
     lines = stats(tmp_path)
     assert [line['Progress/kimg']['mean'] for line in lines] == [0.4, 1.6, 2.8, 4.0, 5.2]
     assert [line['Loss/loss']['num'] for line in lines] == [n * 400 * 3 * 4 * 4 for n in (1, 3, 3, 3, 3)]
@@ -228,7 +232,7 @@ def test_nonfinite_values_are_counted_and_kept_from_the_weights(tmp_path, monkey
         return lambda *call: built(*call) * torch.tensor([np.nan] + [1.0] * 199).reshape(-1, 1, 1, 1)
 
     monkeypatch.setattr(loop, 'build', spoil)
-    monkeypatch.setattr(loop, 'save_snapshot', lambda *args, **kwargs: None)
+    monkeypatch.setattr(saving, 'save_snapshot', lambda *args, **kwargs: None)
     train(tiny_config(tmp_path, total_kimg=1))
     state = torch.load(tmp_path / 'training-state-000001.pt')
     assert all(tensor.isfinite().all() for tensor in state['net'].values())
@@ -238,6 +242,96 @@ def test_nonfinite_values_are_counted_and_kept_from_the_weights(tmp_path, monkey
     assert first['Loss/loss']['num'] == 398 * 3 * 4 * 4
     assert first['Loss/loss']['mean'] > 0
     assert first['Gradient/nonfinite']['mean'] > 0
+
+
+def test_a_run_of_nan_losses_stops(tmp_path, monkeypatch, capsys):
+    calls = []
+
+    def spoil(kwargs, *args, **more):
+        built = build(kwargs, *args, **more)
+        if 'loss' not in kwargs['class_name']:
+            return built
+
+        def loss_fn(*call):
+            calls.append(1)
+            return built(*call) * (float('nan') if len(calls) % 4 == 1 else 1)  # in every second step
+        return loss_fn
+
+    monkeypatch.setattr(loop, 'build', spoil)
+    monkeypatch.setattr(saving, 'save_snapshot', lambda *args, **kwargs: None)
+    config = tiny_config(tmp_path, total_kimg=9, max_nan_steps=3, state_dump_ticks=1)
+    with pytest.raises(UserError, match=r'--max-nan 3: .* after 2 kimg in'):
+        train(config)
+    assert len(calls) == 2 * 5  # steps 1, 3 and 5 have them
+    assert 'NaN or inf: 9600 in losses' in capsys.readouterr().out
+    # The count goes on in a resumed run.
+    calls[:] = [1, 1]
+    resumed, state = continued(tiny_config(tmp_path / 'more', total_kimg=9, max_nan_steps=3,
+                                           resume_state_dump=str(tmp_path)))
+    assert (state['cur_nimg'], state['bad_steps']) == (1600, 2)
+    with pytest.raises(UserError, match=r'after 2\.4 kimg'):
+        train(resumed, state=state)
+
+
+class FullDisk:
+    """Writes that fail until the disk has room again."""
+
+    def __init__(self, monkeypatch, name, failures):
+        self.failures, self.write = failures, getattr(checkpoint if name == 'save_state' else saving, name)
+        monkeypatch.setattr(checkpoint if name == 'save_state' else saving, name, self)
+
+    def __call__(self, path, **rest):
+        if self.failures:
+            self.failures -= 1
+            raise OSError(errno.ENOSPC, 'No space left on device')
+        self.write(path, **rest)
+
+
+@pytest.mark.parametrize('name', ['save_snapshot', 'save_state'])
+def test_a_failed_write_is_tried_again_at_the_next_tick(name, tmp_path, monkeypatch, capsys):
+    FullDisk(monkeypatch, name, failures=2)
+    train(tiny_config(tmp_path, total_kimg=5, snapshot_ticks=100, state_dump_ticks=2))
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith('Warning')]
+    assert len(lines) == 2
+    assert 'No space left on device' in lines[0]
+    left = sorted(path.name for path in tmp_path.glob('*-0*'))  # first due at tick 0, or 2
+    expected = {'save_snapshot': [f'network-snapshot-{n:06d}.pkl' for n in (2, 5)],
+                'save_state': ['training-state-000005.pt']}[name]
+    assert [file for file in left if file.startswith(expected[0][:8])] == expected
+
+
+def test_a_run_whose_last_file_fails_says_so(tmp_path, monkeypatch):
+    FullDisk(monkeypatch, 'save_snapshot', failures=9)
+    with pytest.raises(UserError, match=r'network-snapshot-000001\.pkl could not be written'):
+        train(tiny_config(tmp_path, total_kimg=1))
+    assert (tmp_path / 'training-state-000001.pt').is_file()
+
+
+def test_a_state_that_the_disk_does_not_take_is_an_oserror(tmp_path, monkeypatch):
+    # PyTorch's writer turns what the file raises into an error of its own.
+    run = prepared(tiny_config(tmp_path, total_kimg=1))
+    pieces = {'net': run.net, 'ema': run.ema, 'optimizer': run.optimizer}
+    values = dict.fromkeys(checkpoint._KEYS - pieces.keys() - {'optimizer_state'})
+    real = torch.save
+
+    class Full(io.BytesIO):
+        def write(self, data):
+            if self.tell() + len(data) > 3000:
+                raise OSError(errno.ENOSPC, 'No space left on device')
+            return super().write(data)
+
+    monkeypatch.setattr(torch, 'save', lambda state, file: real(state, Full()))
+    with pytest.raises(OSError, match='No space left'):
+        checkpoint.save_state(tmp_path / 'state.pt', **pieces, **values)
+    assert not list(tmp_path.glob('*state*'))
+
+
+def test_old_states_are_pruned(tmp_path):
+    (tmp_path / 'training-state-000099.pt').touch()  # of something else: it is not older
+    (tmp_path / 'training-state-000000.pt').touch()
+    train(tiny_config(tmp_path, total_kimg=5, states_kept=2))
+    names = sorted(path.name for path in tmp_path.glob('*.pt'))
+    assert names == [f'training-state-{n:06d}.pt' for n in (4, 5, 99)]
 
 
 def test_gradients_are_cleaned_and_added_up_in_place():

@@ -1,0 +1,67 @@
+"""A training run under way, as the loop, its reports and its files share it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from training.batches import Batches
+from training.config import BatchSplit, TrainingConfig
+from training.gradients import Gradients
+from training.interrupt import StopSignals
+from training.run_dir import RunLog
+from training.stats import Moments
+
+
+@dataclass(kw_only=True)
+class Run:
+    """A run's pieces, and how far it is."""
+
+    config: TrainingConfig
+    device: torch.device
+    split: BatchSplit
+    net: torch.nn.Module
+    ema: torch.nn.Module
+    optimizer: torch.optim.Optimizer
+    gradients: Gradients
+    loss_fn: Callable
+    augment_pipe: Callable | None
+    batches: Batches
+    moments: dict[str, Moments]  # of what is measured in every step, since the last tick
+    noted: torch.Tensor  # int64 [2]: steps with losses that were not finite, with a signal to stop
+    card: dict = field(default_factory=dict)  # the model card that goes into the run's files
+    signals: StopSignals = field(default_factory=StopSignals)
+    log: RunLog | None = None  # on rank 0
+    cur_nimg: int = 0
+    cur_tick: int = 0
+    tick_start_nimg: int = 0
+    start_time: float = 0  # seconds on time.monotonic(), as the next two
+    tick_start_time: float = 0
+    maintenance_sec: float = 0
+    timed_from_nimg: int = 0  # cur_nimg at tick_start_time
+    steps_to_look: int = 1  # until `noted` is looked at
+    snapshot_owed: bool = False  # because the disk did not take it
+    state_owed: bool = False
+    saved_nimg: int | None = None  # cur_nimg of the last state
+
+    @property
+    def dir(self) -> Path:
+        """The run's folder."""
+        return Path(self.config.run_dir)
+
+    @property
+    def finished(self) -> bool:
+        """Whether all images were seen."""
+        return self.cur_nimg >= self.config.total_kimg * 1000
+
+    @property
+    def tick_is_full(self) -> bool:
+        """Whether a tick's images were seen; tick 0 is the first step."""
+        tick_nimg = self.config.kimg_per_tick * 1000
+        return self.cur_tick == 0 or self.cur_nimg >= self.tick_start_nimg + tick_nimg
+
+    def print(self, line: str) -> None:
+        """Print and log, on rank 0."""
+        if self.log is not None:
+            self.log.print(line)
