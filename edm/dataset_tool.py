@@ -22,27 +22,41 @@ class Size(click.ParamType):
 
 
 @cli.command()
-@click.option('--source', metavar='PATH', required=True,
-              help='Folder or .zip of images, LSUN *_lmdb folder, cifar-10-python.tar.gz, or '
-                   'train-images-idx3-ubyte.gz (MNIST) with its labels beside it.')
-@click.option('--dest', metavar='PATH', required=True,
-              help='Folder (empty or absent) or .zip (replaced) to write.')
-@click.option('--max-images', metavar='INT', type=click.IntRange(min=1),
-              help='Take only the first so many images.  [default: all]')
-@click.option('--transform', type=click.Choice(['center-crop', 'center-crop-wide']),
-              help='Cut out the largest centred square, or a wide band that is put on black.  '
-                   '[default: stretch]')
-@click.option('--resolution', metavar='WxH', type=Size(),
-              help='Width and height of the images, or of the band.  [default: as they are]')
-def main(source, dest, max_images, transform, resolution):
+@cli.options(
+    'Main options',
+    click.option('--source', metavar='PATH', required=True,
+                 help='Folder or .zip of images, LSUN *_lmdb folder, cifar-10-python.tar.gz, or '
+                      'train-images-idx3-ubyte.gz (MNIST) with its labels beside it.'),
+    click.option('--dest', metavar='PATH', required=True,
+                 help='Folder (empty or absent) or .zip (replaced) to write.'),
+    click.option('--max-images', metavar='INT', type=click.IntRange(min=1),
+                 help='Take only so many images, the first ones.  [default: all]'),
+    click.option('--random-subset', metavar='SEED', type=click.IntRange(0, 2 ** 31 - 1),
+                 help='Let --max-images take a random choice instead, in the order of the source; one seed, '
+                      'one choice.'))
+@cli.options(
+    'Size and shape',
+    click.option('--transform', type=click.Choice(['center-crop', 'center-crop-wide']),
+                 help='Cut out the largest centred square, or a wide band that is put on black; both turn '
+                      'grey into RGB.  [default: stretch]'),
+    click.option('--resolution', metavar='WxH', type=Size(),
+                 help='Width and height in pixels of the images, or of the band.  [default: as they are]'))
+@cli.options(
+    'Performance',
+    click.option('--workers', metavar='INT', type=click.IntRange(1, 256),
+                 help='Processes that decode and encode.  [default: one per core]'))
+def main(source, dest, max_images, random_subset, transform, resolution, workers):
     """Turn images as they come into a data set to train on.
 
     The data set is a folder or an uncompressed .zip of square PNG images, whose side is a power of two, and
     dataset.json with their labels. Labels come from the source's dataset.json or archive, else from the names
-    of the top-level folders. The same input makes the same bytes.
+    of the top-level folders; if any image lacks one, none is written. The same input makes the same bytes,
+    whatever the number of processes.
 
-    Images become 8-bit grey or RGB where that loses nothing, and are refused by name where it would; a
-    camera's EXIF orientation is applied.
+    Images become 8-bit grey or RGB where that loses nothing (from palettes, bilevel images, alpha that is
+    opaque), and are refused by name where it would (transparent, 16-bit, CMYK, grey among RGB), as are those
+    that are damaged or cut short, or have over 89 million pixels. A camera's EXIF orientation is applied. A
+    .zip is refused that is damaged, encrypted, packed to do harm, or has a name twice or outside its folder.
 
     \b
     Examples:
@@ -51,14 +65,21 @@ def main(source, dest, max_images, transform, resolution):
           --resolution=64x64
       python edm/dataset_tool.py --source=samples --dest=datasets/samples-n1024.zip --max-images=1024
     """
+    if random_subset is not None and max_images is None:
+        raise click.UsageError(f'--random-subset={random_subset} needs --max-images')
     check_size(transform, resolution)
 
+    from torch_utils.processes import usable_cores
+    from training.dataset import kept_by_max_size
     from training.dataset_writer import write_dataset
     from training.image_sources import open_source
     from training.image_transforms import make_transform
 
     images = open_source(source)
-    done = write_dataset(images, dest, make_transform(transform, resolution), max_images=max_images)
+    if random_subset is not None:
+        images = images.some(kept_by_max_size(images.total, max_images, random_subset))
+    done = write_dataset(images, dest, make_transform(transform, resolution), max_images=max_images,
+                         workers=workers or usable_cores())
     if done.unreadable:
         click.echo(f'{done.unreadable} entries are no readable images and were skipped', err=True)
     if done.left_out:

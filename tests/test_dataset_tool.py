@@ -134,11 +134,16 @@ def test_resolution_has_three_spellings(tmp_path, spelling):
     assert ImageDataset(tmp_path / 'out').resolution == 4
 
 
-def test_threads_change_nothing(inputs, tmp_path, monkeypatch):
-    tool(inputs / CIFAR10, tmp_path / 'serial.zip')
-    monkeypatch.setattr(dataset_writer, '_SECONDS_WORTH_A_THREAD', 0)
-    tool(inputs / CIFAR10, tmp_path / 'threads.zip')
-    assert (tmp_path / 'serial.zip').read_bytes() == (tmp_path / 'threads.zip').read_bytes()
+@pytest.mark.parametrize('source', [CIFAR10, 'zipped.zip'])
+def test_processes_change_nothing(inputs, tmp_path, source, monkeypatch):
+    if source == 'zipped.zip':
+        write(inputs / source, {f'{i}.png': picture(i) for i in range(200)})
+    args = ['--resolution=16x16']
+    tool(inputs / source, tmp_path / 'serial.zip', *args, '--workers=1')
+    monkeypatch.setattr(dataset_writer, 'SECONDS_IN_PLACE', 1e-9)
+    monkeypatch.setattr(dataset_writer, 'IMAGES_AT_A_TIME', 3)
+    tool(inputs / source, tmp_path / 'processes.zip', *args, '--workers=3')
+    assert (tmp_path / 'serial.zip').read_bytes() == (tmp_path / 'processes.zip').read_bytes()
 
 
 def test_folders_are_sorted_by_path_components_and_zips_by_name(tmp_path):

@@ -6,12 +6,9 @@ import itertools
 import json
 import os
 import shutil
-import statistics
 import time
 import zipfile
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,12 +19,15 @@ from tqdm import tqdm
 
 from torch_utils import files
 from torch_utils.errors import UserError
+from torch_utils.processes import map_in_processes
 from training.image_sources import ImageSource, SourceImage
 from training.image_transforms import Transform
 
 _OTHER_ARCHIVES = ('.tar', '.gz', '.tgz', '.bz2', '.xz', '.7z', '.rar', '.npz')
 _ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # one for all, so that equal data sets are equal files
-_SECONDS_WORTH_A_THREAD = 0.002
+
+SECONDS_IN_PLACE = 0.1  # of work, before processes are started
+SECONDS_AT_A_TIME, IMAGES_AT_A_TIME = 0.02, 64  # what a process is given at once, at most
 
 
 @dataclass(kw_only=True)
@@ -42,21 +42,25 @@ class Summary:
 
 
 def write_dataset(source: ImageSource, dest: str, transform: Transform, *, max_images: int | None = None,
-                  option: str = '--dest') -> Summary:
+                  workers: int = 1, option: str = '--dest') -> Summary:
     """Write the first `max_images` of a source, transformed, to the folder or `.zip` dest.
 
-    Equal input makes equal bytes. Image i is `{i:08d}[:5]/img{i:08d}.png`, stored without compression;
-    `dataset.json` follows. All must be square, of one size, a power of two, and alike grey or RGB.
+    Equal input makes equal bytes, whatever the number of `workers`, processes that decode and encode. Image i
+    is `{i:08d}[:5]/img{i:08d}.png`, stored without compression; `dataset.json` follows, with labels if all
+    images have one. All must be square, of one size, a power of two, and alike grey or RGB.
     Raises UserError, and then leaves nothing behind, if they are not, if none is left, or if `dest` is a
     folder with something in it.
     """
-    with _open_dest(dest, option) as save:
-        return _write_images(source, transform, max_images, save)
+    total = source.total if max_images is None else min(source.total, max_images)
+    results = _convert_all(source, transform, total, workers)
+    with _open_dest(dest, option) as save, contextlib.closing(results):
+        return _write_images(results, total, save)
 
 
-def _write_images(source: ImageSource, transform: Transform, max_images: int | None, save) -> Summary:
+def _write_images(results: Iterator[tuple], total: int, save: Callable[[str, bytes], None]) -> Summary:
+    """Save `total` images, fewer if `results`, from `_convert_all`, has fewer."""
     summary, labels, first = Summary(), [], ''
-    for number, image, form, data in _numbered(source, transform, max_images, summary):
+    for number, image, form, data in _numbered(results, total, summary):
         if summary.form not in ('', form):
             raise UserError(f'{image.name} is {form}, and {first} is {summary.form}; all must be alike: '
                             '--resolution makes sizes equal, --transform makes grey images RGB')
@@ -74,16 +78,15 @@ def _write_images(source: ImageSource, transform: Transform, max_images: int | N
     return summary
 
 
-def _numbered(source: ImageSource, transform: Transform, max_images: int | None,
+def _numbered(results: Iterator[tuple], total: int,
               summary: Summary) -> Iterator[tuple[int, SourceImage, str, bytes]]:
     """(number, image, form, PNG file) of all but the unreadable and left-out ones, which `summary` counts."""
-    total = source.total if max_images is None else min(source.total, max_images)
-    convert = partial(_convert, transform=transform, skip_unreadable=source.skips_unreadable)
     number = 0
-    results = _map(convert, source.images)
-    with tqdm(total=total, unit='image') as progress, contextlib.closing(results):
+    with tqdm(total=total, unit='image') as progress:
         while number < total and (pair := next(results, None)):
             image, result = pair
+            if isinstance(result, UserError):
+                raise result
             if result == 'unreadable':
                 summary.unreadable += 1
                 continue
@@ -95,58 +98,51 @@ def _numbered(source: ImageSource, transform: Transform, max_images: int | None,
             progress.update()
 
 
-def _convert(image: SourceImage, transform: Transform, skip_unreadable: bool) -> tuple[str, bytes] | str:
-    """The form and the PNG file of an image, or the reason why there is none."""
+def _convert_all(source: ImageSource, transform: Transform, total: int, workers: int) -> Iterator[tuple]:
+    """(image, what `_convert` makes of it) in order, until `total` were readable or a bit beyond.
+
+    The first images are converted in place; processes are started once these have taken long enough.
+    """
+    images = source.images if source.skips_unreadable else itertools.islice(source.images, total)
+    convert = partial(_convert, load=source.load, transform=transform,
+                      skip_unreadable=source.skips_unreadable)
+    seconds = done = 0
+    while workers == 1 or seconds < SECONDS_IN_PLACE:
+        image = next(images, None)
+        if image is None:
+            return
+        start = time.perf_counter()
+        result = convert(image)
+        seconds, done = seconds + time.perf_counter() - start, done + 1
+        yield image, result
+    size = min(max(round(SECONDS_AT_A_TIME * done / seconds), 1), IMAGES_AT_A_TIME)
+    chunks = iter(lambda: list(itertools.islice(images, size)), [])
+    with contextlib.closing(map_in_processes(partial(_convert_chunk, convert), chunks, workers)) as pairs:
+        for chunk, results in pairs:
+            yield from zip(chunk, results, strict=True)
+
+
+def _convert_chunk(convert: Callable, chunk: list[SourceImage]) -> list:
+    return [convert(image) for image in chunk]
+
+
+def _convert(image: SourceImage, load: Callable, transform: Transform,
+             skip_unreadable: bool) -> tuple[str, bytes] | str | UserError:
+    """The form and the PNG file of an image, or why there is none: a word, or the error that it is."""
     try:
-        loaded = image.load()
-    except UserError:
-        if skip_unreadable:
-            return 'unreadable'
-        raise
+        loaded = load(image)
+    except UserError as err:
+        return 'unreadable' if skip_unreadable else err
     result = transform(loaded)
     if result is None:
         return 'left out'
     form = f'{result.width}x{result.height} {"grey" if result.mode == "L" else "RGB"}'
     if result.width != result.height or result.width & (result.width - 1):
-        raise UserError(f'{image.name} is {form}; images must be square with a side that is a power of two: '
-                        'choose --resolution (and --transform)')
+        return UserError(f'{image.name} is {form}; images must be square with a side that is a power of two: '
+                         'choose --resolution (and --transform)')
     file = io.BytesIO()
     Image.fromarray(np.asarray(result)).save(file, format='png', compress_level=0)  # pixels only, no metadata
     return form, file.getvalue()
-
-
-def _map(function: Callable, items: Iterable) -> Iterator[tuple]:
-    """(item, function(item)) in order; by several threads where the first items show that it pays.
-
-    PIL frees Python's lock while it decodes and resizes, so that large images keep all cores busy; with small
-    ones the threads would mostly wait for each other.
-    """
-    items, seconds = iter(items), []
-    for item in itertools.islice(items, 16):
-        start = time.perf_counter()
-        result = function(item)
-        seconds.append(time.perf_counter() - start)
-        yield item, result
-    if seconds and statistics.median(seconds) < _SECONDS_WORTH_A_THREAD:
-        yield from ((item, function(item)) for item in items)
-    else:
-        yield from _map_in_threads(function, items)
-
-
-def _map_in_threads(function: Callable, items: Iterable) -> Iterator[tuple]:
-    workers = min(os.cpu_count() or 1, 16)
-    pending = deque()
-    pool = ThreadPoolExecutor(workers)
-    try:
-        for item in items:
-            pending.append((item, pool.submit(function, item)))
-            if len(pending) > 4 * workers:
-                done, future = pending.popleft()
-                yield done, future.result()
-        for done, future in pending:
-            yield done, future.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 @contextlib.contextmanager

@@ -1,21 +1,33 @@
 """Files that hold images, in a folder or a zip, and the one way in which all of them are decoded."""
 
+import functools
 import io
 import json
-import math
 import os
+import re
 import struct
+import warnings
 import zipfile
 import zlib
 from pathlib import Path
+from typing import BinaryIO
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from torch_utils.errors import UserError
 
+BOMB_BYTES, BOMB_RATIO = 256 << 20, 50  # what is larger and denser than these was packed to do harm
+MAX_CLASSES = 1_000_000  # more would make one-hot labels larger than images
+LARGEST = 3e38  # number in a label that is a list; float32 ends there
+
+_OUTSIDE = re.compile(r'^[/\\]|^[A-Za-z]:|(^|[/\\])\.\.([/\\]|$)')  # names of places outside a folder
 _EXIF_ORIENTATION = 0x0112
-_BROKEN_IMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error,
-                 Image.DecompressionBombError)
+# Whatever PIL's many readers raise for broken or hostile files.
+_BROKEN_IMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, IndexError, KeyError,
+                 TypeError, AttributeError, NotImplementedError, OverflowError, MemoryError, RuntimeError,
+                 Image.DecompressionBombError, Warning)
+warnings.filterwarnings('ignore', category=UserWarning, module=r'PIL\.')  # such as odd EXIF data
+warnings.simplefilter('error', Image.DecompressionBombWarning)  # from 89 million pixels on
 
 
 class Folder:
@@ -30,39 +42,83 @@ class Folder:
         for root, folders, files in os.walk(self.path, followlinks=True):
             seen.add(os.path.realpath(root))
             folders[:] = [name for name in folders if os.path.realpath(os.path.join(root, name)) not in seen]
-            for name in files:
-                yield Path(root, name).relative_to(self.path).as_posix()
+            prefix = Path(root).relative_to(self.path).as_posix()
+            yield from files if prefix == '.' else (f'{prefix}/{name}' for name in files)
 
     def read(self, name: str) -> bytes:
-        return (self.path / name).read_bytes()
+        path = self.path / name
+        if not path.is_file():  # a named pipe would keep us waiting for ever
+            raise UserError(f'{path}: {"not a file" if path.exists() else "a link that leads nowhere"}')
+        return path.read_bytes()
 
 
 class Zip:
-    """All files in a zip, with the interface of `Folder`. Every process opens the file for itself."""
+    """All files in a zip, with the interface of `Folder`.
+
+    Members are read by their positions, each with the file opened anew: threads and processes can share an
+    object. Raises UserError naming `option`, the zip and the member if the zip is damaged, or a member is
+    encrypted, packed in an unusual way, there twice, a bomb (see `check_size`), or named like a place
+    outside the zip.
+    """
 
     def __init__(self, path: Path, option: str):
         self.path = path
-        self._option = option
-        self._file, self._pid = None, None
-        self.names = sorted({name for name in self._open().namelist() if not name.endswith('/')})
+        self._where = f'{option} {path}'
+        self._members = self._read_directory()
+        self.names = sorted(self._members)
 
-    def _open(self) -> zipfile.ZipFile:
-        if self._pid != os.getpid():  # processes that share a handle would move each other's read position
-            try:
-                self._file, self._pid = zipfile.ZipFile(self.path), os.getpid()
-            except zipfile.BadZipFile as err:
-                raise UserError(f'{self._option} {self.path}: not a zip file, or a truncated one') from err
-        return self._file
-
-    def __getstate__(self):
-        return self.__dict__ | {'_file': None, '_pid': None}
+    def _read_directory(self) -> dict[str, zipfile.ZipInfo]:
+        try:
+            with zipfile.ZipFile(self.path) as archive:
+                infos = [info for info in archive.infolist() if not info.is_dir()]
+        # zipfile trusts a directory's numbers, so that a damaged one can make it fail in many ways
+        except (zipfile.BadZipFile, NotImplementedError, ValueError, OverflowError, struct.error) as err:
+            raise UserError(f'{self._where}: not a zip file, or a damaged one ({err})') from err
+        members = {}
+        for info in infos:
+            name = info.filename
+            if not name.isprintable() or _OUTSIDE.search(name):
+                raise UserError(f'{self._where}: {name!a} is no name for a file in a data set')
+            if name in members:
+                raise UserError(f'{self._where}: {name} is in it twice')
+            members[name] = info
+        return members
 
     def read(self, name: str) -> bytes:
+        info = self._members[name]
         try:
-            return self._open().read(name)
-        except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, zlib.error) as err:
-            # RuntimeError: encrypted (or, as NotImplementedError, packed in a way that Python cannot unpack)
-            raise UserError(f'{self._option} {self.path}: {name} can\'t be unpacked ({err})') from err
+            with open(self.path, 'rb') as file:
+                return self._unpack(info, file)
+        except (_Damaged, struct.error, zlib.error) as err:
+            raise UserError(f'{self._where}: {name} can\'t be unpacked ({err})') from err
+
+    def _unpack(self, info: zipfile.ZipInfo, file: BinaryIO) -> bytes:
+        if info.flag_bits & 1:
+            raise _Damaged('it is encrypted')
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise _Damaged('it is packed in an unusual way; repack the zip')
+        check_size(info.file_size, info.compress_size, f'{self._where}: {info.filename}')
+        file.seek(info.header_offset)
+        signature, name_length, extra_length = struct.unpack('<4s22x2H', file.read(30))
+        if signature != b'PK\3\4':
+            raise _Damaged('the zip is damaged')
+        file.seek(name_length + extra_length, io.SEEK_CUR)
+        data = file.read(info.compress_size)
+        if info.compress_type == zipfile.ZIP_DEFLATED:
+            data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, info.file_size + 1)
+        if len(data) != info.file_size or zlib.crc32(data) != info.CRC:
+            raise _Damaged('its contents are damaged')
+        return data
+
+
+class _Damaged(Exception):
+    """Why a member of a zip can't be read."""
+
+
+def check_size(size: int, packed: int, what: str) -> None:
+    """Raise UserError if `size` bytes, packed as `packed`, are more than BOMB_BYTES and BOMB_RATIO allow."""
+    if size > max(BOMB_BYTES, BOMB_RATIO * packed):
+        raise UserError(f'{what}: unpacks from {packed} bytes to {size} or more, as no data set does')
 
 
 def open_files(path: str | os.PathLike, option: str, expected: str = 'a folder or a .zip') -> Folder | Zip:
@@ -99,7 +155,8 @@ def decode_image(data: bytes, where: str) -> Image.Image:
     where: what errors call the image. Raises UserError if it is unreadable or of any other kind.
     """
     try:
-        image = Image.open(io.BytesIO(data))
+        _check_whole(data)
+        image = Image.open(io.BytesIO(data), formats=_formats())
         stored = [str(tile[3]) for tile in image.tile]  # PIL itself would cut 16-bit RGB to 8 bits in silence
         image.load()
         if image.getexif().get(_EXIF_ORIENTATION, 1) != 1:
@@ -107,6 +164,8 @@ def decode_image(data: bytes, where: str) -> Image.Image:
     except _BROKEN_IMAGE as err:
         reason = 'PIL finds no image in it' if isinstance(err, UnidentifiedImageError) else err
         raise UserError(f'{where}: not a readable image ({reason})') from err
+    if 0 in image.size:
+        raise UserError(f'{where}: not a readable image (it has no pixels)')
     if any(';16' in mode for mode in stored):
         raise UserError(f'{where}: has 16 bits a channel; convert it to 8 bits first')
     if image.mode == '1':
@@ -116,6 +175,34 @@ def decode_image(data: bytes, where: str) -> Image.Image:
     if image.mode in ('L', 'LA', 'RGB', 'RGBA', 'P', 'PA'):
         return _drop_alpha(image, where)
     raise UserError(f'{where}: mode {image.mode} doesn\'t fit 8-bit grey or RGB; convert it first')
+
+
+@functools.cache
+def _formats() -> list[str]:
+    """What PIL decodes by itself: for an EPS file it would start another program."""
+    Image.init()
+    return [name for name in Image.ID if name != 'EPS']
+
+
+def _check_whole(data: bytes) -> None:
+    """Raise ValueError for a PNG or JPEG that is cut short or a PNG that was changed: PIL may take it.
+
+    It stops reading with the last pixel, and looks at no checksum of them.
+    """
+    if data.startswith(b'\xff\xd8'):
+        if data.rfind(b'\xff\xd9') < data.rfind(b'\xff\xda'):
+            raise ValueError('it is cut short')
+    elif data.startswith(b'\x89PNG\r\n\x1a\n'):
+        start, view = 8, memoryview(data)
+        while True:
+            if start + 12 > len(data):
+                raise ValueError('it is cut short')
+            end = start + 8 + int.from_bytes(data[start:start + 4])
+            if zlib.crc32(view[start + 4:end]) != int.from_bytes(data[end:end + 4]):
+                raise ValueError('it is damaged or cut short')
+            if data[start + 4:start + 8] == b'IEND':
+                return
+            start = end + 4
 
 
 def _drop_alpha(image: Image.Image, where: str) -> Image.Image:
@@ -131,15 +218,15 @@ def _drop_alpha(image: Image.Image, where: str) -> Image.Image:
 def read_labels(files: Folder | Zip, option: str) -> dict[str, int | list]:
     """Labels by file name from the `dataset.json` at the root; empty if there is none or it holds none.
 
-    A label is an integer >= 0 (a class) or a list of numbers. Raises UserError naming `option` if the file is
-    not of the form {"labels": [[name, label], ...]} or {"labels": null}, or mixes kinds of labels.
+    A label is an integer from 0 up (a class) or a list of numbers. Raises UserError naming `option` if the
+    file is not of the form {"labels": [[name, label], ...]} or {"labels": null}, or holds other labels.
     """
     if 'dataset.json' not in files.names:
         return {}
     where = f'{option} {files.path}: dataset.json'
     try:
         entries = json.loads(files.read('dataset.json'))
-    except (UnicodeDecodeError, json.JSONDecodeError) as err:
+    except (ValueError, RecursionError) as err:
         raise UserError(f'{where} is not JSON ({err})') from err
     if not isinstance(entries, dict) or not isinstance(entries.get('labels'), list | None):
         raise UserError(f'{where} must be of the form {{"labels": [[name, label], ...]}}')
@@ -156,11 +243,12 @@ def read_labels(files: Folder | Zip, option: str) -> dict[str, int | list]:
 
 def _check_label(label, what: str) -> None:
     if isinstance(label, list):
-        good = len(label) > 0 and all(_is_number(x) and math.isfinite(x) for x in label)
+        good = len(label) > 0 and all(_is_number(x) and abs(x) <= LARGEST for x in label)
     else:
-        good = _is_number(label) and isinstance(label, int) and 0 <= label < 2 ** 31
+        good = _is_number(label) and isinstance(label, int) and 0 <= label < MAX_CLASSES
     if not good:
-        raise UserError(f'{what} is {_short(label)}; expected an integer from 0 up or a list of numbers')
+        raise UserError(f'{what} is {_short(label)}; expected an integer from 0 to {MAX_CLASSES - 1} or a '
+                        'list of float32 numbers')
 
 
 def _is_number(value) -> bool:
@@ -168,5 +256,8 @@ def _is_number(value) -> bool:
 
 
 def _short(value) -> str:
-    text = json.dumps(value)
+    try:
+        text = json.dumps(value)
+    except RecursionError:
+        return 'nested without end'
     return text if len(text) <= 60 else text[:57] + '...'

@@ -1,12 +1,13 @@
 """Where dataset_tool.py takes images from: folders, zips, and LSUN, CIFAR-10, MNIST as they are published."""
 
 import gzip
+import itertools
 import pickle
 import struct
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -23,20 +24,31 @@ MNIST_LABELS = 'train-labels-idx1-ubyte.gz'
 
 @dataclass(frozen=True, kw_only=True)
 class SourceImage:
-    """An image that is still to be decoded. `load` may run in any thread and raises UserError if it fails."""
+    """An image that is still to be decoded. data: what the source's `load` needs besides the name; small."""
 
     name: str
     label: int | list | None
-    load: Callable[[], Image.Image]  # mode L or RGB
+    data: bytes | np.ndarray | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSource:
-    """Images in a fixed order. images: can be walked through once."""
+    """Images in a fixed order.
+
+    images: can be walked through once. load: from one of them to its PIL image, mode L or RGB; can be sent to
+    other processes; raises UserError if the image can't be decoded.
+    """
 
     total: int
     images: Iterator[SourceImage]
+    load: Callable[[SourceImage], Image.Image]
     skips_unreadable: bool = False  # those that can't be decoded do not count
+
+    def some(self, indices: np.ndarray) -> 'ImageSource':
+        """The source of the images at these rising indices only."""
+        chosen = np.zeros(self.total, dtype=bool)
+        chosen[indices] = True
+        return replace(self, total=len(indices), images=itertools.compress(self.images, chosen))
 
 
 def open_source(path: str, option: str = '--source') -> ImageSource:
@@ -64,13 +76,12 @@ def _open_files(path: Path, option: str) -> ImageSource:
     if isinstance(files, Folder):
         names.sort(key=lambda name: name.split('/'))
         labels = labels or _labels_from_folders(names)
-    return ImageSource(total=len(names), images=(
-        SourceImage(name=name, label=labels.get(name), load=partial(_load_file, files, name, option))
-        for name in names))
+    images = (SourceImage(name=name, label=labels.get(name)) for name in names)
+    return ImageSource(total=len(names), images=images, load=partial(_load_file, files, option))
 
 
-def _load_file(files: Folder | Zip, name: str, option: str) -> Image.Image:
-    return decode_image(files.read(name), f'{option} {files.path}: {name}')
+def _load_file(files: Folder | Zip, option: str, image: SourceImage) -> Image.Image:
+    return decode_image(files.read(image.name), f'{option} {files.path}: {image.name}')
 
 
 def _labels_from_folders(names: list[str]) -> dict[str, int]:
@@ -91,20 +102,27 @@ def _open_lmdb(path: Path, option: str) -> ImageSource:
         total = database.stat()['entries']
     except lmdb.Error as err:
         raise UserError(f'{option} {path}: not a readable LMDB database ({err})') from err
-    return ImageSource(total=total, images=_walk_lmdb(database), skips_unreadable=True)
+    return ImageSource(total=total, images=_walk_lmdb(database), load=_load_value, skips_unreadable=True)
 
 
 def _walk_lmdb(database) -> Iterator[SourceImage]:
     with database.begin() as transaction:
         for key, value in transaction.cursor():
-            name = key.decode('utf-8', 'replace')
-            yield SourceImage(name=name, label=None, load=partial(decode_image, value, name))
+            yield SourceImage(name=key.decode('utf-8', 'replace'), label=None, data=value)
+
+
+def _load_value(image: SourceImage) -> Image.Image:
+    return decode_image(image.data, image.name)
 
 
 def _from_arrays(images: np.ndarray, labels: list[int]) -> ImageSource:
-    return ImageSource(total=len(images), images=(
-        SourceImage(name=f'image {i}', label=label, load=partial(Image.fromarray, image))
+    return ImageSource(total=len(images), load=_load_array, images=(
+        SourceImage(name=f'image {i}', label=label, data=image)
         for i, (image, label) in enumerate(zip(images, labels, strict=True))))
+
+
+def _load_array(image: SourceImage) -> Image.Image:
+    return Image.fromarray(image.data)
 
 
 def _read_cifar10(path: Path, option: str) -> tuple[np.ndarray, list[int]]:

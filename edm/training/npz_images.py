@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from torch_utils.errors import UserError
-from training.image_files import describe_shape
+from training.image_files import LARGEST, MAX_CLASSES, describe_shape
 
 _BROKEN = (ValueError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error,
            NotImplementedError, RuntimeError)  # the last two: encrypted, or packed in a way unknown here
@@ -137,9 +137,9 @@ def _chw(part: NpzPart) -> tuple[int, int, int]:
 
 def _check_labels(labels: np.ndarray, n: int, what: str) -> np.ndarray:
     kind, shape = labels.dtype.kind, labels.shape
-    classes = kind in 'iu' and shape == (n,) and labels.min() >= 0
+    classes = kind in 'iu' and shape == (n,) and 0 <= labels.min() and labels.max() < MAX_CLASSES
     vectors = kind in 'iuf' and shape[:1] == (n,) and labels.ndim == 2 and shape[1] > 0
-    if not classes and not (vectors and np.isfinite(labels).all()):
-        raise UserError(f'{what} is {labels.dtype} {list(shape)}, expected {n} integers from 0 up or '
-                        f'{n} rows of finite numbers')
+    if not classes and not (vectors and (abs(labels) <= LARGEST).all()):
+        raise UserError(f'{what} is {labels.dtype} {list(shape)}, expected {n} integers from 0 to '
+                        f'{MAX_CLASSES - 1} or {n} rows of float32 numbers')
     return labels.astype(np.int64 if classes else np.float64)
