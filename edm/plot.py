@@ -124,5 +124,25 @@ def similarity(matrix, out):
     print(f'wrote {out}')
 
 
+@main.command()
+@click.argument('run_dirs', metavar='RUN_DIR...', nargs=-1, required=True)
+@_out_option
+def training(run_dirs, out):
+    """Loss, learning rate and images per second of training runs.
+
+    RUN_DIR: folders that train.py or trainMoLRG.py made, finished or not.
+
+    Example: python edm/plot.py training training/00000-* training/00001-* --out=training.png
+    """
+    from evaluation import figures, training_figure
+    from evaluation.training_curves import load_curves
+
+    runs = [load_curves(run_dir) for run_dir in run_dirs]
+    figures.check_out(out)
+    figure, caption = training_figure.draw_training(runs)
+    figures.save_figure(figure, out, title=training_figure.TITLE, caption=caption)
+    print(f'wrote {out}')
+
+
 if __name__ == '__main__':
     main()

@@ -13,11 +13,16 @@ def load_json(path: str | os.PathLike, option: str) -> 'Place':
     path = Path(path)
     if not path.is_file():
         raise UserError(f'{option} {path}: no such file')
+    return parse_json(path.read_bytes(), f'{option} {path}')
+
+
+def parse_json(text: bytes, where: str) -> 'Place':
+    """A JSON text in UTF-8. Raises UserError led by `where` if it is none."""
     try:
-        content = json.loads(path.read_text(encoding='utf-8'))
+        content = json.loads(text.decode('utf-8'))
     except (ValueError, RecursionError) as err:
-        raise UserError(f'{option} {path}: not a JSON file') from err
-    return Place(content, f'{option} {path}')
+        raise UserError(f'{where}: not a JSON file') from err
+    return Place(content, where)
 
 
 class Place:
