@@ -1,0 +1,109 @@
+"""No module hard-wires a device: work follows the one that the chooser names, here PyTorch's fake one, meta.
+
+Tensors on `meta` have a shape and no numbers, and PyTorch refuses to compute with one there and one on the
+CPU. So whatever runs through with all inputs on meta makes every tensor on its inputs' device.
+"""
+
+import ast
+
+import pytest
+import torch
+
+import generate
+from evaluation import generation
+from evaluation.sampler import generalized_sampler
+from golden_networks import golden_network
+from helpers import ROOT, run
+from torch_utils import distributed, seeding
+from training import loss
+from training.augment import AugmentPipe
+from training.gradients import Gradients
+from training.networks import EDMPrecond
+from training.snapshot import save_snapshot
+from training.stats import Moments
+
+META = torch.device('meta')
+CHOOSER = 'distributed.py'  # the only module that may name devices
+MODULES = sorted((ROOT / 'edm').rglob('*.py'))
+
+
+def on_meta(name):
+    return golden_network(name)[0].to(META)
+
+
+@pytest.mark.parametrize('path', MODULES, ids=lambda path: path.relative_to(ROOT / 'edm').as_posix())
+def test_only_the_chooser_makes_a_gpu_device(path):
+    """No .cuda(), no torch.device('cuda'), no device='cuda' and no .to('cuda') outside the chooser."""
+    for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+        if not isinstance(node, ast.Call) or path.name == CHOOSER:
+            continue
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, 'id', '')
+        assert name != 'cuda', f'{path}:{node.lineno}'
+        values = [*node.args, *(keyword.value for keyword in node.keywords if keyword.arg == 'device')]
+        for value in values if name in ('to', 'device') else values[len(node.args):]:
+            named = value.value if isinstance(value, ast.Constant) else None
+            assert not (isinstance(named, str) and named.startswith(('cuda', 'mps'))), f'{path}:{node.lineno}'
+
+
+@pytest.mark.parametrize('name', ['edm-ddpmpp', 'edm-adm-cond', 've-ncsnpp', 'iddpm-adm', 'edm-skip'])
+def test_networks_compute_where_their_inputs_are(name):
+    net = on_meta(name)
+    x = torch.empty(2, net.img_channels, net.img_resolution, net.img_resolution, device=META)
+    labels = torch.empty(2, net.label_dim, device=META) if net.label_dim else None
+    assert net(x, 1.0, labels).device == META
+
+
+@pytest.mark.parametrize('name', loss.LOSSES)
+def test_a_training_step_stays_on_its_device(name):
+    net = on_meta('edm-ddpmpp').train().requires_grad_(True)
+    gradients, moments = Gradients(net.parameters()), Moments(META)
+    images = torch.empty(2, 3, 8, 8, device=META)
+    losses = loss.LOSSES[name]()(net, images)
+    losses.sum().backward()
+    moments.add(losses)
+    gradients.clean()
+    assert {losses.device, gradients.flat.device, gradients.count_nonfinite().device} == {META}
+
+
+def test_colours_and_flips_are_augmented_on_the_images_device():
+    pipe = AugmentPipe(p=1, xflip=1, yflip=1, rotate_int=1, translate_int=1, brightness=1, contrast=1, hue=1)
+    images, labels = pipe(torch.empty(2, 3, 8, 8, device=META))
+    assert (images.device, labels.device) == (META, META)
+
+
+@pytest.mark.parametrize('options', [{}, {'disc': 'vp', 'schedule': 'vp', 'scaling': 'vp'},
+                                     {'S_churn': 10, 'randn': torch.randn_like}])
+def test_the_sampler_stays_on_the_latents_device(options):
+    latents = torch.empty(2, 3, 8, 8, device=META)
+    assert generalized_sampler(on_meta('edm-ddpmpp'), latents, num_steps=3, **options).device == META
+
+
+def test_generate_computes_on_the_device_that_the_chooser_names(tmp_path, monkeypatch):
+    class Draws(seeding.SampleGenerators):
+        """There are no generators on meta."""
+
+        def __init__(self, seeds, device):
+            assert device == META
+            self.count = len(seeds)
+
+        def randn(self, shape, dtype=torch.float32):
+            return torch.empty(self.count, *shape, dtype=dtype, device=META)
+
+        def randint(self, high):
+            return torch.empty(self.count, dtype=torch.int64, device=META)
+
+    seen = []
+
+    def to_uint8(images):
+        seen.append(images.device)
+        return torch.zeros(images.shape, dtype=torch.uint8)
+
+    torch.manual_seed(0)
+    net = EDMPrecond(8, 3, label_dim=2, model_type='SongUNet', model_channels=4, channel_mult=[1], num_blocks=1)
+    save_snapshot(tmp_path / 'net.pkl', ema=net)
+    monkeypatch.setattr(distributed, 'pick_device', lambda name: META)
+    monkeypatch.setattr(generation, 'SampleGenerators', Draws)
+    monkeypatch.setattr(generation, 'to_uint8', to_uint8)
+    run(generate.main, f'--network={tmp_path / "net.pkl"}', f'--outdir={tmp_path / "out"}', '--seeds=0-2',
+        '--steps=2', '--class=1')
+    assert seen == [META]
