@@ -87,19 +87,28 @@ def resize(image: Image.Image) -> np.ndarray:
     return np.asarray(image.convert('RGB').resize((SIZE, SIZE), Image.Resampling.BILINEAR))
 
 
-def normalize(images: torch.Tensor) -> torch.Tensor:
-    """(images / 255 - MEAN) / STD, from uint8 [N, H, W, 3] to float32 [N, 3, H, W] on the same device.
+def normalize(images: np.ndarray, device: torch.device) -> torch.Tensor:
+    """(images / 255 - MEAN) / STD, from uint8 [N, H, W, 3] to float32 [N, 3, H, W] on the device.
 
-    Looked up in a table of its 3 * 256 values, which is faster and gives the same bits.
+    Looked up in a table of its 3 * 256 values: no slower, and the same bits on all devices.
     """
     mean, std = torch.tensor(MEAN)[:, None], torch.tensor(STD)[:, None]
-    table = ((torch.arange(256) / 255 - mean) / std).to(images.device)
-    result = torch.empty(len(images), 3, *images.shape[1:3], device=images.device)
-    for image, out in zip(images, result, strict=True):  # one by one, so that all stays in a CPU's cache
-        for channel in range(3):
-            values = image[:, :, channel].reshape(-1).int()
-            torch.index_select(table[channel], 0, values, out=out[channel].view(-1))
-    return result
+    table = (torch.arange(256) / 255 - mean) / std
+    shape = len(images), 3, *images.shape[1:3]
+    if device.type == 'cpu':  # by numpy, image by image: all stays in the cache, and no threads are needed
+        result = np.empty(shape, dtype=np.float32)
+        for image, out in zip(images, result, strict=True):
+            for channel in range(3):
+                np.take(table[channel].numpy(), image[:, :, channel], out=out[channel], mode='clip')
+        return torch.from_numpy(result)
+    pixels = torch.from_numpy(images)
+    pixels = (pixels.pin_memory() if device.type == 'cuda' else pixels).to(device, non_blocking=True)
+    return look_up(pixels, table.to(device))
+
+
+def look_up(pixels: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+    """table[channel, value] of uint8 [N, H, W, 3]: float32 [N, 3, H, W] on the device of both."""
+    return torch.stack([values[pixels[..., channel].int()] for channel, values in enumerate(table)], dim=1)
 
 
 # The network
@@ -139,10 +148,7 @@ class SscdDescriptor:
 
         Raises UserError if the network can't take the images or gives anything but finite numbers [N, D].
         """
-        pixels = torch.from_numpy(images)
-        if self._device.type == 'cuda':
-            pixels = pixels.pin_memory()
-        inputs = normalize(pixels.to(self._device, non_blocking=True))
+        inputs = normalize(images, self._device)
         try:
             # Unfused, so that the first and the hundredth batch go the same way.
             with torch.jit.optimized_execution(False):

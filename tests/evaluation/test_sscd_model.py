@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from evaluation import sscd_model
-from evaluation.sscd_model import SscdDescriptor, find_model, normalize, resize
+from evaluation.sscd_model import SscdDescriptor, find_model, look_up, normalize, resize
 from scripted import pooled, save, save_script
 from torch_utils import downloads
 from torch_utils.errors import UserError
@@ -26,10 +26,17 @@ def images(n=4, size=(32, 32), seed=0):
 def test_preprocessing_is_pils_resize_and_the_formula_bit_by_bit(size):
     batch = np.stack([resize(image) for image in images(3, size)])
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-    for image, got in zip(images(3, size), normalize(torch.from_numpy(batch)), strict=True):
+    for image, got in zip(images(3, size), normalize(batch, CPU), strict=True):
         pixels = torch.from_numpy(np.array(image.resize((320, 320), Image.Resampling.BILINEAR)))
         expected = (pixels.permute(2, 0, 1).float() / 255 - mean[:, None, None]) / std[:, None, None]
         assert torch.equal(got, expected)
+
+
+def test_what_accelerators_look_up_is_what_numpy_does():
+    batch = np.stack([resize(image) for image in images(2)])
+    mean, std = torch.tensor(sscd_model.MEAN)[:, None], torch.tensor(sscd_model.STD)[:, None]
+    table = (torch.arange(256) / 255 - mean) / std
+    assert torch.equal(look_up(torch.from_numpy(batch), table), normalize(batch, CPU))
 
 
 def test_grey_images_become_rgb():
@@ -41,7 +48,7 @@ def test_grey_images_become_rgb():
 def test_descriptors_are_the_networks_brought_to_length_one(tmp_path):
     descriptor = SscdDescriptor(save_script(tmp_path / 'm.pt', pooled), CPU)
     batch = np.stack([descriptor.prepare(image) for image in images()])
-    expected = pooled(normalize(torch.from_numpy(batch))).double()
+    expected = pooled(normalize(batch, CPU)).double()
     expected /= expected.norm(dim=1, keepdim=True)
     got = descriptor.compute(batch)
     assert got.dtype == np.float32
@@ -53,7 +60,7 @@ def test_descriptors_that_the_network_normalises_stay_bit_by_bit(tmp_path):
         return torch.nn.functional.normalize(pooled(x))
     descriptor = SscdDescriptor(save_script(tmp_path / 'm.pt', function), CPU)
     batch = np.stack([descriptor.prepare(image) for image in images()])
-    np.testing.assert_array_equal(descriptor.compute(batch), function(normalize(torch.from_numpy(batch))))
+    np.testing.assert_array_equal(descriptor.compute(batch), function(normalize(batch, CPU)))
 
 
 def test_a_batch_computes_what_single_images_do(tmp_path):

@@ -1,0 +1,85 @@
+"""Scores of features, on the CPU.
+
+- `mscore, 2,000 x 10,000 x 512`: `nearest_neighbors` beside the broadcast formulation, which multiplies
+  samples with all training images element by element, [16, 10000, 512] at a time, and sums. Both get the same
+  random descriptors of length 1; the baseline gets a part of the rows, and its time is scaled up.
+- `mscore, memory`: the peak of `sscd.py mscore` for 10,000 x 50,000 x 512, without the inputs (117 MiB) and
+  without what the same command needs for three descriptors.
+- `rpscore, 50,000 x 512`: row-wise similarities, beside the sum of the product in numpy, in float32.
+"""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from measure import Row, run_python, side_by_side
+
+from evaluation.scores import nearest_neighbors, pair_similarities
+
+HERE = Path(__file__).resolve().parent
+SCRIPT = HERE.parents[1] / 'edm' / 'sscd.py'
+_PART, _AT_A_TIME = 64, 16  # rows of source that the baseline gets, and takes at a time
+_PEAK = '''
+import os, runpy, sys
+sys.path[:0] = [os.path.dirname(sys.argv[2]), sys.argv[1]]
+sys.argv = sys.argv[2:]
+from measure import peak_mib
+try:
+    runpy.run_path(sys.argv[0], run_name='__main__')
+finally:
+    print(peak_mib())
+'''
+
+
+def rows() -> Iterator[Row]:
+    """The rows of the table."""
+    source, target = unit_rows(2000, 512, seed=0), unit_rows(10000, 512, seed=1)
+    some = source[:_PART]
+    assert np.allclose(nearest_neighbors(some, target)[0], broadcast(some, target), atol=1e-6)
+    ours, part = side_by_side([lambda: nearest_neighbors(source, target), lambda: broadcast(some, target)])
+    baseline = part * len(source) / _PART
+    yield Row(what='mscore, 2,000 x 10,000 x 512', ours=ours, unit='s', baseline=baseline,
+              ratio=baseline / ours, must='>= 30 times the baseline', reached=baseline / ours >= 30,
+              note=f'baseline: broadcast, {_PART} rows scaled up; {torch.get_num_threads()} threads')
+    yield _memory()
+    a, b = unit_rows(50000, 512, seed=2), unit_rows(50000, 512, seed=3)
+    ours, baseline = side_by_side([lambda: pair_similarities(a, b), lambda: (a * b).sum(axis=1)])
+    yield Row(what='rpscore, 50,000 x 512', ours=ours, unit='s', baseline=baseline, ratio=baseline / ours,
+              note='baseline: numpy in float32; ours sums in float64')
+
+
+def unit_rows(n: int, dim: int, seed: int) -> np.ndarray:
+    """Random descriptors, float32 [n, dim]."""
+    values = np.random.default_rng(seed).standard_normal((n, dim), dtype=np.float32)
+    return values / np.linalg.norm(values, axis=1, keepdims=True)
+
+
+def broadcast(source: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """The largest similarity of each row, as the product of all elements summed over the last axis."""
+    target = torch.from_numpy(target)[None]
+    return torch.cat([(part[:, None] * target).sum(dim=-1).amax(dim=1)
+                      for part in torch.from_numpy(source).split(_AT_A_TIME)]).numpy()
+
+
+def _memory() -> Row:
+    with tempfile.TemporaryDirectory() as folder:
+        peaks = []
+        for name, num_source, num_target in (('small', 3, 3), ('large', 10000, 50000)):
+            files = [Path(folder, f'{name}-{kind}.npz') for kind in ('source', 'target')]
+            for path, num_rows in zip(files, (num_source, num_target), strict=True):
+                np.savez(path, features=unit_rows(num_rows, 512, seed=num_rows))
+            peaks.append(_peak_of_mscore(*files))
+    inputs = 60000 * 512 * 4 / 2 ** 20
+    extra = peaks[1] - peaks[0] - inputs
+    return Row(what='mscore, 10,000 x 50,000 x 512: memory beyond the inputs', ours=extra, unit='MiB',
+               must='< 300 MB', reached=extra * 2 ** 20 < 300e6,
+               note=f'peak of the process: {peaks[1]:.0f} MiB')
+
+
+def _peak_of_mscore(source: Path, target: Path) -> float:
+    """MiB."""
+    printed = run_python(_PEAK, str(HERE), str(SCRIPT), 'mscore', '--source', str(source),
+                         '--target', str(target), '--device', 'cpu')
+    return float(printed.split()[-1])
