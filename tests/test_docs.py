@@ -1,6 +1,7 @@
 """README and help: option tables are current, every help is complete, images exist."""
 
 import importlib
+import inspect
 import re
 import subprocess
 import sys
@@ -41,8 +42,9 @@ def test_help_says_what_every_option_means(name):
 @pytest.mark.parametrize('name', COMMANDS)
 def test_help_gives_an_example_that_runs_this_command_with_known_options(name):
     script = name.split()[0]
+    helps = COMMANDS[name].help, importlib.import_module(script[:-3]).main.help or ''
     examples = re.findall(rf'edm/{re.escape(script)} [^\n]*(?:\\\n[^\n]*|\n {{6,}}[^\n]*)*',
-                          COMMANDS[name].help + '\n' + (importlib.import_module(script[:-3]).main.help or ''))
+                          '\n'.join(map(inspect.cleandoc, helps)))
     used = [example for example in examples if example.split()[:len(name.split())][1:] == name.split()[1:]]
     assert used, f'no example calls {name}'
     known = {opt for param in COMMANDS[name].params for opt in (*param.opts, *param.secondary_opts)}
