@@ -130,6 +130,21 @@ def test_neither_chunks_nor_the_place_of_the_pixels_change_the_result(cache_byte
         close(net(x, sigma), brute_force(images, x, sigma))
 
 
+@pytest.mark.parametrize('n', [1, 2, 100])
+def test_threads_share_the_images_and_give_the_same(n):
+    images = make_images(n)
+    x = torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    torch.set_num_threads(3)
+    try:
+        for cache_bytes in (0, math.inf):
+            net = denoiser(images, cache_bytes=cache_bytes, chunk_values=192 * 5)
+            for sigma in (0.002, 2.0, 80.0):
+                close(net(x, sigma), brute_force(images, x, sigma))
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(1)
+
+
 def test_a_label_restricts_it_to_the_images_of_a_class():
     images = make_images(50)
     net = denoiser(images, class_ends=[10, 11, 50], label_dim=3)
