@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 # Pixels in the chunks that are in work at a time. On a CPU, these in float64 (16 MiB) stay in the cache
 # between conversion and product; a GPU wants kernels large enough to hide their launch.
-CHUNK_VALUES = {'cpu': 1 << 21, 'cuda': 1 << 24}
+CPU_CHUNKS, GPU_CHUNKS = 1 << 21, 1 << 24
 _SMALLEST_CHUNK = 1 << 18
 _DECODE_VALUES = 1 << 18
 
@@ -42,7 +42,7 @@ class Pixels:
     image_shape: (C, H, W). device: where chunks are wanted.
     cache_bytes: up to so many bytes the pixels are kept in the device's memory; more go to a memory-mapped
         file in the folder for temporary files, which vanishes with the process.
-    chunk_values: most pixels in a chunk, by default those of CHUNK_VALUES over the number of threads.
+    chunk_values: most pixels in a chunk, by default CPU_CHUNKS over num_threads, or GPU_CHUNKS.
     show_progress: while decoding, on stderr.
 
     num_threads: how many are to walk through parts of the images at a time: PyTorch's on a CPU, else 1.
@@ -56,8 +56,10 @@ class Pixels:
         self.device = torch.device(device)
         self.image_shape = tuple(image_shape)
         self.shape = len(indices), int(np.prod(image_shape))
-        self.num_threads = torch.get_num_threads() if self.device.type == 'cpu' else 1
-        values = chunk_values or max(_SMALLEST_CHUNK, CHUNK_VALUES[self.device.type] // self.num_threads)
+        on_cpu = self.device.type == 'cpu'
+        self.num_threads = torch.get_num_threads() if on_cpu else 1
+        values = chunk_values or (max(_SMALLEST_CHUNK, CPU_CHUNKS // self.num_threads) if on_cpu
+                                  else GPU_CHUNKS)
         self.rows_per_chunk = max(1, min(values // self.shape[1], self.shape[0]))
         self.is_mapped = self.shape[0] * self.shape[1] > cache_bytes
         half_squares = np.empty(self.shape[0])
