@@ -63,6 +63,8 @@ def regimes(preset, device, jobs, dry_run, **options):
     source = click.get_current_context().get_parameter_source('device')
     if source is not click.core.ParameterSource.DEFAULT:
         job = replace(job, device=device)
+    if not dry_run:
+        _check_data(job)
     stages = experiment.plan(job)
     threads = 1 if job.device == 'cpu' else None  # small networks: one thread each, side by side
     if dry_run:
@@ -72,7 +74,6 @@ def regimes(preset, device, jobs, dry_run, **options):
 
     from evaluation import regimes_scores
 
-    _check_data(job)
     records = Path('evaluation', job.name, 'stages')
     run_stages(stages, records=records, threads=threads,
                jobs=jobs or (os.cpu_count() if job.device == 'cpu' else 1))

@@ -99,7 +99,8 @@ def test_generate_computes_on_the_device_that_the_chooser_names(tmp_path, monkey
         return torch.zeros(images.shape, dtype=torch.uint8)
 
     torch.manual_seed(0)
-    net = EDMPrecond(8, 3, label_dim=2, model_type='SongUNet', model_channels=4, channel_mult=[1], num_blocks=1)
+    net = EDMPrecond(8, 3, label_dim=2, model_type='SongUNet', model_channels=4, channel_mult=[1],
+                     num_blocks=1)
     save_snapshot(tmp_path / 'net.pkl', ema=net)
     monkeypatch.setattr(distributed, 'pick_device', lambda name: META)
     monkeypatch.setattr(generation, 'SampleGenerators', Draws)
