@@ -20,6 +20,7 @@ DIGITS = str(ROOT / 'datasets' / 'digits-8x8.zip')
 TRAIN = f'train --outdir=new --data={DIGITS} --device=cpu'
 GENERATE = 'generate --network=net.pkl --outdir=new --device=cpu'
 OPTIMAL = f'generate --optimal_denoiser --dataset={DIGITS} --outdir=new --device=cpu'
+MOLRG = 'trainMoLRG --outdir=new --path=new --img_res=4 --class_num=2 --per_class_dim=6 --device=cpu'
 TOOL = 'dataset_tool --dest=new.zip'
 FEATURE = 'sscd feature --features=new.npz --device=cpu --descriptor=pixel'
 REGIMES = 'reproduce regimes --name=new'
@@ -96,6 +97,14 @@ USAGE = [
     ('sscd nothing', 'nothing'),
     ('plot regimes --results=results.json', '--out'),
     ('plot nothing', 'nothing'),
+    ('trainMoLRG --outdir=new', '--path'),
+    (f'{MOLRG} --class_num=0', '--class_num'),
+    (f'{MOLRG} --sample_per_class=0', '--sample_per_class'),
+    (f'{MOLRG} --class_num=20 --per_class_dim=6', '--per_class_dim'),
+    (f'{MOLRG} --arch=unet', '--arch'),
+    (f'{MOLRG} --arch=param-mlp --embed_channels=8', '--embed_channels'),
+    (f'{MOLRG} --optimizer=lion', '--optimizer'),
+    (f'{MOLRG} --data_seed=-1', '--data_seed'),
     (f'{REGIMES} --preset=large', '--preset'),
     (f'{REGIMES} --sizes=0', '--sizes'),
     (f'{REGIMES} --sizes=2-9000', '--sizes'),
