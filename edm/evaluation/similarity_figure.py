@@ -57,7 +57,7 @@ def caption(similarity: Similarity) -> str:
                      f'less than {similarity.mae.threshold:g} of 255 on average.')
     widest = max(float((matrix.high - matrix.low).max())
                  for matrix in (similarity.rp, similarity.mae) if matrix is not None)
-    parts.append(f'Wilson 95 % intervals are at most {widest:.2f} wide.')
+    parts.append(f'Wilson 95 % intervals are at most {widest:.2g} wide.')
     return ' '.join(parts)
 
 
@@ -68,7 +68,7 @@ def _draw_map(axes: Axes, matrix: Matrix, names: list[str], side: float):
     for i, row in enumerate(matrix.value):
         for j, value in enumerate(row):
             axes.text(j, i, f'{value:.2f}', ha='center', va='center', fontsize=size,
-                      color='white' if value > 0.6 else 'black')
+                      color='white' if value > 0.75 else 'black')
     places = range(len(names))
     axes.set_xticks(places, names, rotation=40, ha='right', rotation_mode='anchor')
     axes.set_yticks(places, names)

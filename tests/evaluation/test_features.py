@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import zipfile
 
 import numpy as np
 import pytest
@@ -45,6 +46,8 @@ def test_plain_numpy_reads_what_is_written(tmp_path):
 def test_equal_features_are_equal_files(tmp_path):
     a, b = (write(tmp_path / name, unit(3)).read_bytes() for name in ('a.npz', 'b.npz'))
     assert a == b
+    with zipfile.ZipFile(tmp_path / 'a.npz') as archive:
+        assert {info.date_time[0] for info in archive.infolist()} == {1980}
 
 
 def test_a_file_that_is_not_finished_does_not_appear(tmp_path):
