@@ -40,16 +40,17 @@ class DataDenoiser:
         Returns [B, C, H, W] of x's dtype, on its device; the computation is in float64.
         Raises UserError if a value is not finite or sigma not above 0, ValueError if labels are missing.
         """
-        device = self._pixels.device
-        noisy = to_levels(x.to(device, torch.float64).flatten(1))
-        sigma = torch.as_tensor(sigma, dtype=torch.float64).to(device).reshape(-1, 1).expand(len(x), 1)
+        device = self._pixels.device  # x's, but for MPS, which has no float64: types change on this device
+        noisy = to_levels(x.to(device).to(torch.float64).flatten(1))
+        sigma = sigma.to(device) if isinstance(sigma, torch.Tensor) else sigma
+        sigma = torch.as_tensor(sigma, dtype=torch.float64, device=device).reshape(-1, 1).expand(len(x), 1)
         if not bool((noisy.abs() < _LARGEST).all() & (sigma < _LARGEST).all() & (sigma > 0).all()):
             raise UserError('the images to denoise must be finite and their noise levels above 0; options of '
                             'the sampler, such as --S_noise, may be too large')
         denoised = torch.empty_like(noisy)
         for samples, rows in self._groups(class_labels):
             denoised[samples] = self._denoise(noisy[samples], sigma[samples] * 127.5, rows)
-        return from_levels(denoised).to(x.device, x.dtype).reshape(x.shape)
+        return from_levels(denoised).to(x.dtype).to(x.device).reshape(x.shape)
 
     def _groups(self, class_labels: torch.Tensor | None):
         """Pairs of samples (an index) and the rows (start, stop) of the images they are denoised by."""

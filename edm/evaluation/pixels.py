@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from torch_utils.errors import UserError
+
 # Pixels in the chunks that are in work at a time. On a CPU, these in float64 (16 MiB) stay in the cache
 # between conversion and product; a GPU wants kernels large enough to hide their launch.
 CPU_CHUNKS, GPU_CHUNKS = 1 << 21, 1 << 24
@@ -111,10 +113,9 @@ class _InFile:
     def __init__(self, blocks: Iterator[np.ndarray], shape: tuple[int, int], device: torch.device):
         self._num_values, self._device = shape[1], device
         self._copying = torch.cuda.Stream(device) if device.type == 'cuda' else None
-        with tempfile.TemporaryFile() as file:
+        with tempfile.TemporaryFile(buffering=0) as file:
             for block in blocks:
-                file.write(block.data)
-            file.flush()
+                _write(file, block, shape[0] * shape[1])
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
     def read(self, spans: Sequence[tuple[int, int]]) -> Iterator[torch.Tensor]:
@@ -140,3 +141,14 @@ class _InFile:
                 levels = levels.pin_memory().to(self._device, non_blocking=True)
             self._copying.synchronize()
         return levels
+
+
+def _write(file, block: np.ndarray, total: int) -> None:
+    """Append a block to an unbuffered file; `total`: the bytes that are to come together."""
+    left = memoryview(block).cast('B')
+    try:
+        while left:
+            left = left[file.write(left):]
+    except OSError as err:
+        raise UserError(f'--cache_gb: {total / 1e9:.3g} GB of pixels, more than are kept in memory, do not fit '
+                        f'into {tempfile.gettempdir()} ({err.strerror}); TMPDIR names another folder') from err

@@ -1,6 +1,7 @@
 """The optimal denoiser against the reference, a float64 brute force, and cases with a known answer."""
 
 import math
+import resource
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from evaluation.pixels import Pixels
 from evaluation.sampler import edm_sampler
 from evaluation.schedules import karras_sigmas
 from helpers import golden
+from torch_utils.errors import UserError
 
 CPU = torch.device('cpu')
 GOLDEN = golden('optimal-denoiser')
@@ -128,6 +130,16 @@ def test_neither_chunks_nor_the_place_of_the_pixels_change_the_result(cache_byte
     x = torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     for sigma in (0.002, 0.3, 2.0, 80.0):
         close(net(x, sigma), brute_force(images, x, sigma))
+
+
+def test_a_full_disk_is_reported():
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(UserError, match=r'--cache_gb.*do not fit'):
+            denoiser(make_images(100), cache_bytes=0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 @pytest.mark.parametrize('n', [1, 2, 100])
