@@ -5,7 +5,6 @@ import json
 import os
 import re
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 
 from torch_utils.errors import UserError
 from torch_utils.files import atomic_write
+from torch_utils.npz import open_npz
 
 _UNIT = 1e-3  # how far from 1 the length of a descriptor may be; half-precision networks reach 5e-4
 _BLOCK = 4096  # rows at a time in float64
@@ -160,12 +160,8 @@ def read_arrays(path: str | os.PathLike, option: str) -> dict[str, np.ndarray]:
     where = f'{option} {path}'
     if not Path(path).is_file():
         raise UserError(f'{where}: no such file')
-    try:
-        with open(path, 'rb') as file, np.load(file, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-    except (ValueError, EOFError, AttributeError, TypeError, RuntimeError, OSError, MemoryError,
-            zipfile.BadZipFile, zlib.error) as err:
-        raise UserError(f'{where}: not a readable .npz file of plain arrays') from err
+    with open_npz(path, where) as arrays:
+        return {name: arrays[name] for name in arrays.files}
 
 
 def text_in(arrays: dict[str, np.ndarray], name: str) -> str | None:

@@ -290,6 +290,8 @@ class _SafeUnpickler(pickle._Unpickler):
             _set_numpy_type(target, state)
         elif type(target) is np.ndarray:
             _set_array(target, state)
+        elif type(target) is dict and type(state) is dict and list(state) == ['_metadata']:
+            pass  # what a module's state_dict() carries besides the tensors
         else:
             _require(type(target) is PersistentObject and target.class_name == 'ModuleDict'
                      and not target.state and type(state) is dict, 'a change of an object\'s state')

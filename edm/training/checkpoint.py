@@ -1,6 +1,5 @@
 """State files: all that a run needs to go on as if it had never stopped."""
 
-import pickle
 from pathlib import Path
 
 import numpy as np
@@ -50,12 +49,7 @@ def load_state(path: Path, option: str = '--resume') -> dict:
     Raises UserError naming `option` if it is no state, or damaged.
     """
     where = f'{option} {path}'
-    try:
-        state = torch.load(path, map_location='cpu', weights_only=True)
-    except pickle.UnpicklingError:
-        state = old_states.read_with_module(path, where)
-    except (RuntimeError, EOFError, ValueError, KeyError) as err:
-        raise UserError(f'{where}: no state file, or a damaged one') from err
+    state = old_states.read(path, where)
     if not isinstance(state, dict) or not state.keys() >= old_states.KEYS:
         raise UserError(f'{where}: no training state; it lacks {", ".join(sorted(old_states.KEYS))}')
     if 'data_order' not in state:

@@ -15,8 +15,8 @@ from typing import BinaryIO
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from torch_utils.errors import UserError
+from torch_utils.npz import check_size
 
-BOMB_BYTES, BOMB_RATIO = 256 << 20, 50  # what is larger and denser than these was packed to do harm
 MAX_CLASSES = 1_000_000  # more would make one-hot labels larger than images
 LARGEST = 3e38  # number in a label that is a list; float32 ends there
 
@@ -113,12 +113,6 @@ class Zip:
 
 class _Damaged(Exception):
     """Why a member of a zip can't be read."""
-
-
-def check_size(size: int, packed: int, what: str) -> None:
-    """Raise UserError if `size` bytes, packed as `packed`, are more than BOMB_BYTES and BOMB_RATIO allow."""
-    if size > max(BOMB_BYTES, BOMB_RATIO * packed):
-        raise UserError(f'{what}: unpacks from {packed} bytes to {size} or more, as no data set does')
 
 
 def open_files(path: str | os.PathLike, option: str, expected: str = 'a folder or a .zip') -> Folder | Zip:

@@ -2,16 +2,13 @@
 
 import os
 import zipfile
-import zlib
 from typing import NamedTuple
 
 import numpy as np
 
 from torch_utils.errors import UserError
+from torch_utils.npz import open_npz
 from training.image_files import LARGEST, MAX_CLASSES, describe_shape
-
-_BROKEN = (ValueError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error,
-           NotImplementedError, RuntimeError)  # the last two: encrypted, or packed in a way unknown here
 
 
 class NpzPart(NamedTuple):
@@ -85,21 +82,16 @@ def read_npz(file, name: str, where: str) -> NpzPart:
     labels: None, classes int64 [N] or vectors float64 [N, label_dim].
     Raises UserError beginning with `where`.
     """
-    try:
-        with np.load(file, allow_pickle=False) as arrays:
-            keys = list(arrays)
-            samples_key = next((key for key in ('samples', 'arr_0') if key in keys), None)
-            if samples_key is None:
-                raise UserError(f'{where}: expected an array `samples`, found {", ".join(keys) or "nothing"}')
-            samples = _stored(file, f'{samples_key}.npy') if isinstance(file, os.PathLike) else None
-            if samples is None:
-                samples = arrays[samples_key]
-            labels_key = {'samples': 'labels', 'arr_0': 'arr_1'}[samples_key]
-            labels = arrays[labels_key] if labels_key in keys else None
-    except UserError:
-        raise
-    except _BROKEN as err:
-        raise UserError(f'{where}: not a readable .npz file of plain arrays ({err})') from err
+    with open_npz(file, where) as arrays:
+        keys = list(arrays)
+        samples_key = next((key for key in ('samples', 'arr_0') if key in keys), None)
+        if samples_key is None:
+            raise UserError(f'{where}: expected an array `samples`, found {", ".join(keys) or "nothing"}')
+        samples = _stored(file, f'{samples_key}.npy') if isinstance(file, os.PathLike) else None
+        if samples is None:
+            samples = arrays[samples_key]
+        labels_key = {'samples': 'labels', 'arr_0': 'arr_1'}[samples_key]
+        labels = arrays[labels_key] if labels_key in keys else None
     if samples.dtype != np.uint8 or samples.ndim != 4 or samples.shape[3] not in (1, 3) or 0 in samples.shape:
         raise UserError(f'{where}: `{samples_key}` is {samples.dtype} {list(samples.shape)}, expected uint8 '
                         '[N, H, W, C] with C 1 or 3')

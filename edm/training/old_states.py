@@ -18,10 +18,10 @@ from training.run_dir import kimg_of_state, snapshot_name, tick_after
 KEYS = {'net', 'optimizer_state'}
 
 
-def read_with_module(path: Path, where: str) -> dict:
-    """The contents of a state whose `net` is a module; `net` becomes a dict of tensors.
+def read(path: Path, where: str) -> dict:
+    """The contents of a state, of ours or of others; a `net` that is a module becomes a dict of tensors.
 
-    where: leads the messages. Raises UserError if it is no such file or holds anything else.
+    where: leads the messages. Raises UserError if it is no such file, is damaged or holds anything else.
     """
     try:
         state = safe_pickle.safe_load_archive(path)
