@@ -32,6 +32,8 @@ def open_npz(file: str | os.PathLike | BinaryIO, where: str) -> Iterator[np.lib.
                 if info.filename.endswith('.npy'):
                     with archive.open(info) as stream:
                         _check_header(stream, info)
+        if not isinstance(file, (str, os.PathLike)):
+            file.seek(0)
         with np.load(file, allow_pickle=False) as arrays:
             yield arrays
     except UserError:

@@ -18,10 +18,11 @@ from training import checkpoint, snapshot
 
 LARGE = {kind for kind in TRICKS if 'deep' in kind or 'thousands' in kind}  # take seconds to build and read
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
-WATCHED = set('os.system os.exec os.fork os.posix_spawn os.remove os.putenv subprocess.Popen pty.spawn '
-              'exec compile socket.__new__ socket.connect ctypes.dlopen shutil.rmtree tempfile.mkdtemp marshal.loads '
-              'builtins.input builtins.breakpoint webbrowser.open urllib.Request code.__new__ function.__new__ '
-              'signal.pthread_kill'.split())
+WATCHED = {
+    'os.system', 'os.exec', 'os.fork', 'os.posix_spawn', 'os.remove', 'os.putenv', 'subprocess.Popen',
+    'pty.spawn', 'exec', 'compile', 'socket.__new__', 'socket.connect', 'ctypes.dlopen', 'shutil.rmtree',
+    'tempfile.mkdtemp', 'marshal.loads', 'builtins.input', 'builtins.breakpoint', 'webbrowser.open',
+    'urllib.Request', 'code.__new__', 'function.__new__', 'signal.pthread_kill'}
 seen = None  # what was watched, while a list
 
 
