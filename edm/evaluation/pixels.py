@@ -150,5 +150,6 @@ def _write(file, block: np.ndarray, total: int) -> None:
         while left:
             left = left[file.write(left):]
     except OSError as err:
-        raise UserError(f'--cache_gb: {total / 1e9:.3g} GB of pixels, more than are kept in memory, do not fit '
-                        f'into {tempfile.gettempdir()} ({err.strerror}); TMPDIR names another folder') from err
+        raise UserError(f'--cache_gb: {total / 1e9:.3g} GB of pixels, more than are kept in memory, do not '
+                        f'fit into {tempfile.gettempdir()} ({err.strerror}); TMPDIR names another folder'
+                        ) from err
