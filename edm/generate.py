@@ -155,8 +155,9 @@ def _denoiser(opts: dict, device) -> tuple:
         net = load_network(opts['network'], device)
         identity['network_sha256'] = sha256_file(local_path(opts['network'], '--network'))
     kind = _data_denoiser(opts)
-    if kind is None:
+    if kind is None or (net is not None and net.label_dim):
         cli.check_class(opts['class_idx'], net.label_dim)
+    if kind is None:
         return net, identity
 
     from evaluation.open_denoiser import open_denoiser

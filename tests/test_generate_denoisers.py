@@ -200,6 +200,8 @@ def test_what_does_not_fit_the_network_is_refused(networks, data, tmp_path):
                        ('classes', ('0 to 7', '0 to 6'))):
         refuse(generate.main, '--optimal_denoiser', f'--dataset={tmp_path / path}', f'--network={network}',
                f'--outdir={tmp_path / "out"}', status=1, says=('--dataset', '--network', *says))
+    refuse(generate.main, '--optimal_denoiser', f'--dataset={tmp_path / "classes"}', f'--network={network}',
+           '--class=7', f'--outdir={tmp_path / "out"}', status=2, says=('--class 7', '0 to 6'))
     assert not (tmp_path / 'out').exists()
 
 
