@@ -4,10 +4,12 @@
 if the inner product of their descriptors is above 0.6.
 """
 
+import contextlib
 import json
 import os
 import warnings
 from pathlib import Path
+from urllib.parse import urlparse
 
 import numpy as np
 import torch
@@ -43,7 +45,7 @@ def find_model(model: str | None = None) -> Path:
     if model is not None and not is_url(model):
         return local_path(model, '--model')
     url = model or URL
-    path = models_dir() / (Path(url.partition('#')[0]).name or NAME)
+    path = models_dir() / (Path(urlparse(url).path).name or NAME)
     if path.is_file() and _put_by_hand(path):
         return path
     try:
@@ -72,7 +74,8 @@ def _put_by_hand(path: Path) -> bool:
         return False
     found = {'url': None, 'size': path.stat().st_size, 'sha256': sha256_file(path)}
     if not record:
-        write_json(_record_path(path), found)
+        with contextlib.suppress(OSError):  # others may share the folder with us, but for reading
+            write_json(_record_path(path), found)
     elif record != found:
         raise UserError(f'--model: {path} is not the file that was used before ({record.get("size")} bytes, '
                         f'now {found["size"]}; or another SHA-256); if it is right, delete '

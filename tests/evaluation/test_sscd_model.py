@@ -225,6 +225,15 @@ def test_a_file_that_the_user_has_put_there_is_used_and_watched(serve, tmp_path,
     assert not server.requests
 
 
+def test_a_folder_that_takes_no_files_is_fine_if_the_model_is_there(tmp_path, monkeypatch):
+    def refuse(path, value):
+        raise PermissionError(path)
+    monkeypatch.setenv('SSCD_CACHE', str(tmp_path))
+    monkeypatch.setattr(sscd_model, 'write_json', refuse)
+    (tmp_path / sscd_model.NAME).write_bytes(b'shared')
+    assert find_model() == tmp_path / sscd_model.NAME
+
+
 def test_a_path_is_used_as_it_is(tmp_path):
     (tmp_path / 'm.pt').write_bytes(b'any')
     assert find_model(str(tmp_path / 'm.pt')) == tmp_path / 'm.pt'
