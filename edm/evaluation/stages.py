@@ -36,40 +36,52 @@ class Stage:
     needs: tuple[str, ...] = ()
     cost: float = 1.0
 
-    def command_line(self, threads: int | None = None) -> str:
-        """The shell command that repeats this stage; `threads` as in `run_stages`."""
+    def command_line(self, threads: int | None = None, gpu: int | None = None) -> str:
+        """The shell command that repeats this stage; `threads` as in `run_stages`, gpu: the one it sees."""
         script, *args = self.command
         limit = f'OMP_NUM_THREADS={threads} ' if threads else ''
+        limit += f'CUDA_VISIBLE_DEVICES={gpu} ' if gpu is not None else ''
         return limit + shlex.join(['python', os.path.relpath(SCRIPTS / script), *args])
 
 
-def run_stages(stages: Sequence[Stage], *, records: Path, jobs: int = 1, threads: int | None = None) -> None:
+def run_stages(stages: Sequence[Stage], *, records: Path, jobs: int = 1, threads: int | None = None,
+               gpus: Sequence[int] = (), adopt: bool = False) -> None:
     """Run what is not finished, up to `jobs` stages at a time.
 
     A stage is finished if its record in the folder `records` tells of the same command, the same contents of
     input files and equally finished stages before it, and its outputs exist. What a stage prints goes to
     `records`/NAME.log.
     threads: CPU threads a stage may use (None: as many as PyTorch likes).
+    gpus: numbers of GPUs, each of which has one stage at a time and is the only one that the stage sees; then
+        `jobs` is their number.
+    adopt: take a stage whose outputs are there for finished, whoever ran it, and record it.
     Raises UserError that names the stage, its last words and its log, after ending the others.
     """
     records.mkdir(parents=True, exist_ok=True)
     keys = stage_keys(stages)
+    if adopt:
+        for stage in stages:
+            if not _is_finished(stage, keys, records) and all(path.exists() for path in stage.outputs):
+                _record(stage, keys, records, command=stage.command_line(threads), adopted=True)
     waiting = [stage for stage in stages if not _is_finished(stage, keys, records)]
     if len(waiting) < len(stages):
         print(f'{len(stages) - len(waiting)} of {len(stages)} stages are finished already')
     finished = {stage.name for stage in stages} - {stage.name for stage in waiting}
-    running: dict[Stage, tuple[subprocess.Popen, float]] = {}
+    running: dict[Stage, tuple[subprocess.Popen, float, int | None]] = {}
+    free = list(gpus) if gpus else [None] * jobs
     progress = Progress(sum(stage.cost for stage in waiting))
     try:
         while waiting or running:
             ready = [stage for stage in waiting if finished.issuperset(stage.needs)]
-            for stage in ready[:jobs - len(running)]:
-                progress.print(stage.command_line(threads))
+            for stage in ready[:len(free)]:
+                gpu = free.pop(0)
+                progress.print(stage.command_line(threads, gpu))
                 waiting.remove(stage)
-                running[stage] = _start(stage, records, threads), time.monotonic()
-            for stage, (process, started) in list(running.items()):
+                running[stage] = _start(stage, records, threads, gpu), time.monotonic(), gpu
+            for stage, (process, started, gpu) in list(running.items()):
                 if process.poll() is not None:
                     del running[stage]
+                    free.append(gpu)
                     _finish(stage, keys, records, process.returncode, time.monotonic() - started, threads)
                     finished.add(stage.name)
                     progress.add(stage.cost)
@@ -77,9 +89,9 @@ def run_stages(stages: Sequence[Stage], *, records: Path, jobs: int = 1, threads
             time.sleep(0.05)
     finally:
         progress.close()
-        for process, _ in running.values():
+        for process, *_ in running.values():
             process.terminate()
-        for process, _ in running.values():
+        for process, *_ in running.values():
             process.wait()
 
 
@@ -134,9 +146,10 @@ def _is_finished(stage: Stage, keys: dict[str, str], records: Path) -> bool:
     return record.get('key') == keys[stage.name] and all(path.exists() for path in stage.outputs)
 
 
-def _start(stage: Stage, records: Path, threads: int | None) -> subprocess.Popen:
+def _start(stage: Stage, records: Path, threads: int | None, gpu: int | None) -> subprocess.Popen:
     script, *args = stage.command
     environment = os.environ | ({'OMP_NUM_THREADS': str(threads)} if threads else {})
+    environment |= {'CUDA_VISIBLE_DEVICES': str(gpu)} if gpu is not None else {}
     with open(records / f'{stage.name}.log', 'w') as log:
         return subprocess.Popen([sys.executable, SCRIPTS / script, *args], env=environment,
                                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
@@ -153,5 +166,8 @@ def _finish(stage: Stage, keys: dict[str, str], records: Path, status: int, seco
     missing = [str(path) for path in stage.outputs if not path.exists()]
     if missing:
         raise UserError(f'stage {stage.name} did not leave {missing[0]} (log: {log}; repeat: {command})')
-    write_json(records / f'{stage.name}.json', {
-        'key': keys[stage.name], 'command': command, 'seconds': round(seconds, 1)})
+    _record(stage, keys, records, command=command, seconds=round(seconds, 1))
+
+
+def _record(stage: Stage, keys: dict[str, str], records: Path, **more) -> None:
+    write_json(records / f'{stage.name}.json', {'key': keys[stage.name], **more})

@@ -96,3 +96,24 @@ def test_the_record_holds_a_command_line_that_repeats_the_stage(folder):
     record = json.loads((folder / 'records' / 'a.json').read_text())
     assert record['command'].startswith('python ')
     assert "append.py 'two words'" in record['command']
+
+
+def test_each_stage_sees_one_gpu_of_those_given(folder):
+    (folder / 'scripts' / 'gpu.py').write_text(
+        'import os, sys, time\n'
+        'open(sys.argv[1], "w").write(os.environ["CUDA_VISIBLE_DEVICES"])\n'
+        'time.sleep(0.2)')
+    todo = [Stage(name=name, command=('gpu.py', str(folder / name)), outputs=(folder / name,))
+            for name in 'abcd']
+    run_stages(todo, records=folder / 'records', gpus=[3, 5])
+    seen = [(folder / name).read_text() for name in 'abcd']
+    assert sorted(seen[:2]) == ['3', '5']
+    assert set(seen) == {'3', '5'}
+
+
+def test_stages_that_others_ran_are_adopted_if_wished(folder):
+    todo = [append(folder, 'a', 'x'), append(folder, 'b', 'y', needs=('a',))]
+    (folder / 'a.txt').write_text('made elsewhere')
+    run_stages(todo, records=folder / 'records', adopt=True)
+    assert (folder / 'a.txt').read_text() == 'made elsewhere'
+    assert (folder / 'b.txt').read_text() == 'y'
