@@ -3,6 +3,7 @@
 import math
 import os
 import shlex
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,9 +21,10 @@ def main():
 
 
 @main.command()
-@click.option('--preset', type=click.Choice(['quickstart', 'quickstart-teacher']), default='quickstart',
-              help='Settings to start from; the options below replace single ones. quickstart: real 8x8 '
-                   'digits; quickstart-teacher: digits that a teacher, trained on the real ones, generates.')
+@click.option('--preset', type=click.Choice(['quickstart', 'quickstart-teacher', 'paper']),
+              default='quickstart', help='Settings to start from; the options below replace single ones. quickstart: real 8x8 '
+                   'digits; quickstart-teacher: digits that a teacher, trained on the real ones, makes; '
+                   'paper: CIFAR-10 images of a released teacher, for a cluster.')
 @click.option('--name', metavar='STR',
               help='Folder under datasets, training, evaluation and figures.  [default: preset]')
 @click.option('--data', metavar='ZIP',
@@ -48,13 +50,26 @@ def main():
 @cli.device_option
 @click.option('--jobs', metavar='INT', type=click.IntRange(min=1),
               help='Stages side by side, one thread each.  [default: the CPU\'s cores; 1 on a GPU]')
-@click.option('-n', '--dry-run', is_flag=True, help='Print the command lines and stop.')
-def regimes(preset, device, jobs, dry_run, **options):
+@click.option('--gpus', metavar='LIST', type=cli.IntList(),
+              help='GPUs to use, one stage at a time on each.')
+@click.option('--adopt', is_flag=True,
+              help='Take stages whose files are there for finished: what --emit ran, or you by hand.')
+@click.option('--emit', type=click.Choice(['slurm', 'make']),
+              help='Print a Slurm script or a Makefile that runs the stages, and stop.')
+@click.option('-n', '--dry-run', is_flag=True,
+              help='Print the command lines, what they depend on and what they cost, and stop.')
+@click.option('--assume-img-per-s', metavar='FLOAT', type=cli.FiniteRange(min=0, min_open=True),
+              help='For --dry-run: how many images a second the widest student trains on.  [default: '
+                   'measured on this machine]')
+def regimes(preset, device, jobs, gpus, adopt, emit, dry_run, assume_img_per_s, **options):
     """Memorization and generalization over training-set size (paper 1, figure 2).
 
     Students of several widths and training-set sizes are sampled from the same noises and scored.
 
-    Example: python edm/reproduce.py regimes --preset=quickstart
+    \b
+    Examples:
+      python edm/reproduce.py regimes --preset=quickstart
+      python edm/reproduce.py regimes --preset=paper --dry-run --assume-img-per-s=2000
     """
     from evaluation import regimes as experiment
     from evaluation.stages import run_stages
@@ -63,19 +78,24 @@ def regimes(preset, device, jobs, dry_run, **options):
     source = click.get_current_context().get_parameter_source('device')
     if source is not click.core.ParameterSource.DEFAULT:
         job = replace(job, device=device)
-    if not dry_run:
+    if gpus:
+        job = replace(job, device='cuda')
+    if assume_img_per_s and not dry_run:
+        raise click.UsageError('--assume-img-per-s is for --dry-run')
+    if not dry_run and not emit:
         _check_data(job)
     stages = experiment.plan(job)
     threads = 1 if job.device == 'cpu' else None  # small networks: one thread each, side by side
-    if dry_run:
-        for stage in stages:
-            print(stage.command_line(threads))
+    if dry_run or emit:
+        _print_plan(stages, emit)
+        if dry_run:
+            _print_estimate(job, assume_img_per_s)
         return
 
     from evaluation import regimes_scores
 
     records = Path('evaluation', job.name, 'stages')
-    run_stages(stages, records=records, threads=threads,
+    run_stages(stages, records=records, threads=threads, gpus=gpus or (), adopt=adopt,
                jobs=jobs or (os.cpu_count() if job.device == 'cpu' else 1))
     results = regimes_scores.collect(job)
     run_stages(regimes_scores.picture_stages(job), records=records)
@@ -84,9 +104,46 @@ def regimes(preset, device, jobs, dry_run, **options):
         print(f'wrote {path}')
 
 
+def _print_plan(stages, emit: str | None) -> None:
+    """The stages as commands, or as the script that `--emit` names; it ends with this command and --adopt."""
+    from evaluation import stage_scripts
+
+    words = [word for word in sys.argv[1:] if word not in ('-n', '--dry-run')]
+    words = [word for i, word in enumerate(words)
+             if not word.startswith('--emit') and (i == 0 or words[i - 1] != '--emit')]
+    last = shlex.join(['python', os.path.relpath(__file__), *words, '--adopt'])
+    if emit == 'slurm':
+        print(stage_scripts.slurm_script(stages, last), end='')
+    elif emit == 'make':
+        print(stage_scripts.makefile(stages, last), end='')
+    else:
+        print(stage_scripts.outline(stages))
+
+
+def _print_estimate(job, assumed: float | None) -> None:
+    """Hours, disk and memory of the whole experiment."""
+    from evaluation import estimates
+    from torch_utils.distributed import pick_device
+
+    kwargs = {width: estimates.student_network(job, width) for width in job.widths}
+    costs = {width: estimates.network_cost(kwargs[width], job.resolution, job.channels)
+             for width in job.widths}
+    widest = max(job.widths)
+    device = pick_device(job.device)
+    speed = assumed or estimates.measured_throughput(kwargs[widest], job.resolution, job.channels, device,
+                                                     batch=8 if job.resolution > 8 else 64)
+    origin = 'assumed' if assumed else f'measured on {device}'
+    print(f'# UNet-{widest} trains on {speed:.1f} images/s ({origin}); all else from operation counts')
+    print(estimates.table(estimates.estimate_regimes(job, costs), 3 * costs[widest].flop * speed))
+    for width, cost in costs.items():
+        held = cost.parameters * estimates.BYTES_PER_PARAMETER['training'] / 1e9
+        print(f'# UNet-{width}: {cost.parameters / 1e6:.1f} M parameters; memory to train {held:.2f} GB + '
+              f'{cost.activation_bytes / 1e6:.1f} MB per image of --batch-gpu')
+
+
 def _settings(preset, *, train, teacher_training, samples, thresholds, teacher, **options):
     """The preset with what the command line replaces."""
-    changes = {'data': os.path.relpath(preset.data)}
+    changes = {'data': os.path.relpath(preset.data)} if preset.data else {}
     changes |= {key: value for key, value in options.items() if value is not None}
     for key, least in (('sizes', 1), ('widths', 2)):
         if key in changes:
@@ -141,7 +198,7 @@ def _check_data(job) -> None:
     """Make sure that there are images for the largest training set, and one to hold out."""
     from training.dataset import ImageDataset
 
-    if job.pool != Path(job.data):  # a teacher makes as many as are needed
+    if job.teacher or job.teacher_training:  # a teacher makes as many as are needed
         return
     images = len(ImageDataset(job.data, cache=False))
     if images <= max(job.sizes):

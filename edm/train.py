@@ -4,7 +4,7 @@ import click
 
 from torch_utils import cli
 from training import options
-from training.config import ARCHITECTURES, AUGMENT_DIM, PRECONDITIONINGS, TrainingConfig
+from training.config import ARCHITECTURES, TrainingConfig, network_kwargs
 
 
 @cli.command()
@@ -49,7 +49,7 @@ def main(**opts):
             'use_labels': opts['cond'], 'xflip': opts['xflip'], 'cache': opts['cache'],
             'resolution': dataset.resolution, 'max_size': len(dataset)},
         data_loader_kwargs={'pin_memory': True, 'num_workers': opts['workers'], 'prefetch_factor': 2},
-        network_kwargs=_network_kwargs(opts),
+        network_kwargs=network_kwargs(opts),
         **options.shared_settings(opts, resume=opts['resume']))
     options.start_run(config, dataset, opts, outdir=opts['outdir'],
                       named=f'--cres, --cbase, --model_channels is no network for {opts["data"]}')
@@ -64,17 +64,6 @@ def _check(opts: dict) -> None:
     if opts['arch'] == 'adm' and 'model_channels' in options.given_options():
         raise click.UsageError(f'--model_channels {opts["model_channels"]} is for ddpmpp and ncsnpp; adm '
                                'takes --cbase')
-
-
-def _network_kwargs(opts: dict) -> dict:
-    network = {'class_name': PRECONDITIONINGS[opts['precond']][0]} | ARCHITECTURES[opts['arch']]
-    if opts['arch'] != 'adm':
-        network['model_channels'] = opts['model_channels']
-    given = {'model_channels': opts['cbase'], 'channel_mult': opts['cres'], 'num_blocks': opts['num_blocks'],
-             'attn_resolutions': opts['attn_resolutions'],
-             'augment_dim': AUGMENT_DIM if opts['augment'] else None}
-    network |= {key: value for key, value in given.items() if value is not None}
-    return network | {'dropout': opts['dropout'], 'use_fp16': opts['fp16']}
 
 
 if __name__ == '__main__':

@@ -8,9 +8,10 @@ import pytest
 from PIL import Image
 
 import reproduce
-from evaluation import regimes, regimes_scores
+from evaluation import estimates, regimes, regimes_scores
 from evaluation.regimes_results import load_results
 from helpers import refuse, run
+from training.networks import Conv2d, EDMPrecond
 
 MINI = ('--widths=8,4', '--kimg=1', '--samples=6', '--train=--batch=100 --cres=1', '--jobs=2')
 
@@ -101,10 +102,34 @@ def test_scores_are_those_of_the_definitions(folder):
     assert values(found['gaussian_rp']['1']) == pytest.approx([1 / 3, 2 / 3])
 
 
-def test_dry_run_prints_commands_and_writes_nothing(folder):
-    printed = run(reproduce.main, 'regimes', '--dry-run').stdout.splitlines()
-    assert len(printed) == 1 + 8 + 16 * 3 + 16 * 2
-    assert all(line.startswith('OMP_NUM_THREADS=1 python ') for line in printed)
+def test_dry_run_prints_commands_and_costs_and_writes_nothing(folder):
+    printed = run(reproduce.main, 'regimes', '--dry-run', '--assume-img-per-s=500').stdout.splitlines()
+    commands = [line for line in printed if line.startswith('python ')]
+    assert len(commands) == 1 + 8 + 16 * 3 + 16 * 2
+    # 8 students of width 16 see 20,000 images each: 320 s.
+    (hours,) = [line.split()[4] for line in printed if line.startswith('# train UNet-16')]
+    assert float(hours) == pytest.approx(320 / 3600, abs=0.005)
+    assert not list(folder.iterdir())
+
+
+def test_operations_are_counted(folder):
+    kwargs = {'class_name': 'training.networks.EDMPrecond', 'model_type': 'SongUNet', 'model_channels': 8,
+              'channel_mult': [1], 'num_blocks': 1, 'attn_resolutions': []}
+    cost = estimates.network_cost(kwargs, 4, 1)
+    net = EDMPrecond(4, 1, **{key: value for key, value in kwargs.items() if key != 'class_name'})
+    assert cost.parameters == sum(p.numel() for p in net.parameters())
+    weights = [module.weight for module in net.modules() if isinstance(module, Conv2d)]
+    convolutions = sum(2 * 16 * weight.numel() for weight in weights)
+    assert convolutions < cost.flop < 1.5 * convolutions
+    assert cost.activation_bytes > 4 * 16 * 8 * 10
+
+
+def test_a_plan_can_be_handed_to_slurm_and_make(folder):
+    script = run(reproduce.main, 'regimes', '--preset=paper', '--emit=slurm').stdout
+    assert script.startswith('#!/usr/bin/env bash')
+    assert script.count('edm/train.py') == 20
+    make = run(reproduce.main, 'regimes', '--emit=make').stdout
+    assert 'stages/train-n00002-w16.done: stages/data-n00002.done' in make
     assert not list(folder.iterdir())
 
 

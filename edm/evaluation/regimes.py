@@ -30,6 +30,7 @@ class Regimes:
         from 0.
     num_heldout: images that a teacher generates beyond the largest training set.
     thresholds: of similarity, the main one first.
+    resolution, channels: of the images, for an estimate of what the experiment costs.
     """
 
     name: str
@@ -47,6 +48,8 @@ class Regimes:
     descriptor: str = 'pixel'
     device: str = 'auto'
     seed: int = 0
+    resolution: int = 8
+    channels: int = 1
 
     first_sample_seed = 100000
 
@@ -204,7 +207,17 @@ QUICKSTART = Regimes(
     kimg=20, train=DIGITS_TRAINING, generate=('--batch', '256'), num_samples=1024, thresholds=(0.97, 0.95),
     device='cpu')
 
+# Paper 1's setting: students on what a released teacher generates. The published figure has N = 2^6 .. 2^15.
+PAPER = Regimes(
+    name='paper', teacher='https://nvlabs-fi-cdn.nvidia.com/edm/pretrained/edm-cifar10-32x32-uncond-vp.pkl',
+    sizes=tuple(2**k for k in range(6, 16)), widths=(128, 64), kimg=50000,
+    train=('--cond', '0', '--arch', 'ddpmpp', '--precond', 'vp', '--batch', '128', '--snap', '500',
+           '--dump', '500'),
+    generate=('--batch', '256'), num_samples=10000, num_heldout=10000, thresholds=(0.6,), descriptor='sscd',
+    resolution=32, channels=3)
+
 PRESETS = {
+    'paper': PAPER,
     'quickstart': QUICKSTART,
     'quickstart-teacher': replace(
         QUICKSTART, name='quickstart-teacher',

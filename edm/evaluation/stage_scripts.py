@@ -21,8 +21,8 @@ def makefile(stages: Sequence[Stage], last: str) -> str:
     last: command line that follows when all are done. A finished stage leaves `stages/NAME.done`.
     """
     done = {stage.name: f'stages/{stage.name}.done' for stage in stages}
-    rules = ['# make -j N -f THIS_FILE: N stages at a time, each when those it needs are done.', '.PHONY: all',
-             f'all: {" ".join(done.values())}', f'\t{_escaped(last)}']
+    rules = ['# make -j N -f THIS_FILE: N stages at a time, each when those it needs are done.',
+             '.PHONY: all', f'all: {" ".join(done.values())}', f'\t{_escaped(last)}']
     for stage in stages:
         needs = ' '.join(done[need] for need in stage.needs)
         rules += ['', f'{done[stage.name]}: {needs}'.rstrip(), '\t@mkdir -p stages',

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 # What `--arch` stands for: arguments of the preconditioned networks in training/networks.py.
@@ -29,6 +30,22 @@ AUGMENT_DIM = 9
 
 # What `--lr_decay` stands for: a factor on the learning rate where a fraction of all images was seen.
 LR_DECAYS = {'none': lambda seen: 1, 'cosine': lambda seen: 0.5 + 0.5 * math.cos(math.pi * seen)}
+
+
+def network_kwargs(opts: Mapping) -> dict:
+    """The class name and arguments of the network that train.py's options describe.
+
+    opts: `arch` and `precond`, and optionally model_channels, cbase, cres, num_blocks, attn_resolutions,
+    augment, dropout and fp16.
+    """
+    network = {'class_name': PRECONDITIONINGS[opts['precond']][0]} | ARCHITECTURES[opts['arch']]
+    if opts['arch'] != 'adm' and opts.get('model_channels'):
+        network['model_channels'] = opts['model_channels']
+    given = {'model_channels': opts.get('cbase'), 'channel_mult': opts.get('cres'),
+             'num_blocks': opts.get('num_blocks'), 'attn_resolutions': opts.get('attn_resolutions'),
+             'augment_dim': AUGMENT_DIM if opts.get('augment') else None}
+    network |= {key: value for key, value in given.items() if value is not None}
+    return network | {'dropout': opts.get('dropout', 0.13), 'use_fp16': opts.get('fp16', False)}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,7 +26,8 @@ print(100 + int(sys.argv[-1]))
 def plan(tmp_path, monkeypatch):
     """Stages a and b, then c; each appends its name to order.txt, and cost$ shows that $ is kept."""
     (tmp_path / 'scripts').mkdir()
-    (tmp_path / 'scripts' / 'append.py').write_text('import sys\nopen("order.txt", "a").write(sys.argv[1] + "\\n")')
+    (tmp_path / 'scripts' / 'append.py').write_text(
+        'import sys\nopen("order.txt", "a").write(sys.argv[1] + "\\n")')
     monkeypatch.setattr(stages, 'SCRIPTS', tmp_path / 'scripts')
     monkeypatch.chdir(tmp_path)
     return [Stage(name='a', command=('append.py', 'a'), outputs=()),
