@@ -22,7 +22,8 @@ def main():
 
 @main.command()
 @click.option('--preset', type=click.Choice(['quickstart', 'quickstart-teacher', 'paper']),
-              default='quickstart', help='Settings to start from; the options below replace single ones. quickstart: real 8x8 '
+              default='quickstart',
+              help='Settings to start from; the options below replace single ones. quickstart: real 8x8 '
                    'digits; quickstart-teacher: digits that a teacher, trained on the real ones, makes; '
                    'paper: CIFAR-10 images of a released teacher, for a cluster.')
 @click.option('--name', metavar='STR',
