@@ -44,7 +44,8 @@ class DataDenoiser:
         noisy = to_levels(x.to(device).to(torch.float64).flatten(1))
         sigma = sigma.to(device) if isinstance(sigma, torch.Tensor) else sigma
         sigma = torch.as_tensor(sigma, dtype=torch.float64, device=device).reshape(-1, 1).expand(len(x), 1)
-        if not bool((noisy.abs() < _LARGEST).all() & (sigma < _LARGEST).all() & (sigma > 0).all()):
+        (darkest, brightest), (lowest, highest) = noisy.aminmax(), sigma.aminmax()  # nan if one is
+        if not (-_LARGEST < darkest and brightest < _LARGEST and 0 < lowest and highest < _LARGEST):
             raise UserError('the images to denoise must be finite and their noise levels above 0; options of '
                             'the sampler, such as --S_noise, may be too large')
         denoised = torch.empty_like(noisy)

@@ -112,10 +112,13 @@ def _one_thread_per_operation():
 
 
 def _merge(parts: list[Sums], variance: torch.Tensor) -> Sums:
-    tops, totals, weighted = map(torch.stack, zip(*parts, strict=True))
-    top = tops.amax(dim=0)
-    shrink = ((tops - top) / variance).exp()
-    return Sums(top, (shrink * totals).sum(dim=0), (shrink * weighted).sum(dim=0))
+    top = torch.stack([part.top for part in parts]).amax(dim=0)
+    total, weighted = torch.zeros_like(parts[0].total), torch.zeros_like(parts[0].weighted)
+    for part in parts:
+        shrink = ((part.top - top) / variance).exp()
+        total.addcmul_(shrink, part.total)
+        weighted.addcmul_(shrink, part.weighted)
+    return Sums(top, total, weighted)
 
 
 def _merge_processes(own: Sums, variance: torch.Tensor) -> Sums:

@@ -12,9 +12,9 @@ from tqdm import tqdm
 
 from torch_utils.errors import UserError
 
-# Pixels in the chunks that are in work at a time. On a CPU, these in float64 (16 MiB) stay in the cache
+# Pixels in the chunks that are in work at a time. On a CPU, these in float64 (8 MiB) stay in the cache
 # between conversion and product; a GPU wants kernels large enough to hide their launch.
-CPU_CHUNKS, GPU_CHUNKS = 1 << 21, 1 << 24
+CPU_CHUNKS, GPU_CHUNKS = 1 << 20, 1 << 24
 _SMALLEST_CHUNK = 1 << 18
 _DECODE_VALUES = 1 << 18
 
