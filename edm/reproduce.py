@@ -1,10 +1,11 @@
 """Repeat an experiment of the papers: every stage is a plain call of the scripts beside this one."""
 
+import json
 import math
 import os
 import shlex
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import click
@@ -93,13 +94,16 @@ def regimes(preset, device, jobs, gpus, adopt, emit, dry_run, assume_img_per_s, 
             _print_estimate(job, assume_img_per_s)
         return
 
-    from evaluation import regimes_scores
+    from evaluation import regimes_scores, report
 
+    pictures = regimes_scores.picture_stages(job)
     records = Path('evaluation', job.name, 'stages')
+    report.write_plan(records.parent, asdict(job), {
+        stage.name: stage.command_line(threads) for stage in [*stages, *pictures]})
     run_stages(stages, records=records, threads=threads, gpus=gpus or (), adopt=adopt,
                jobs=jobs or (os.cpu_count() if job.device == 'cpu' else 1))
     results = regimes_scores.collect(job)
-    run_stages(regimes_scores.picture_stages(job), records=records)
+    run_stages(pictures, records=records)
     print(regimes_scores.table(results))
     for path in (job.results, job.results.with_suffix('.csv'), *job.pictures):
         print(f'wrote {path}')
@@ -205,6 +209,35 @@ def _check_data(job) -> None:
     if images <= max(job.sizes):
         raise click.UsageError(f'--sizes {max(job.sizes)}: --data {job.data} has {images} images, and at '
                                'least one must be left out of training')
+
+
+@main.command('report')
+@click.argument('folder', metavar='DIR', type=click.Path(exists=True, file_okay=False))
+@click.option('--out', metavar='HTML', help='The page.  [default: report.html in the figures\' folder]')
+def report_command(folder, out):
+    """Write one HTML page about an experiment, finished or under way.
+
+    DIR is its folder under evaluation/. The page holds settings, figures, samples, scores, time and commands,
+    and needs no other file.
+
+    Example: python edm/reproduce.py report evaluation/quickstart
+    """
+    from evaluation import report
+    from torch_utils.files import atomic_write, make_output_dir
+
+    folder = Path(folder)
+    plan = report.load_plan(folder)
+    figures = folder.parent.parent / 'figures' / folder.name
+    results = figures / 'regimes.json'
+    states = report.stage_states(folder, plan['stages'])
+    page = report.render(
+        f'Experiment {folder.name}', plan, states, sorted(figures.glob('*.png')),
+        json.loads(results.read_text(encoding='utf-8')) if results.is_file() else None, figures)
+    path = Path(out) if out else figures / 'report.html'
+    make_output_dir(path.parent, '--out')
+    with atomic_write(path, 'w') as file:
+        file.write(page)
+    print(f'wrote {path}')
 
 
 if __name__ == '__main__':
