@@ -17,7 +17,7 @@ from helpers import ROOT, run
 from torch_utils import distributed, seeding
 from training import loss
 from training.augment import AugmentPipe
-from training.gradients import Gradients
+from training.flat import FlatParameters, Gradients
 from training.networks import EDMPrecond
 from training.snapshot import save_snapshot
 from training.stats import Moments
@@ -56,11 +56,12 @@ def test_networks_compute_where_their_inputs_are(name):
 @pytest.mark.parametrize('name', loss.LOSSES)
 def test_a_training_step_stays_on_its_device(name):
     net = on_meta('edm-ddpmpp').train().requires_grad_(True)
-    gradients, moments = Gradients(net.parameters()), Moments(META)
+    gradients, moments = Gradients(FlatParameters(net)), Moments(META)
     images = torch.empty(2, 3, 8, 8, device=META)
     losses = loss.LOSSES[name]()(net, images)
     losses.sum().backward()
     moments.add(losses)
+    gradients.gather()
     gradients.clean()
     assert {losses.device, gradients.flat.device, gradients.count_nonfinite().device} == {META}
 

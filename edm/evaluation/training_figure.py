@@ -36,7 +36,8 @@ def draw_training(runs: Sequence[Curves]) -> tuple[Figure, str]:
         for axes, letter, name, kind in zip(panels, 'abc', ('loss', 'learning rate', 'images per second'),
                                             ('loss', 'learning_rate', 'images_per_sec'), strict=True):
             for i, run in enumerate(runs):
-                _draw_line(axes, i, run, getattr(run, kind), under=min(len(runs), 4) - 1 - i)
+                _draw_line(axes, i, run, getattr(run, kind),
+                           under=min(len(runs), 4) - 1 - i if kind == 'learning_rate' else 0)
             _finish_panel(axes, letter, name)
         panels[0].set_yscale('log' if _spans_widely([run.loss for run in runs]) else 'linear')
         for axes in panels[1:]:

@@ -20,10 +20,11 @@ _KEYS = {'net', 'ema', 'optimizer_state', 'cur_nimg', 'cur_tick', 'tick_start_ni
 def save_state(path: Path, *, net, ema, optimizer, **values) -> None:
     """Write a state file, whole or not at all; it holds tensors, numbers, texts and containers only.
 
-    values: the other entries of `_KEYS`. Raises OSError if the disk does not take it.
+    optimizer: a `training.flat.FlatOptimizer`. values: the other entries of `_KEYS`.
+    Raises OSError if the disk does not take it.
     """
-    state = {'net': dict(net.state_dict()), 'ema': dict(ema.state_dict()),
-             'optimizer': f'torch.optim.{type(optimizer).__name__}',
+    state = {'net': _copies(net), 'ema': _copies(ema),
+             'optimizer': f'torch.optim.{type(optimizer.optimizer).__name__}',
              'optimizer_state': optimizer.state_dict(), **values}
     assert state.keys() == _KEYS, state.keys() ^ _KEYS
     try:
@@ -33,6 +34,11 @@ def save_state(path: Path, *, net, ema, optimizer, **values) -> None:
         if isinstance(err.__context__, OSError):  # PyTorch fails again as it closes a file that is not whole
             raise err.__context__ from None
         raise
+
+
+def _copies(net: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """A network's tensors, each in its own contiguous memory."""
+    return {name: tensor.contiguous().clone() for name, tensor in net.state_dict().items()}
 
 
 def prune_states(folder: Path, keep: int, newest: Path) -> None:

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -23,7 +24,7 @@ from training import checkpoint
 from training.batches import Batches
 from training.build import build, build_optimizer
 from training.config import LR_DECAYS, TrainingConfig, split_batch
-from training.gradients import Gradients
+from training.flat import FlatOptimizer, FlatParameters, Gradients
 from training.interrupt import StopSignals
 from training.report import describe, report
 from training.run import Run
@@ -100,12 +101,14 @@ def prepare(config: TrainingConfig, dataset, make_net, *, device, log=None, stat
         copied = checkpoint.copy_tensors(source, net, f'--transfer {config.resume_pkl}')
         log.print(f'{copied} of {len(net.state_dict())} tensors come from {config.resume_pkl}')
     net = _from_rank0(net.to(device))
+    ema = copy.deepcopy(net).eval().requires_grad_(False)
     split = split_batch(config.batch_size, config.batch_gpu, distributed.world_size())
+    weights, ema_weights = FlatParameters(net), FlatParameters(ema)
+    gradients = Gradients(weights, num_notes=2)
     run = Run(
-        config=config, device=device, split=split, log=log, net=net,
-        ema=copy.deepcopy(net).eval().requires_grad_(False),
-        optimizer=build_optimizer(config.optimizer_kwargs, net.parameters()),
-        gradients=Gradients(net.parameters(), num_notes=2),
+        config=config, device=device, split=split, log=log, net=net, ema=ema, weights=weights.vector,
+        ema_weights=ema_weights.vector, gradients=gradients,
+        optimizer=FlatOptimizer(weights, gradients, partial(build_optimizer, config.optimizer_kwargs)),
         loss_fn=build(config.loss_kwargs),
         augment_pipe=build(config.augment_kwargs) if config.augment_kwargs else None,
         batches=Batches(dataset, size=split.micro_batch, seed=config.seed, device=device,
@@ -130,6 +133,7 @@ def train_step(run: Run) -> None:
         loss = run.loss_fn(run.net, images, labels, run.augment_pipe)
         bad_losses = bad_losses + run.moments['Loss/loss'].add(loss)
         loss.sum().mul(config.loss_scaling / run.split.per_process).backward()
+    gradients.gather()
     run.moments['Gradient/nonfinite'].add(gradients.count_nonfinite())
     gradients.notes[0], gradients.notes[1] = bad_losses, run.signals.received is not None
     gradients.average_over_processes()
@@ -152,10 +156,8 @@ def update_ema(run: Run) -> None:
     if run.config.ema_rampup_ratio is not None:
         halflife_nimg = min(halflife_nimg, run.cur_nimg * run.config.ema_rampup_ratio)
     beta = 0.5 ** (run.config.batch_size / max(halflife_nimg, 1e-8))
-    net, ema = list(run.net.parameters()), list(run.ema.parameters())
-    with torch.no_grad():
-        # From the net's side, as 1 - beta would be rounded.
-        torch._foreach_copy_(ema, torch._foreach_lerp(net, ema, beta))
+    # From the net's side, as 1 - beta would be rounded.
+    torch.lerp(run.weights, run.ema_weights, beta, out=run.ema_weights)
 
 
 def maintain(run: Run) -> None:

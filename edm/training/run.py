@@ -8,7 +8,7 @@ import torch
 
 from training.batches import Batches
 from training.config import BatchSplit, TrainingConfig
-from training.gradients import Gradients
+from training.flat import FlatOptimizer, Gradients
 from training.interrupt import StopSignals
 from training.run_dir import RunLog
 from training.stats import Moments
@@ -23,7 +23,9 @@ class Run:
     split: BatchSplit
     net: torch.nn.Module
     ema: torch.nn.Module
-    optimizer: torch.optim.Optimizer
+    weights: torch.Tensor  # all parameters of net, and of ema, as one vector
+    ema_weights: torch.Tensor
+    optimizer: FlatOptimizer
     gradients: Gradients
     loss_fn: Callable
     augment_pipe: Callable | None

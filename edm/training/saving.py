@@ -87,8 +87,7 @@ def resume(run: Run, state: dict) -> None:
     """Put a run where `state` was saved."""
     run.net.load_state_dict(state['net'])
     run.ema.load_state_dict(state['ema'])
-    run.optimizer.load_state_dict({'state': state['optimizer_state']['state'],
-                                   'param_groups': run.optimizer.state_dict()['param_groups']})
+    run.optimizer.load_state(state['optimizer_state']['state'])
     run.cur_nimg, run.cur_tick = state['cur_nimg'], state['cur_tick']
     run.tick_start_nimg = state['tick_start_nimg']
     run.start_time -= state['elapsed_sec']

@@ -12,7 +12,7 @@ import train
 from fixed_noise import FixedNoiseLoss
 from torch_utils import distributed
 from training import build, loop, saving
-from training.gradients import Gradients
+from training.flat import Gradients
 
 runs, num_averages = [], 0
 prepare, average, shutdown = loop.prepare, Gradients.average_over_processes, distributed.shutdown

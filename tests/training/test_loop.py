@@ -15,7 +15,7 @@ from torch_utils.errors import UserError
 from training import checkpoint, loop, saving
 from training.build import build, build_network
 from training.config import TrainingConfig
-from training.gradients import Gradients
+from training.flat import FlatParameters, Gradients
 from training.launch import continued
 
 CPU = torch.device('cpu')
@@ -335,15 +335,19 @@ def test_old_states_are_pruned(tmp_path):
 
 
 def test_gradients_are_cleaned_and_added_up_in_place():
-    parameters = [torch.nn.Parameter(torch.zeros(2, 3)), torch.nn.Parameter(torch.zeros(4))]
-    gradients = Gradients(parameters)
+    net = torch.nn.ParameterList([torch.zeros(2, 3), torch.zeros(4), torch.zeros(1)])
+    parameters = list(net)
+    gradients = Gradients(FlatParameters(net))
     factors = torch.tensor([np.nan, np.inf, -np.inf, 1])
     for _ in range(2):
         ((parameters[0] * 3).sum() + (parameters[1] * factors).sum()).backward()
+    gradients.flat.fill_(7)
+    gradients.gather()
     assert gradients.count_nonfinite() == 3
     gradients.clean()
-    assert parameters[0].grad.tolist() == [[6] * 3] * 2
-    assert parameters[1].grad.tolist() == [0, 1e5, -1e5, 2]
+    assert gradients.flat.tolist() == [6] * 6 + [0, 1e5, -1e5, 2] + [0]  # the last was not reached
+    gradients.zero()
+    assert parameters[0].grad is None
 
 
 def test_loss_scaling_does_not_reach_the_weights(tmp_path):
