@@ -80,8 +80,8 @@ def regimes(preset, device, jobs, gpus, adopt, emit, dry_run, assume_img_per_s, 
     source = click.get_current_context().get_parameter_source('device')
     if source is not click.core.ParameterSource.DEFAULT:
         job = replace(job, device=device)
-    if gpus:
-        job = replace(job, device='cuda')
+    elif gpus:
+        job = replace(job, device='auto')
     if assume_img_per_s and not dry_run:
         raise click.UsageError('--assume-img-per-s is for --dry-run')
     if not dry_run and not emit:
