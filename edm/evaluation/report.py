@@ -18,7 +18,7 @@ h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; border-bo
 figure { margin: 1rem 0; } img { max-width: 100%; height: auto; }
 img.pixels { image-rendering: pixelated; width: 2.6rem; margin: 1px; }
 .wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .85rem; } 
+table { border-collapse: collapse; font-size: .85rem; }
 td, th { padding: .15rem .6rem; text-align: right; white-space: nowrap; }
 th { border-bottom: 1px solid #999; } td:first-child, th:first-child { text-align: left; }
 tr:nth-child(even) td { background: #f6f6f6; } .quiet { color: #777; }
