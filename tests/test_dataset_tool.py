@@ -185,6 +185,36 @@ def test_folder_labels_are_numbered_before_max_images(tmp_path):
     assert labels(tmp_path / 'c') is None
 
 
+@pytest.mark.parametrize('place', ['set', 'set.zip'])
+def test_a_random_subset_is_the_choice_that_training_would_make(tmp_path, place):
+    images = {f'{i:02d}.png': picture(i) for i in range(20)}
+    labelled = {'dataset.json': {'labels': [[name, int(name[:2])] for name in images]}}
+    path = write(tmp_path / place, images | labelled)
+    chosen = {}
+    for seed in 3, 4:
+        tool(path, tmp_path / f'{seed}.zip', '--max-images=6', f'--random-subset={seed}')
+        chosen[seed] = [label for _, label in labels(tmp_path / f'{seed}.zip')]
+        subset = ImageDataset(path, max_size=6, random_seed=seed)
+        np.testing.assert_array_equal(ImageDataset(tmp_path / f'{seed}.zip').images(), subset.images())
+        assert chosen[seed] == sorted(chosen[seed]) == [int(name[:2]) for name in subset.file_names]
+    assert chosen[3] != chosen[4]
+    tool(path, tmp_path / 'again.zip', '--max-images=6', '--random-subset=3')
+    assert (tmp_path / 'again.zip').read_bytes() == (tmp_path / '3.zip').read_bytes()
+    tool(path, tmp_path / 'all.zip', '--max-images=99', '--random-subset=3')
+    tool(path, tmp_path / 'plain.zip')
+    assert (tmp_path / 'all.zip').read_bytes() == (tmp_path / 'plain.zip').read_bytes()
+
+
+@pytest.mark.parametrize('source', [CIFAR10, MNIST])
+def test_a_random_subset_of_an_archive_keeps_its_labels(inputs, tmp_path, source):
+    tool(inputs / source, tmp_path / 'all.zip')
+    tool(inputs / source, tmp_path / 'some.zip', '--max-images=3', '--random-subset=1')
+    everything = ImageDataset(tmp_path / 'all.zip', use_labels=True, max_size=3, random_seed=1)
+    some = ImageDataset(tmp_path / 'some.zip', use_labels=True)
+    np.testing.assert_array_equal(some.images(), everything.images())
+    np.testing.assert_array_equal(some.labels().argmax(1), everything.labels().argmax(1))
+
+
 def test_images_left_out_leave_gaps_and_count_for_max_images(tmp_path):
     files = {'0.png': picture(0, 16, 32), '1.png': picture(1, 16, 40), '2.png': picture(2, 9, 16),
              '3.png': picture(3, 8, 8)}
@@ -306,6 +336,8 @@ DATA_2 = np.zeros((2, 3072), dtype=np.uint8)
     ({'data': DATA_2, 'labels': [0]}, 'expected `data` uint8'),
     ({'data': DATA_2, 'labels': [0, -1]}, 'expected `data` uint8'),
     ({'data': DATA_2}, 'KeyError'),
+    ({'data': DATA_2, 'labels': [0, 1], ((),): 1}, 'a dict key that is no text'),
+    ({'data': {1, 2}, 'labels': []}, 'not a CIFAR-10 batch'),
     ([], 'not a CIFAR-10 batch'),
 ])
 def test_hostile_or_odd_cifar10_files_are_refused_unrun(tmp_path, batch, says, capfd):
@@ -405,6 +437,9 @@ def test_an_empty_folder_and_missing_parents_are_fine(tmp_path):
 
 @pytest.mark.parametrize(('args', 'says'), [
     (['--max-images=0'], '--max-images'),
+    (['--random-subset=1'], '--random-subset=1 needs --max-images'),
+    (['--random-subset=-1', '--max-images=2'], '--random-subset'),
+    (['--workers=0'], '--workers'),
     (['--resolution=16'], '--resolution'),
     (['--resolution=0x0'], '--resolution'),
     (['--resolution=16x8'], 'must be square'),

@@ -1,6 +1,7 @@
 """`.npz` files from strangers: no pickled objects, no array larger than what the file holds for it."""
 
 import contextlib
+import errno
 import os
 import struct
 import zipfile
@@ -10,7 +11,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from torch_utils.errors import UserError
+from torch_utils.errors import UserError, shown
 
 BOMB_BYTES, BOMB_RATIO = 256 << 20, 50  # what is larger and denser than these was packed to do harm
 
@@ -28,6 +29,8 @@ def open_npz(file: str | os.PathLike | BinaryIO, where: str) -> Iterator[np.lib.
     try:
         with zipfile.ZipFile(file) as archive:
             for info in archive.infolist():
+                if info.filename != shown(info.filename)[1:-1]:
+                    raise ValueError(f'it has a member {info.filename}')
                 check_size(info.file_size, info.compress_size, f'{where}: {info.filename}')
                 if info.filename.endswith('.npy'):
                     with archive.open(info) as stream:
@@ -38,9 +41,10 @@ def open_npz(file: str | os.PathLike | BinaryIO, where: str) -> Iterator[np.lib.
             yield arrays
     except UserError:
         raise
-    except _BROKEN as err:
-        reason = str(err).partition('\n')[0]
-        raise UserError(f'{where}: not a readable .npz file of plain arrays ({reason})') from err
+    except (*_BROKEN, OSError) as err:
+        if isinstance(err, OSError) and err.errno != errno.EINVAL:  # of a place before the file's beginning
+            raise
+        raise UserError(f'{where}: not a readable .npz file of plain arrays ({shown(err)})') from err
 
 
 def check_size(size: int, packed: int, what: str) -> None:

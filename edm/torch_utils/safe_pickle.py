@@ -17,6 +17,7 @@ import zipfile
 import numpy as np
 import torch
 
+from torch_utils.errors import shown
 from torch_utils.persistence import VERSION, source_hash
 
 
@@ -50,12 +51,6 @@ def safe_load(file):
     # A malformed pickle can make the machine fail in any way; none of them is worth a traceback.
     except Exception as err:
         raise pickle.UnpicklingError(f'it is damaged or no pickle at all ({type(err).__name__})') from err
-
-
-def shown(text, limit: int = 100) -> str:
-    """`text` from a file as one quoted, printable line of bounded length."""
-    text = str(text)
-    return ascii(text if len(text) <= limit else text[:limit - 3] + '...')
 
 
 class _Bounded:

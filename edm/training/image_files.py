@@ -1,5 +1,6 @@
 """Files that hold images, in a folder or a zip, and the one way in which all of them are decoded."""
 
+import errno
 import functools
 import io
 import json
@@ -14,7 +15,7 @@ from typing import BinaryIO
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from torch_utils.errors import UserError
+from torch_utils.errors import UserError, shown
 from torch_utils.npz import check_size
 
 MAX_CLASSES = 1_000_000  # more would make one-hot labels larger than images
@@ -33,8 +34,9 @@ warnings.simplefilter('error', Image.DecompressionBombWarning)  # from 89 millio
 class Folder:
     """All files below a folder; `names` are their paths relative to it, with slashes, sorted as strings."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, option: str):
         self.path = path
+        self._where = f'{option} {path}'
         self.names = sorted(self._walk())
 
     def _walk(self):
@@ -48,7 +50,8 @@ class Folder:
     def read(self, name: str) -> bytes:
         path = self.path / name
         if not path.is_file():  # a named pipe would keep us waiting for ever
-            raise UserError(f'{path}: {"not a file" if path.exists() else "a link that leads nowhere"}')
+            kind = 'not a file' if path.exists() else 'gone, or a link that leads nowhere'
+            raise UserError(f'{self._where}: {name}: {kind}')
         return path.read_bytes()
 
 
@@ -72,8 +75,11 @@ class Zip:
             with zipfile.ZipFile(self.path) as archive:
                 infos = [info for info in archive.infolist() if not info.is_dir()]
         # zipfile trusts a directory's numbers, so that a damaged one can make it fail in many ways
-        except (zipfile.BadZipFile, NotImplementedError, ValueError, OverflowError, struct.error) as err:
-            raise UserError(f'{self._where}: not a zip file, or a damaged one ({err})') from err
+        except (zipfile.BadZipFile, NotImplementedError, ValueError, OverflowError, struct.error,
+                OSError) as err:
+            if isinstance(err, OSError) and err.errno != errno.EINVAL:  # of a place before the beginning
+                raise
+            raise UserError(f'{self._where}: not a zip file, or a damaged one ({shown(err)})') from err
         members = {}
         for info in infos:
             name = info.filename
@@ -98,6 +104,8 @@ class Zip:
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise _Damaged('it is packed in an unusual way; repack the zip')
         check_size(info.file_size, info.compress_size, f'{self._where}: {info.filename}')
+        if info.header_offset < 0:
+            raise _Damaged('the zip lacks its beginning')
         file.seek(info.header_offset)
         signature, name_length, extra_length = struct.unpack('<4s22x2H', file.read(30))
         if signature != b'PK\3\4':
@@ -122,7 +130,7 @@ def open_files(path: str | os.PathLike, option: str, expected: str = 'a folder o
     """
     path = Path(path)
     if path.is_dir():
-        return Folder(path)
+        return Folder(path, option)
     if not path.exists():
         raise UserError(f'{option} {path}: no such file or folder')
     if path.suffix.lower() != '.zip':

@@ -1,6 +1,7 @@
 """Where dataset_tool.py takes images from: folders, zips, and LSUN, CIFAR-10, MNIST as they are published."""
 
 import gzip
+import io
 import itertools
 import pickle
 import struct
@@ -15,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from torch_utils.errors import UserError
+from torch_utils.npz import BOMB_BYTES, BOMB_RATIO, check_size
 from training.image_files import Folder, Zip, decode_image, is_image_name, open_files, read_labels
 
 CIFAR10 = 'cifar-10-python.tar.gz'
@@ -127,24 +129,27 @@ def _load_array(image: SourceImage) -> Image.Image:
 
 def _read_cifar10(path: Path, option: str) -> tuple[np.ndarray, list[int]]:
     """All training images uint8 [N, 32, 32, 3] and their classes."""
-    images, labels = [], []
+    batches = {f'cifar-10-batches-py/data_batch_{number}': None for number in range(1, 6)}
     try:
         with tarfile.open(path, 'r:gz') as archive:
-            for number in range(1, 6):
-                name = f'cifar-10-batches-py/data_batch_{number}'
-                pixels, classes = _read_cifar10_batch(archive.extractfile(name), f'{option} {path}: {name}')
-                images.append(pixels)
-                labels.extend(classes)
-    except KeyError as err:
-        raise UserError(f'{option} {path}: {name} is missing in it') from err
+            for member in archive:
+                where = f'{option} {path}: {member.name}'
+                check_size(member.size, path.stat().st_size, where)
+                if member.name in batches and member.isfile():
+                    batches[member.name] = _read_cifar10_batch(archive.extractfile(member).read(), where)
     except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error) as err:
         raise UserError(f'{option} {path}: not a readable .tar.gz archive ({err})') from err
-    return np.concatenate(images).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), labels
+    missing = [name for name, batch in batches.items() if batch is None]
+    if missing:
+        raise UserError(f'{option} {path}: {missing[0]} is missing in it')
+    images = np.concatenate([pixels for pixels, _ in batches.values()])
+    labels = [label for _, classes in batches.values() for label in classes]
+    return images.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), labels
 
 
-def _read_cifar10_batch(file, where: str) -> tuple[np.ndarray, list[int]]:
+def _read_cifar10_batch(data: bytes, where: str) -> tuple[np.ndarray, list[int]]:
     try:
-        batch = _Cifar10Unpickler(file, encoding='latin1').load()
+        batch = _Cifar10Unpickler(io.BytesIO(data), encoding='latin1').load()
         pixels, labels = batch['data'].to_numpy(), batch['labels']
         good = (pixels.ndim == 2 and pixels.shape[1] == 3072 and isinstance(labels, list)
                 and len(labels) == len(pixels) and all(type(x) is int and x >= 0 for x in labels))
@@ -155,8 +160,27 @@ def _read_cifar10_batch(file, where: str) -> tuple[np.ndarray, list[int]]:
     return pixels, labels
 
 
-class _Cifar10Unpickler(pickle.Unpickler):
-    """Reads a pickled dict of arrays and calls nothing but the stand-ins below, whatever the file says."""
+class _Cifar10Unpickler(pickle._Unpickler):
+    """Reads a pickled dict of arrays and calls nothing but the stand-ins below, whatever the file says.
+
+    The standard library's reader in Python: that in C reserves memory for whatever place a file names.
+    """
+
+    def load_setitem(self):
+        _check_key(self.stack[-2])
+        super().load_setitem()
+
+    def load_setitems(self):
+        for key in self.stack[::2]:
+            _check_key(key)
+        super().load_setitems()
+
+    def refuse(self):
+        raise pickle.UnpicklingError('it holds sets, which no CIFAR-10 file needs')
+
+    dispatch = pickle._Unpickler.dispatch | {
+        pickle.SETITEM[0]: load_setitem, pickle.SETITEMS[0]: load_setitems, pickle.DICT[0]: refuse,
+        pickle.ADDITEMS[0]: refuse, pickle.FROZENSET[0]: refuse}
 
     def find_class(self, module: str, name: str):
         match module, name:
@@ -169,6 +193,11 @@ class _Cifar10Unpickler(pickle.Unpickler):
             case '_codecs', 'encode':
                 return lambda text, encoding: text.encode('latin1')
         raise pickle.UnpicklingError(f'it asks for {module}.{name}, which no CIFAR-10 file needs')
+
+
+def _check_key(key) -> None:
+    if type(key) is not str:  # to hash deeply nested tuples would overflow the stack
+        raise pickle.UnpicklingError('it holds a dict key that is no text')
 
 
 class _PickledDtype:
@@ -212,7 +241,10 @@ def _read_mnist(path: Path, option: str) -> tuple[np.ndarray, list[int]]:
 def _read_idx(path: Path, where: str, num_dims: int) -> np.ndarray:
     """A gzipped idx file: two zero bytes, type (8 is uint8), number of dimensions, sizes, the values."""
     try:
-        data = gzip.decompress(path.read_bytes())
+        with gzip.open(path) as file:
+            limit = max(BOMB_BYTES, BOMB_RATIO * path.stat().st_size)
+            data = file.read(limit + 1)
+        check_size(len(data), path.stat().st_size, where)
     except (gzip.BadGzipFile, EOFError, zlib.error) as err:
         raise UserError(f'{where}: not a readable gzip file ({err})') from err
     start = 4 + 4 * num_dims
