@@ -159,7 +159,7 @@ def write_samples(batches: Sequence[Sequence[int]], make: Callable[[Sequence[int
             samples = make(batch)
             for future in pending:
                 future.result()
-            pending = [pool.submit(_write, image_path(outdir, seed, subdirs), image)
+            pending = [pool.submit(_write, image_path(outdir, seed, subdirs), image, outdir)
                        for seed, image in zip(samples.seeds, samples.images, strict=True)]
             yield samples
             progress.update(len(batch))
@@ -167,8 +167,9 @@ def write_samples(batches: Sequence[Sequence[int]], make: Callable[[Sequence[int
             future.result()
 
 
-def _write(path: Path, image: np.ndarray) -> None:
-    path.parent.mkdir(exist_ok=True)
+def _write(path: Path, image: np.ndarray, outdir: Path) -> None:
+    if path.parent != outdir:  # which, if it has gone away, is not to come back without its record
+        path.parent.mkdir(exist_ok=True)
     write_png(path, image.transpose(1, 2, 0))
 
 
