@@ -73,3 +73,11 @@ def test_help_needs_no_torch(script):
             'assert "torch" not in sys.modules')
     subprocess.run([sys.executable, '-c', code], check=True, capture_output=True,
                    env={'PYTHONPATH': str(ROOT / 'edm')})
+
+
+def test_the_tests_that_keep_promises_exist():
+    named = re.findall(r'`(tests/[\w/]+\.py)(?:::(\w+))?`', README)
+    assert len(named) >= 10
+    for path, test in named:
+        assert (ROOT / path).is_file(), path
+        assert f'def {test}' in (ROOT / path).read_text(encoding='utf-8'), (path, test)
