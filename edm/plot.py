@@ -1,5 +1,9 @@
 """Draw the papers' figures from files of numbers."""
 
+import math
+import os
+from pathlib import Path
+
 import click
 
 from torch_utils import cli
@@ -141,6 +145,36 @@ def training(run_dirs, out):
     figures.check_out(out)
     figure, caption = training_figure.draw_training(runs)
     figures.save_figure(figure, out, title=training_figure.TITLE, caption=caption)
+    print(f'wrote {out}')
+
+
+@main.command(cls=cli.ListCommand)
+@click.option('--ranks', metavar='NPZ[=LABEL] ...', multiple=True, required=True,
+              help='Files that jacobian.py wrote, each with the name of its curve.')
+@click.option('--axis', type=click.Choice(['log', 'linear']), default='log', help='Scale of 1/sigma.')
+@click.option('--max_snr', metavar='FLOAT', type=cli.FiniteRange(min=0, min_open=True),
+              help='Show 1/sigma up to here only.')
+@_out_option
+def jacobian(ranks, axis, max_snr, out):
+    """Numerical rank of Jacobians over noise levels.
+
+    The picture of paper 2 (arXiv 2409.02426), figure 3.
+
+    Example: python edm/plot.py jacobian --ranks a.npz=CIFAR-10 b.npz=FFHQ --out=jacobian.pdf
+    """
+    from evaluation import figures, jacobian_figure
+    from evaluation.jacobian_ranks import load_ranks
+
+    series = {}
+    for item in ranks:
+        path, _, label = item.rpartition('=') if '=' in item and not os.path.exists(item) else (item, '', '')
+        label = label or Path(path).stem
+        if label in series:
+            raise click.UsageError(f'--ranks {item}: two curves are called {label}; give LABELs that differ')
+        series[label] = load_ranks(path)
+    figures.check_out(out)
+    figure, caption = jacobian_figure.draw_ranks(series, axis, max_snr or math.inf)
+    figures.save_figure(figure, out, title=jacobian_figure.TITLE, caption=caption)
     print(f'wrote {out}')
 
 

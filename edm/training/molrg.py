@@ -146,9 +146,10 @@ def load_or_make(path: str | os.PathLike, shape: MoLRGShape, seed: int | None, o
     return load_molrg(path, shape, seed, option)
 
 
-def load_molrg(path: str | os.PathLike, shape: MoLRGShape, seed: int | None, option: str) -> dict:
+def load_molrg(path: str | os.PathLike, shape: MoLRGShape | None, seed: int | None, option: str) -> dict:
     """Read a data file, ours or of the paper's software; runs no code from it. Contents as of `make_molrg`.
 
+    shape, seed: what the file must say; None for anything.
     Raises UserError naming `option` and the file if it is none, or says other things than shape and seed.
     """
     where = f'{option} {path}'
@@ -159,6 +160,10 @@ def load_molrg(path: str | os.PathLike, shape: MoLRGShape, seed: int | None, opt
                         'made') from err
     if not isinstance(contents, dict):
         raise UserError(f'{where}: no MoLRG data set; it holds a {type(contents).__name__}')
+    if shape is None and all(type(contents.get(key)) is int for key in _NUMBERS):
+        shape = MoLRGShape(**{key: contents[key] for key in _NUMBERS})
+    if shape is None:
+        raise UserError(f'{where}: no MoLRG data set; it lacks one of {", ".join(_NUMBERS)}')
     expected = {'basis': (shape.class_num, shape.dim, shape.per_class_dim), 'space_basis': (shape.dim,) * 2,
                 'data': (shape.num_samples, shape.resolution, shape.resolution, CHANNELS),
                 'conds': (shape.num_samples,)}

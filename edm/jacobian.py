@@ -1,0 +1,192 @@
+"""The numerical rank of a denoiser's Jacobian over noise levels."""
+
+import os
+from pathlib import Path
+
+import click
+
+from torch_utils import cli
+
+
+class FloatList(click.ParamType):
+    """Positive numbers, comma separated."""
+
+    name = 'list'
+
+    def convert(self, value, param, ctx) -> list[float]:
+        if isinstance(value, list):
+            return value
+        number = cli.FiniteRange(min=0, min_open=True)
+        return [number.convert(item, param, ctx) for item in value.split(',')]
+
+
+def _path_with_suffix(*suffixes: str):
+    def check(ctx, param, value):
+        if value is not None and (not value.lower().endswith(suffixes) or os.path.isdir(value)):
+            raise click.BadParameter(f'{value} must name a file that ends with {" or ".join(suffixes)}')
+        return value
+    return check
+
+
+@cli.command()
+# Main options.
+@click.option('--network_pkl', metavar='PATH|URL', required=True,
+              help='Snapshot; its averaged network is studied.')
+@click.option('--seeds', metavar='LIST', type=cli.IntList(), default='0-9', help='One noisy image per seed.')
+@click.option('--class', 'class_idx', metavar='INT', type=click.IntRange(min=0),
+              help='Class of all images.  [default: drawn by each seed, or that of the real image]')
+@click.option('--data', metavar='ZIP|DIR|NPZ|PT',
+              help='Real images, to which noise is added; PT: a MoLRG data set.  [default: the images along '
+                   'the way of the sampler]')
+@click.option('--batch', metavar='INT', type=click.IntRange(min=1),
+              help='Rows of a Jacobian at once, which bounds the memory.  [default: by a short measurement]')
+@cli.device_option
+# Noise levels.
+@click.option('--sigmas', metavar='LIST', type=FloatList(),
+              help='Noise levels, such as 0.1,1,10. The sampler stops there besides its own levels.  '
+                   '[default: the sampler\'s]')
+@click.option('--steps', metavar='INT', type=click.IntRange(min=2), default=18,
+              help='Number of noise levels of the sampler.')
+@click.option('--sigma_min', metavar='FLOAT', type=cli.FiniteRange(min=0, min_open=True),
+              help='The lowest of them.  [default: 0.002, if the network goes so low]')
+@click.option('--sigma_max', metavar='FLOAT', type=cli.FiniteRange(min=0, min_open=True),
+              help='The highest.  [default: 80, likewise]')
+@cli.churn_options
+# Ranks.
+@click.option('--eta', metavar='FLOAT', type=cli.FiniteRange(0, 1, min_open=True, max_open=True),
+              default=0.99, help='The rank is the number of singular values that have this share of the '
+                                 'norm of all; 0.99 of the norm is 0.98 of the energy.')
+@click.option('--method', type=click.Choice(['exact', 'randomized', 'auto']), default='auto',
+              help='exact: all rows of the Jacobian. randomized: a cost proportional to the rank, which is '
+                   'given with bounds. auto: randomized as long as it is the faster one.')
+@click.option('--tolerance', metavar='FLOAT', type=cli.FiniteRange(min=0, max=1), default=0.02,
+              help='How far those bounds may lie from the rank, as a share of the dimension.')
+# Results.
+@click.option('--out', metavar='NPZ', callback=_path_with_suffix('.npz'),
+              help='File for the ranks; a run that was interrupted goes on from there.')
+@click.option('--save_spectrum', is_flag=True, help='Save the singular values, too.')
+@click.option('--figure', metavar='PNG|PDF', callback=_path_with_suffix('.png', '.pdf'),
+              help='Picture of rank/dim over 1/sigma.')
+def main(**opts):
+    """Numerical rank of a denoiser's Jacobian over noise levels.
+
+    The Jacobian dD(x; sigma)/dx is taken at noisy images x along the way of the EDM sampler from each seed's
+    noise, or at real images with noise added. Under torchrun the processes share the seeds.
+
+    \b
+    Examples:
+      python edm/jacobian.py --network_pkl=network-snapshot-002000.pkl --seeds=0-9 \\
+          --out=evaluation/ranks.npz --figure=figures/ranks.png
+      python edm/jacobian.py --network_pkl=network-snapshot-002000.pkl --data=datasets/digits-8x8.zip \\
+          --sigmas=0.1,0.3,1,3,10 --method=exact
+    """
+    _check(opts)
+
+    from evaluation import figures, jacobian_ranks, jacobian_study
+    from torch_utils import distributed, provenance
+    from torch_utils.files import make_output_dir
+    from training.snapshot import load_network
+
+    device = distributed.pick_device(opts['device'])
+    distributed.init(device)
+    net = load_network(opts['network_pkl'], device, option='--network_pkl')
+    net.use_fp16 = False  # in half precision a Jacobian is mostly rounding error
+    cli.check_class(opts['class_idx'], net.label_dim)
+    dim = net.img_channels * net.img_resolution**2
+    method = jacobian_study.check_memory(dim, device, jacobian_study.Method(
+        name=opts['method'], eta=opts['eta'], tolerance=opts['tolerance']))
+    source = _source(opts, net)
+    if opts['figure']:
+        figures.check_out(opts['figure'], '--figure')
+    card = provenance.record(inputs=[opts['network_pkl'], opts['data']])
+    ranks = jacobian_ranks.new_ranks(opts['seeds'], source.sigmas, dim=dim, eta=opts['eta'],
+                                     settings=_settings(opts, source, device, card['inputs']),
+                                     spectrum=opts['save_spectrum'])
+    if opts['out']:
+        make_output_dir(Path(opts['out']).parent, '--out')
+        ranks = distributed.from_rank0(jacobian_ranks.resume_ranks(opts['out'], ranks))
+
+    def save():
+        if opts['out']:
+            jacobian_ranks.save_ranks(opts['out'], ranks, card)
+
+    for filled in jacobian_study.fill(ranks, net, lambda seeds: source.points(net, seeds, device),
+                                      method=method, batch=opts['batch'], save=save):
+        for row, column in filled:
+            print(_status(ranks, row, column), flush=True)
+    if distributed.rank() == 0:
+        _finish(opts, ranks)
+    distributed.shutdown()
+
+
+def _check(opts: dict) -> None:
+    """Refuse options that are wrong whatever the network."""
+    if len(set(opts['seeds'])) < len(opts['seeds']):
+        raise click.UsageError('--seeds: a seed stands twice in the list')
+    if opts['save_spectrum'] and not opts['out']:
+        raise click.UsageError('--save_spectrum needs --out, the file to save to')
+    if opts['data']:
+        for name in ('steps', 'sigma_min', 'sigma_max', 'rho') if opts['sigmas'] else ():
+            if _given(name):
+                raise click.UsageError(f'--{name}: with --data and --sigmas no sampler runs')
+        for name in ('S_churn', 'S_min', 'S_max', 'S_noise'):
+            if _given(name):
+                raise click.UsageError(f'--{name}: with --data no sampler runs')
+
+
+def _given(param: str) -> bool:
+    return click.get_current_context().get_parameter_source(param) is not click.core.ParameterSource.DEFAULT
+
+
+def _source(opts: dict, net):
+    """Where the noisy images come from, checked against the network."""
+    from evaluation.jacobian_points import Trajectories, noise_levels, open_images
+
+    low, high = float(net.sigma_min), float(net.sigma_max)
+    for name in ('sigmas', 'sigma_min', 'sigma_max'):
+        for sigma in opts[name] if isinstance(opts[name], list) else [opts[name]]:
+            if sigma is not None and not low <= sigma <= high:
+                raise click.UsageError(f'--{name} {sigma:g}: the network takes noise levels from {low:g} to '
+                                       f'{high:g}')
+    try:
+        sigmas, levels = noise_levels(net, opts['sigmas'], num_steps=opts['steps'], rho=opts['rho'],
+                                      sigma_min=opts['sigma_min'], sigma_max=opts['sigma_max'])
+    except ValueError as err:
+        raise click.UsageError(f'--sigma_min, --sigma_max: {err}') from err
+    if opts['data']:
+        return open_images(opts['data'], net, opts['class_idx'], sigmas)
+    return Trajectories(class_idx=opts['class_idx'], sigmas=sigmas, levels=levels,
+                        options={name: opts[name] for name in ('S_churn', 'S_min', 'S_max', 'S_noise')})
+
+
+def _settings(opts: dict, source, device, inputs: dict[str, str]) -> dict:
+    """All that decides the ranks, as JSON takes it; a file is only resumed with the same."""
+    chosen = {name: opts[name] for name in ('eta', 'method', 'tolerance', 'save_spectrum')}
+    sampler = {} if opts['data'] else {
+        'levels': source.levels, **{name: str(value) for name, value in source.options.items()}}
+    return {'inputs': sorted(inputs.values()), 'class': opts['class_idx'], 'sigma': source.sigmas,
+            'device': device.type, **chosen, **sampler}
+
+
+def _status(ranks, row: int, column: int) -> str:
+    rank, low, high = (table[row, column] for table in (ranks.rank, ranks.rank_low, ranks.rank_high))
+    bounds = '' if low == high else f' (between {low} and {high})'
+    seed = '' if len(ranks.seed) == 1 else f', seed: {ranks.seed[row]}'
+    return f'SNR 1/sigma_t: {1 / ranks.sigma[column]:.3f}, rank: {rank}{bounds}{seed}'
+
+
+def _finish(opts: dict, ranks) -> None:
+    from evaluation import figures, jacobian_figure
+
+    if opts['out']:
+        print(f'{len(ranks.seed)} seeds, {len(ranks.sigma)} noise levels, dimension {ranks.dim}: '
+              f'{opts["out"]}')
+    if opts['figure']:
+        label = Path(opts['network_pkl']).stem
+        figure, caption = jacobian_figure.draw_ranks({label: ranks})
+        figures.save_figure(figure, opts['figure'], title=jacobian_figure.TITLE, caption=caption)
+        print(f'wrote {opts["figure"]}')
+
+
+if __name__ == '__main__':
+    main()
