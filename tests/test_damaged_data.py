@@ -63,6 +63,7 @@ def works(path) -> np.ndarray:
     ([GOOD, ('C:\\b.png', Member(data=PNG))], 'is no name'),
     ([GOOD, ('b\x1b[31m.png', Member(data=PNG))], 'is no name'),
     ([GOOD, ('a\n.png', Member(data=PNG))], 'is no name'),
+    ([GOOD, ('', Member(data=PNG))], "'' is no name"),
     ([GOOD, GOOD], 'a.png is in it twice'),
     ([('b.png', Member(data=PNG, flags=1))], 'b.png can\'t be unpacked (it is encrypted)'),
     ([('b.png', Member(data=PNG, method=99))], 'b.png can\'t be unpacked (it is packed in an unusual way'),

@@ -30,6 +30,12 @@ SECONDS_IN_PLACE = 0.1  # of work, before processes are started
 SECONDS_AT_A_TIME, IMAGES_AT_A_TIME = 0.02, 64  # what a process is given at once, at most
 
 
+class _Progress(tqdm):
+    """Without tqdm's own thread: processes can be forked only where there is none."""
+
+    monitor_interval = 0
+
+
 @dataclass(kw_only=True)
 class Summary:
     """What was written, and what was not. form: the common size and colour, such as '32x32 RGB'."""
@@ -82,7 +88,7 @@ def _numbered(results: Iterator[tuple], total: int,
               summary: Summary) -> Iterator[tuple[int, SourceImage, str, bytes]]:
     """(number, image, form, PNG file) of all but the unreadable and left-out ones, which `summary` counts."""
     number = 0
-    with tqdm(total=total, unit='image') as progress:
+    with _Progress(total=total, unit='image') as progress:
         while number < total and (pair := next(results, None)):
             image, result = pair
             if isinstance(result, UserError):

@@ -73,7 +73,7 @@ class Zip:
     def _read_directory(self) -> dict[str, zipfile.ZipInfo]:
         try:
             with zipfile.ZipFile(self.path) as archive:
-                infos = [info for info in archive.infolist() if not info.is_dir()]
+                infos = [info for info in archive.infolist() if not info.filename.endswith('/')]
         # zipfile trusts a directory's numbers, so that a damaged one can make it fail in many ways
         except (zipfile.BadZipFile, NotImplementedError, ValueError, OverflowError, struct.error,
                 OSError) as err:
@@ -83,7 +83,7 @@ class Zip:
         members = {}
         for info in infos:
             name = info.filename
-            if not name.isprintable() or _OUTSIDE.search(name):
+            if not name or not name.isprintable() or _OUTSIDE.search(name):
                 raise UserError(f'{self._where}: {name!a} is no name for a file in a data set')
             if name in members:
                 raise UserError(f'{self._where}: {name} is in it twice')

@@ -1,0 +1,86 @@
+"""dataset_tool.py, the whole command, on 10,000 files.
+
+- `JPEG`, `PNG`: photos of 178x218 and 128x128 pixels to 64x64 by one process (--workers 1) and by two, pinned
+  to two cores, in turns. Their outputs must be the same bytes.
+- `PNG 32x32`: images so small that starting, and writing the zip, which only one process does, weigh more.
+- `memory`: the largest process of the two-process run for 10,000 files, beside that for 1,000.
+"""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from measure import Row, run_python, side_by_side
+from PIL import Image
+
+EDM = Path(__file__).resolve().parents[2] / 'edm'
+FILES, PICTURES = 10_000, 100  # each picture stands in that many files more
+_RUN = '''
+import os, resource, sys
+cores = sorted(os.sched_getaffinity(0))[:2] if hasattr(os, 'sched_getaffinity') else [0, 0]
+if len(cores) == 2 and hasattr(os, 'sched_setaffinity'):
+    os.sched_setaffinity(0, cores)
+sys.path[:0] = [sys.argv[1], os.path.join(os.path.dirname(os.path.dirname(sys.argv[1])), 'tests', 'benchmarks')]
+import dataset_tool
+dataset_tool.main(sys.argv[2:], standalone_mode=False)
+from measure import peak_mib
+print(max(peak_mib(), resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024))
+'''
+
+
+def rows() -> Iterator[Row]:
+    """The rows of the table."""
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        for kind, (width, height), side, must in (('JPEG', (178, 218), 64, True), ('PNG', (128, 128), 64, True),
+                                                  ('PNG', (32, 32), 32, False)):
+            source = write_pictures(folder / f'{kind}-{width}', kind, width, height)
+            yield _speed(source, folder, kind, side, must)
+        yield _memory(source, folder)
+
+
+def write_pictures(folder: Path, kind: str, width: int, height: int, files: int = FILES) -> Path:
+    """A folder of smooth random pictures with some noise."""
+    folder.mkdir()
+    rng = np.random.RandomState(0)
+    for i in range(files):
+        path = folder / f'{i:05d}.{kind.lower()}'
+        if i < PICTURES:
+            smooth = Image.fromarray(rng.randint(256, size=(6, 6, 3), dtype=np.uint8))
+            pixels = np.asarray(smooth.resize((width, height), Image.Resampling.BICUBIC), dtype=np.int16)
+            noisy = (pixels + rng.randint(-6, 7, size=pixels.shape)).clip(0, 255).astype(np.uint8)
+            Image.fromarray(noisy).save(path)
+        else:
+            path.write_bytes((folder / f'{i % PICTURES:05d}.{kind.lower()}').read_bytes())
+    return folder
+
+
+def convert(source: Path, dest: Path, side: int, workers: int) -> float:
+    """Run the command; returns the largest process's peak of memory in MiB."""
+    printed = run_python(_RUN, str(EDM), f'--source={source}', f'--dest={dest}', '--transform=center-crop',
+                         f'--resolution={side}x{side}', f'--workers={workers}')
+    return float(printed.split()[-1])
+
+
+def _speed(source: Path, folder: Path, kind: str, side: int, must: bool) -> Row:
+    zips = [folder / 'one.zip', folder / 'two.zip']
+    two, one = side_by_side([lambda: convert(source, zips[1], side, 2),
+                             lambda: convert(source, zips[0], side, 1)], repeats=3, warmup=0)
+    hashes = {hashlib.sha256(path.read_bytes()).hexdigest() for path in zips}
+    size = Image.open(next(source.iterdir())).size
+    return Row(what=f'{FILES:,} {kind} files of {size[0]}x{size[1]} to {side}x{side}', ours=two, unit='s',
+               baseline=one, ratio=one / two, must='>= 1.8 times one process; the same bytes' if must else '',
+               reached=one / two >= 1.8 and len(hashes) == 1 if must else None,
+               note=f'two processes beside one; outputs {"alike" if len(hashes) == 1 else "DIFFER"}; '
+                    f'load {os.getloadavg()[0]:.1f}')
+
+
+def _memory(source: Path, folder: Path) -> Row:
+    few = write_pictures(folder / 'few', 'PNG', 32, 32, files=FILES // 10)
+    many, baseline = (convert(path, folder / 'memory.zip', 32, 2) for path in (source, few))
+    return Row(what=f'memory for {FILES:,} files', ours=many, unit='MiB', baseline=baseline,
+               ratio=many / baseline, must='<= 1.25 times that for a tenth',
+               reached=many / baseline <= 1.25, note='largest of three processes')
