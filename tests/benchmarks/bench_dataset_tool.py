@@ -16,16 +16,17 @@ import numpy as np
 from measure import Row, run_python, side_by_side
 from PIL import Image
 
-EDM = Path(__file__).resolve().parents[2] / 'edm'
+HERE = Path(__file__).resolve().parent
+EDM = HERE.parents[1] / 'edm'
 FILES, PICTURES = 10_000, 100  # each picture stands in that many files more
 _RUN = '''
 import os, resource, sys
 cores = sorted(os.sched_getaffinity(0))[:2] if hasattr(os, 'sched_getaffinity') else [0, 0]
 if len(cores) == 2 and hasattr(os, 'sched_setaffinity'):
     os.sched_setaffinity(0, cores)
-sys.path[:0] = [sys.argv[1], os.path.join(os.path.dirname(os.path.dirname(sys.argv[1])), 'tests', 'benchmarks')]
+sys.path[:0] = sys.argv[1:3]
 import dataset_tool
-dataset_tool.main(sys.argv[2:], standalone_mode=False)
+dataset_tool.main(sys.argv[3:], standalone_mode=False)
 from measure import peak_mib
 print(max(peak_mib(), resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024))
 '''
@@ -35,10 +36,9 @@ def rows() -> Iterator[Row]:
     """The rows of the table."""
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
-        for kind, (width, height), side, must in (('JPEG', (178, 218), 64, True), ('PNG', (128, 128), 64, True),
-                                                  ('PNG', (32, 32), 32, False)):
+        for kind, width, height, side in ('JPEG', 178, 218, 64), ('PNG', 128, 128, 64), ('PNG', 32, 32, 32):
             source = write_pictures(folder / f'{kind}-{width}', kind, width, height)
-            yield _speed(source, folder, kind, side, must)
+            yield _speed(source, folder, kind, side, must=width > 32)
         yield _memory(source, folder)
 
 
@@ -60,8 +60,8 @@ def write_pictures(folder: Path, kind: str, width: int, height: int, files: int 
 
 def convert(source: Path, dest: Path, side: int, workers: int) -> float:
     """Run the command; returns the largest process's peak of memory in MiB."""
-    printed = run_python(_RUN, str(EDM), f'--source={source}', f'--dest={dest}', '--transform=center-crop',
-                         f'--resolution={side}x{side}', f'--workers={workers}')
+    printed = run_python(_RUN, str(EDM), str(HERE), f'--source={source}', f'--dest={dest}',
+                         '--transform=center-crop', f'--resolution={side}x{side}', f'--workers={workers}')
     return float(printed.split()[-1])
 
 
