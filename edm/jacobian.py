@@ -8,18 +8,6 @@ import click
 from torch_utils import cli
 
 
-class FloatList(click.ParamType):
-    """Positive numbers, comma separated."""
-
-    name = 'list'
-
-    def convert(self, value, param, ctx) -> list[float]:
-        if isinstance(value, list):
-            return value
-        number = cli.FiniteRange(min=0, min_open=True)
-        return [number.convert(item, param, ctx) for item in value.split(',')]
-
-
 def _path_with_suffix(*suffixes: str):
     def check(ctx, param, value):
         if value is not None and (not value.lower().endswith(suffixes) or os.path.isdir(value)):
@@ -42,7 +30,7 @@ def _path_with_suffix(*suffixes: str):
               help='Rows of a Jacobian at once, which bounds the memory.  [default: by a short measurement]')
 @cli.device_option
 # Noise levels.
-@click.option('--sigmas', metavar='LIST', type=FloatList(),
+@click.option('--sigmas', metavar='LIST', type=cli.FloatList(),
               help='Noise levels, such as 0.1,1,10. The sampler stops there besides its own levels.  '
                    '[default: the sampler\'s]')
 @click.option('--steps', metavar='INT', type=click.IntRange(min=2), default=18,

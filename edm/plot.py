@@ -1,8 +1,6 @@
 """Draw the papers' figures from files of numbers."""
 
 import math
-import os
-from pathlib import Path
 
 import click
 
@@ -167,14 +165,34 @@ def jacobian(ranks, axis, max_snr, out):
 
     series = {}
     for item in ranks:
-        path, _, label = item.rpartition('=') if '=' in item and not os.path.exists(item) else (item, '', '')
-        label = label or Path(path).stem
+        label, path = cli.split_label(item)
         if label in series:
             raise click.UsageError(f'--ranks {item}: two curves are called {label}; give LABELs that differ')
         series[label] = load_ranks(path)
     figures.check_out(out)
     figure, caption = jacobian_figure.draw_ranks(series, axis, max_snr or math.inf)
     figures.save_figure(figure, out, title=jacobian_figure.TITLE, caption=caption)
+    print(f'wrote {out}')
+
+
+@main.command('phase-transition', cls=cli.ListCommand)
+@click.option('--results', metavar='JSON ...', multiple=True, required=True,
+              help='Files that reproduce.py phase-transition wrote.')
+@_out_option
+def phase_transition(results, out):
+    """Recovery of low-rank classes over the number of their samples.
+
+    The picture of the phase transition of paper 2 (arXiv 2409.02426).
+
+    Example: python edm/plot.py phase-transition --results=transition.json --out=transition.pdf
+    """
+    from evaluation import figures, phase_transition_figure
+    from evaluation.phase_transition import load_points
+
+    points, settings = load_points(results)
+    figures.check_out(out)
+    figure, caption = phase_transition_figure.draw_transition(points, settings)
+    figures.save_figure(figure, out, title=phase_transition_figure.TITLE, caption=caption)
     print(f'wrote {out}')
 
 

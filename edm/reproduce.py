@@ -21,6 +21,20 @@ def main():
     """
 
 
+_run_options = cli.options(
+    'Execution',
+    click.option('--jobs', metavar='INT', type=click.IntRange(min=1),
+                 help='Stages side by side, one thread each.  [default: the CPU\'s cores; 1 on a GPU]'),
+    click.option('--gpus', metavar='LIST', type=cli.IntList(),
+                 help='GPUs to use, one stage at a time on each.'),
+    click.option('--adopt', is_flag=True,
+                 help='Take stages whose files are there for finished: what --emit ran, or you by hand.'),
+    click.option('--emit', type=click.Choice(['slurm', 'make']),
+                 help='Print a Slurm script or a Makefile that runs the stages, and stop.'),
+    click.option('-n', '--dry-run', is_flag=True,
+                 help='Print the command lines, what they depend on and what they cost, and stop.'))
+
+
 @main.command()
 @click.option('--preset', type=click.Choice(['quickstart', 'quickstart-teacher', 'paper']),
               default='quickstart',
@@ -50,16 +64,7 @@ def main():
 @click.option('--seed', metavar='INT', type=click.IntRange(min=0),
               help='Seed of the first student; the others follow.  [default: preset]')
 @cli.device_option
-@click.option('--jobs', metavar='INT', type=click.IntRange(min=1),
-              help='Stages side by side, one thread each.  [default: the CPU\'s cores; 1 on a GPU]')
-@click.option('--gpus', metavar='LIST', type=cli.IntList(),
-              help='GPUs to use, one stage at a time on each.')
-@click.option('--adopt', is_flag=True,
-              help='Take stages whose files are there for finished: what --emit ran, or you by hand.')
-@click.option('--emit', type=click.Choice(['slurm', 'make']),
-              help='Print a Slurm script or a Makefile that runs the stages, and stop.')
-@click.option('-n', '--dry-run', is_flag=True,
-              help='Print the command lines, what they depend on and what they cost, and stop.')
+@_run_options
 @click.option('--assume-img-per-s', metavar='FLOAT', type=cli.FiniteRange(min=0, min_open=True),
               help='For --dry-run: how many images a second the widest student trains on.  [default: '
                    'measured on this machine]')
@@ -107,6 +112,49 @@ def regimes(preset, device, jobs, gpus, adopt, emit, dry_run, assume_img_per_s, 
     print(regimes_scores.table(results))
     for path in (job.results, job.results.with_suffix('.csv'), *job.pictures):
         print(f'wrote {path}')
+
+
+@main.command('phase-transition', context_settings={'show_default': True})
+@click.option('--dims', metavar='LIST', type=cli.IntList(), default='3,6,12',
+              help='Dimensions d of the classes.')
+@click.option('--ratios', metavar='LIST', type=cli.FloatList(), default='0.5,0.75,1,1.25,1.5,2,3',
+              help='Samples per class over d; rounded to whole samples.')
+@click.option('--img_res', metavar='INT', type=click.IntRange(min=1), default=4,
+              help='Height and width r of the images; a sample has 3 r^2 dimensions.')
+@click.option('--class_num', metavar='INT', type=click.IntRange(min=1), default=2, help='Number of classes.')
+@click.option('--trials', metavar='INT', type=click.IntRange(min=1), default=20,
+              help='Data sets of each size.')
+@click.option('--restarts', metavar='INT', type=click.IntRange(min=1), default=4,
+              help='Trainings on each, of which the one with the smallest loss counts.')
+@click.option('--steps', metavar='INT', type=click.IntRange(min=1), default=1000, help='Of each training.')
+@click.option('--seed', metavar='INT', type=click.IntRange(min=0, max=2**32 - 1), default=0,
+              help='Random seed.')
+@click.option('--out', metavar='JSON', required=True, help='File for the recovery errors.')
+@cli.device_option
+def phase_transition(out, device, dims, ratios, **options):
+    """Measure from how many samples on training finds low-rank classes.
+
+    All trials of one size are trained at once. plot.py phase-transition draws the result.
+
+    Example: python edm/reproduce.py phase-transition --dims=3,6 --out=transition.json
+    """
+    from tqdm import tqdm
+
+    from evaluation.phase_transition import Transition, measure, save_points
+    from torch_utils import distributed
+    from torch_utils.files import make_output_dir
+
+    job = Transition(dims=tuple(dims), ratios=tuple(ratios), **options)
+    shapes = job.shapes()
+    device = distributed.pick_device(device)
+    make_output_dir(Path(out).parent, '--out')
+    points = []
+    for shape in tqdm(shapes, unit='size', disable=not sys.stderr.isatty()):
+        points.append(measure(job, shape, device))
+        tqdm.write(f'd = {shape.per_class_dim}, N = {shape.sample_per_class}: found in '
+                   f'{points[-1].found.mean():.0%} of {job.trials} trials', file=sys.stdout)
+    save_points(Path(out), job, points)
+    print(f'wrote {out}')
 
 
 def _print_plan(stages, emit: str | None) -> None:
@@ -169,9 +217,15 @@ def _settings(preset, *, train, teacher_training, samples, thresholds, teacher, 
                                'there already, the other is to be trained')
     if teacher is not None:
         changes |= {'teacher': teacher, 'teacher_training': None}
-    if '/' in changes.get('name', '') or changes.get('name') in ('', '.', '..'):
-        raise click.UsageError(f'--name {changes["name"]!r}: expected the name of a folder, without slashes')
+    if 'name' in changes:
+        _folder_name(changes['name'])
     return replace(preset, **changes)
+
+
+def _folder_name(name: str) -> str:
+    if '/' in name or name in ('', '.', '..'):
+        raise click.UsageError(f'--name {name!r}: expected the name of a folder, without slashes')
+    return name
 
 
 def _different(option: str, numbers: list[int], least: int) -> tuple[int, ...]:

@@ -69,7 +69,7 @@ class Regimes:
 
     def snapshot(self, size: int, width: int) -> Path:
         """A student's network."""
-        name = _last_snapshot((*self.duration, *self.train))
+        name = last_snapshot((*self.duration, *self.train))
         return Path('training', self.name, student_name(size, width), name)
 
     @property
@@ -130,7 +130,7 @@ def _teacher_stages(job: Regimes) -> list[Stage]:
     stages, needs, teacher, inputs = [], (), job.teacher, ()
     if teacher is None:
         run = Path('training', job.name, 'teacher')
-        snapshot = run / _last_snapshot(job.teacher_training)
+        snapshot = run / last_snapshot(job.teacher_training)
         command = ('train.py', '--outdir', str(run), '--nosubdir', '--data', job.data,
                    '--device', job.device, '--seed', str(job.seed), *job.teacher_training)
         stages.append(Stage(name='teacher', command=command, outputs=(snapshot,), inputs=(Path(job.data),),
@@ -147,8 +147,8 @@ def _teacher_stages(job: Regimes) -> list[Stage]:
     return stages
 
 
-def _last_snapshot(train_args: tuple[str, ...]) -> str:
-    """The file that train.py leaves at the end; of equal options the last one counts."""
+def last_snapshot(train_args: tuple[str, ...]) -> str:
+    """The file that a training script leaves at the end; of equal options the last one counts."""
     values = [following if arg == '--duration' else arg.removeprefix('--duration=')
               for arg, following in zip(train_args, (*train_args[1:], ''), strict=True)
               if arg == '--duration' or arg.startswith('--duration=')]

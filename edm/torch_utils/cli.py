@@ -142,6 +142,24 @@ class IntList(click.ParamType):
             self.fail(str(err), param, ctx)
 
 
+class FloatList(click.ParamType):
+    """Numbers above 0, comma separated."""
+
+    name = 'list'
+
+    def convert(self, value, param, ctx) -> list[float]:
+        if isinstance(value, list):
+            return value
+        number = FiniteRange(min=0, min_open=True)
+        return [number.convert(item, param, ctx) for item in value.split(',')]
+
+
+def split_label(item: str) -> tuple[str, str]:
+    """(label, path) of PATH or PATH=LABEL; without a label, the file's name without its suffix."""
+    path, _, label = item.rpartition('=') if '=' in item and not os.path.exists(item) else (item, '', '')
+    return label or os.path.splitext(os.path.basename(path))[0], path
+
+
 def parse_int_list(text: str) -> list[int]:
     """The integers that `IntList` reads. Raises ValueError for any other text."""
     numbers = []
