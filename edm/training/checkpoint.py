@@ -14,7 +14,7 @@ from training.run_dir import states_in
 
 _KEYS = {'net', 'ema', 'optimizer_state', 'cur_nimg', 'cur_tick', 'tick_start_nimg', 'elapsed_sec',
          'data_order', 'random_states', 'moments', 'bad_steps', 'seed', 'ema_rampup_ratio', 'optimizer',
-         'run_id'}
+         'run_id', 'kernels'}
 
 
 def save_state(path: Path, *, net, ema, optimizer, **values) -> None:

@@ -28,6 +28,9 @@ AUGMENTATION = {'class_name': 'training.augment.AugmentPipe', 'xflip': 1e8, 'yfl
                 'rotate_frac': 1, 'aniso': 1, 'translate_frac': 1}
 AUGMENT_DIM = 9
 
+# What `--precision` offers; fp16 and bf16 keep weights, embeddings and the optimizer in float32.
+PRECISIONS = ('fp32', 'tf32', 'fp16', 'bf16')
+
 # What `--lr_decay` stands for: a factor on the learning rate where a fraction of all images was seen.
 LR_DECAYS = {'none': lambda seen: 1, 'cosine': lambda seen: 0.5 + 0.5 * math.cos(math.pi * seen)}
 
@@ -68,6 +71,8 @@ class TrainingConfig:
     resume_pkl: the snapshot to start from, or the one beside resume_state_dump, the state that the run
         continues after resume_kimg.
     preview: draw a grid of samples beside every snapshot.
+    precision: of the network on CUDA, one of PRECISIONS. compile: '0', '1' or 'auto', which compiles a long
+        run if that is faster. memory_format: 'contiguous', 'channels_last' or 'auto', which measures.
     """
 
     run_dir: str
@@ -97,6 +102,9 @@ class TrainingConfig:
     resume_state_dump: str | None = None
     preview: bool = False
     device: str = 'auto'
+    precision: str = 'fp32'
+    compile: str = 'auto'
+    memory_format: str = 'auto'
 
     @property
     def num_workers(self) -> int:

@@ -26,6 +26,7 @@ from training.build import build, build_optimizer
 from training.config import LR_DECAYS, TrainingConfig, split_batch
 from training.flat import FlatOptimizer, FlatParameters, Gradients
 from training.interrupt import StopSignals
+from training.kernels import choose_kernels, set_precision
 from training.report import describe, report
 from training.run import Run
 from training.run_dir import RunLog, remove_leftovers, snapshot_name, state_name
@@ -93,7 +94,7 @@ def prepare(config: TrainingConfig, dataset, make_net, *, device, log=None, stat
             card=None, signals=None) -> Run:
     """Build what a run needs, drawing random numbers in the recipe's order."""
     start_time = time.monotonic()
-    _set_precision(config)
+    set_precision(config)
     seed_training(config.seed, distributed.rank(), distributed.world_size())
     torch.empty((), dtype=torch.int64).random_()  # what PyTorch's DataLoader draws as it starts
     net = make_net().train()
@@ -103,11 +104,19 @@ def prepare(config: TrainingConfig, dataset, make_net, *, device, log=None, stat
     net = _from_rank0(net.to(device))
     ema = copy.deepcopy(net).eval().requires_grad_(False)
     split = split_batch(config.batch_size, config.batch_gpu, distributed.world_size())
-    weights, ema_weights = FlatParameters(net), FlatParameters(ema)
+    if config.precision == 'bf16':
+        net.use_fp16, net.half_type = True, torch.bfloat16
+    steps = (config.total_kimg * 1000 - (state['cur_nimg'] if state else 0)) // config.batch_size
+    kernels = choose_kernels(config, net, micro_batch=split.micro_batch, steps=steps,
+                             earlier=state['kernels'] if state else None)
+    weights = FlatParameters(net, channels_last=kernels.channels_last)
+    ema_weights = FlatParameters(ema, channels_last=kernels.channels_last)
+    if kernels.compiled:
+        net.compile(dynamic=False)
     gradients = Gradients(weights, num_notes=2)
     run = Run(
-        config=config, device=device, split=split, log=log, net=net, ema=ema, weights=weights.vector,
-        ema_weights=ema_weights.vector, gradients=gradients,
+        config=config, device=device, split=split, log=log, kernels=kernels, net=net, ema=ema,
+        weights=weights.vector, ema_weights=ema_weights.vector, gradients=gradients,
         optimizer=FlatOptimizer(weights, gradients, partial(build_optimizer, config.optimizer_kwargs)),
         loss_fn=build(config.loss_kwargs),
         augment_pipe=build(config.augment_kwargs) if config.augment_kwargs else None,
@@ -208,13 +217,6 @@ def stop(run: Run, received: int) -> int:
     run.print(f'Stopped by {signal.Signals(received).name} after {run.cur_nimg / 1000:g} kimg' + (
         '' if run.state_owed else f'; to go on: --resume {run.dir / state_name(run.cur_nimg)}'))
     return received
-
-
-def _set_precision(config: TrainingConfig) -> None:
-    torch.backends.cudnn.benchmark = config.cudnn_benchmark
-    torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
 
 
 def _from_rank0(net: torch.nn.Module) -> torch.nn.Module:

@@ -620,6 +620,8 @@ class _Precond(torch.nn.Module):
     Raises ValueError if model_type is none of `MODELS`.
     """
 
+    half_type = torch.float16  # of the network's features with use_fp16; training in bfloat16 replaces it
+
     def __init__(self, img_resolution, img_channels, label_dim, use_fp16, model_type, out_channels=None,
                  **model_kwargs):
         super().__init__()
@@ -654,7 +656,7 @@ class _Precond(torch.nn.Module):
         class_labels = self._labels(class_labels, x.device)
         half = self.use_fp16 and not force_fp32 and x.device.type == 'cuda'
         c_skip, c_out, c_in, c_noise = self.coefficients(sigma)
-        model_in = (c_in * x).to(torch.float16 if half else torch.float32)
+        model_in = (c_in * x).to(self.half_type if half else torch.float32)
         model_out = self.model(model_in, c_noise.flatten(), class_labels, augment_labels=augment_labels)
         return c_skip * x + c_out * model_out[:, :self.img_channels].to(torch.float32)
 

@@ -14,7 +14,14 @@ import click
 from click.core import ParameterSource
 
 from torch_utils import cli
-from training.config import AUGMENTATION, LR_DECAYS, PRECONDITIONINGS, TrainingConfig, split_batch
+from training.config import (
+    AUGMENTATION,
+    LR_DECAYS,
+    PRECISIONS,
+    PRECONDITIONINGS,
+    TrainingConfig,
+    split_batch,
+)
 from training.run_dir import dir_to_go_on_in, next_run_dir, run_name
 
 
@@ -70,7 +77,16 @@ def hyperparameters(*, lr: float | None = 1e-3, lr_rampup: float | None = 10000,
 
 
 performance_options = cli.options('Performance',
-    click.option('--fp16', metavar='BOOL', type=bool, default=False, help='Half precision, on CUDA.'),
+    click.option('--fp16', metavar='BOOL', type=bool, default=False, help='The same as --precision=fp16.'),
+    click.option('--precision', type=click.Choice(PRECISIONS), default='fp32',
+                 help='How the network computes on CUDA; elsewhere always in fp32. Weights, embeddings and '
+                      'averages stay in float32. fp16 may need --ls.'),
+    click.option('--compile', type=click.Choice(['auto', '0', '1']), default='auto',
+                 help='Compile the network, which takes a minute or more the first time; auto: if the run '
+                      'takes an hour (on CUDA a quarter) and a trial shows that it gains.'),
+    click.option('--memory_format', type=click.Choice(['auto', 'contiguous', 'channels_last']),
+                 default='auto', help='How features lie in memory; auto: the faster in a trial, in runs of '
+                                      '1000 steps and more, else contiguous.'),
     click.option('--ls', metavar='FLOAT', type=cli.FiniteRange(min=0, min_open=True), default=1,
                  help='Factor on the loss during the backward pass.'),
     click.option('--bench', metavar='BOOL', type=bool, default=True,
@@ -115,6 +131,11 @@ def check_options(opts: dict) -> None:
     for option, value in (('--P_mean', opts['p_mean']), ('--P_std', opts['p_std'])):
         if value is not None and opts['precond'] != 'edm':
             raise click.UsageError(f'{option} {value:g} needs --precond edm, got {opts["precond"]}')
+    if opts['fp16'] and opts['precision'] not in ('fp16', 'fp32'):
+        raise click.UsageError(f'--fp16 1 and --precision {opts["precision"]} can\'t be given together')
+    if opts['fp16']:
+        opts['precision'] = 'fp16'
+    opts['fp16'] = opts['precision'] == 'fp16'
     if opts['transfer'] and 'ema_rampup' in given_options():
         raise click.UsageError('--ema_rampup: with --transfer the averaged weights have no ramp-up')
     if opts['desc'] and (os.sep in opts['desc'] or '/' in opts['desc']):
@@ -144,7 +165,8 @@ def shared_settings(opts: dict, *, resume: str | None) -> dict:
         'states_kept': opts['keep'], 'max_nan_steps': opts['max_nan'],
         'seed': secrets.randbelow(1 << 31) if opts['seed'] is None else opts['seed'],
         'resume_pkl': opts['transfer'], 'resume_state_dump': resume,
-        'preview': opts['preview'], 'device': opts['device']}
+        'preview': opts['preview'], 'device': opts['device'],
+        'precision': opts['precision'], 'compile': opts['compile'], 'memory_format': opts['memory_format']}
 
 
 def start_run(config: TrainingConfig, dataset, opts: dict, *, outdir: str, named: str,
@@ -157,7 +179,8 @@ def start_run(config: TrainingConfig, dataset, opts: dict, *, outdir: str, named
     """
     name = None if opts['nosubdir'] else run_name(
         data=dataset.name, conditional=opts['cond'], arch=opts['arch'], precond=opts['precond'],
-        num_processes=_num_processes(), batch_size=opts['batch'], fp16=opts['fp16'], desc=opts['desc'])
+        num_processes=_num_processes(), batch_size=opts['batch'], precision=opts['precision'],
+        desc=opts['desc'])
     run_dir = state = None
     if config.resume_state_dump:
         run_dir = dir_to_go_on_in(config.resume_state_dump, outdir, name)

@@ -21,8 +21,10 @@ def describe(run: Run, dataset) -> None:
                                                'no labels'))
     run.print(f'Batch: {config.batch_size} = {processes} process{"es" if processes > 1 else ""} x '
               f'{split.rounds} round{"s" if split.rounds > 1 else ""} x {split.micro_batch} images')
-    if config.network_kwargs.get('use_fp16') and run.device.type != 'cuda':
-        run.print(f'Half precision needs CUDA; on {run.device} the network computes in float32')
+    if config.precision != 'fp32' and run.device.type != 'cuda':
+        run.print(f'--precision {config.precision} is for CUDA; on {run.device} the network computes in fp32')
+    run.print(f'Kernels: {"channels_last" if run.kernels.channels_last else "contiguous"} features, '
+              f'{"compiled" if run.kernels.compiled else "not compiled"}')
     run.print(f'Training for {config.total_kimg} kimg' + (
         f', from {run.cur_nimg / 1000:g} kimg on' if run.cur_nimg else '') + f', seed {config.seed}')
 

@@ -10,6 +10,7 @@ from training.batches import Batches
 from training.config import BatchSplit, TrainingConfig
 from training.flat import FlatOptimizer, Gradients
 from training.interrupt import StopSignals
+from training.kernels import Kernels
 from training.run_dir import RunLog
 from training.stats import Moments
 
@@ -21,6 +22,7 @@ class Run:
     config: TrainingConfig
     device: torch.device
     split: BatchSplit
+    kernels: Kernels
     net: torch.nn.Module
     ema: torch.nn.Module
     weights: torch.Tensor  # all parameters of net, and of ema, as one vector

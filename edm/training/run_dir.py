@@ -20,10 +20,10 @@ except ImportError:  # Windows, where nothing keeps two runs from sharing a fold
 
 
 def run_name(*, data: str, conditional: bool, arch: str, precond: str, num_processes: int, batch_size: int,
-             fp16: bool, desc: str | None = None) -> str:
+             precision: str, desc: str | None = None) -> str:
     """The name of a run's folder after its number, as in NVlabs/edm."""
     name = (f'{data}-{"cond" if conditional else "uncond"}-{arch}-{precond}-gpus{num_processes}'
-            f'-batch{batch_size}-{"fp16" if fp16 else "fp32"}')
+            f'-batch{batch_size}-{precision}')
     return f'{name}-{desc}' if desc else name
 
 

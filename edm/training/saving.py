@@ -51,7 +51,8 @@ def save_state(run: Run) -> None:
             cur_tick=run.cur_tick, tick_start_nimg=run.tick_start_nimg,
             elapsed_sec=time.monotonic() - run.start_time, data_order=run.batches.state_dict(),
             random_states=random_states, moments=moments, bad_steps=int(run.noted[0]), seed=run.config.seed,
-            ema_rampup_ratio=run.config.ema_rampup_ratio, run_id=run.card.get('run_id'))
+            ema_rampup_ratio=run.config.ema_rampup_ratio, run_id=run.card.get('run_id'),
+            kernels=run.kernels.as_dict())
         if run.config.states_kept is not None:
             checkpoint.prune_states(run.dir, run.config.states_kept, newest=path)
 

@@ -73,8 +73,9 @@ def stats(run_dir):
     return [json.loads(line) for line in (run_dir / 'stats.jsonl').read_text().splitlines()]
 
 
-@pytest.mark.parametrize('case', GOLDEN)
-def test_training_repeats_the_reference(case, tmp_path, monkeypatch):
+@pytest.mark.parametrize(('case', 'memory_format'), [
+    *((case, 'contiguous') for case in GOLDEN), ('edm-noaug', 'channels_last')])
+def test_training_repeats_the_reference(case, memory_format, tmp_path, monkeypatch):
     losses = []
 
     def record(kwargs, *args, **more):
@@ -91,7 +92,7 @@ def test_training_repeats_the_reference(case, tmp_path, monkeypatch):
     averaged = []
     monkeypatch.setattr(loop, 'build', record)
     monkeypatch.setattr(saving, 'save_snapshot', lambda path, *, ema, **rest: averaged.append(ema))
-    train(golden_config(case, tmp_path), PIXELS)
+    train(golden_config(case, tmp_path, memory_format=memory_format), PIXELS)
 
     expected = {key.removeprefix(f'{case}/'): value for key, value in golden('training').items()
                 if key.startswith(case)}
