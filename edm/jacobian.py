@@ -17,44 +17,47 @@ def _path_with_suffix(*suffixes: str):
 
 
 @cli.command()
-# Main options.
-@click.option('--network_pkl', metavar='PATH|URL', required=True,
-              help='Snapshot; its averaged network is studied.')
-@click.option('--seeds', metavar='LIST', type=cli.IntList(), default='0-9', help='One noisy image per seed.')
-@click.option('--class', 'class_idx', metavar='INT', type=click.IntRange(min=0),
-              help='Class of all images.  [default: drawn by each seed, or that of the real image]')
-@click.option('--data', metavar='ZIP|DIR|NPZ|PT',
-              help='Real images, to which noise is added; PT: a MoLRG data set.  [default: the images along '
-                   'the way of the sampler]')
-@click.option('--batch', metavar='INT', type=click.IntRange(min=1),
-              help='Rows of a Jacobian at once, which bounds the memory.  [default: by a short measurement]')
-@cli.device_option
-# Noise levels.
-@click.option('--sigmas', metavar='LIST', type=cli.FloatList(),
-              help='Noise levels, such as 0.1,1,10. The sampler stops there besides its own levels.  '
-                   '[default: the sampler\'s]')
-@click.option('--steps', metavar='INT', type=click.IntRange(min=2), default=18,
-              help='Number of noise levels of the sampler.')
-@click.option('--sigma_min', metavar='FLOAT', type=cli.FiniteRange(min=0, min_open=True),
-              help='The lowest of them.  [default: 0.002, if the network goes so low]')
-@click.option('--sigma_max', metavar='FLOAT', type=cli.FiniteRange(min=0, min_open=True),
-              help='The highest.  [default: 80, likewise]')
-@cli.churn_options
-# Ranks.
-@click.option('--eta', metavar='FLOAT', type=cli.FiniteRange(0, 1, min_open=True, max_open=True),
-              default=0.99, help='The rank is the number of singular values that have this share of the '
-                                 'norm of all; 0.99 of the norm is 0.98 of the energy.')
-@click.option('--method', type=click.Choice(['exact', 'randomized', 'auto']), default='auto',
-              help='exact: all rows of the Jacobian. randomized: a cost proportional to the rank, which is '
-                   'given with bounds. auto: randomized as long as it is the faster one.')
-@click.option('--tolerance', metavar='FLOAT', type=cli.FiniteRange(min=0, max=1), default=0.02,
-              help='How far those bounds may lie from the rank, as a share of the dimension.')
-# Results.
-@click.option('--out', metavar='NPZ', callback=_path_with_suffix('.npz'),
-              help='File for the ranks; a run that was interrupted goes on from there.')
-@click.option('--save_spectrum', is_flag=True, help='Save the singular values, too.')
-@click.option('--figure', metavar='PNG|PDF', callback=_path_with_suffix('.png', '.pdf'),
-              help='Picture of rank/dim over 1/sigma.')
+@cli.options('Main options',
+    click.option('--network_pkl', metavar='PATH|URL', required=True,
+                 help='Snapshot; its averaged network is studied.'),
+    click.option('--seeds', metavar='LIST', type=cli.IntList(), default='0-9',
+                 help='One noisy image per seed.'),
+    click.option('--class', 'class_idx', metavar='INT', type=click.IntRange(min=0),
+                 help='Class of all images.  [default: drawn by each seed, or that of the real image]'),
+    click.option('--data', metavar='ZIP|DIR|NPZ|PT',
+                 help='Real images, to which noise is added; PT: a MoLRG data set.  [default: the '
+                      'images along the way of the sampler]'))
+@cli.options('Performance',
+    click.option('--batch', metavar='INT', type=click.IntRange(min=1),
+                 help='Rows of a Jacobian at once, which bounds the memory.  [default: by a short '
+                      'measurement]'),
+    cli.device_option)
+@cli.options('Sampler',
+    click.option('--sigmas', metavar='LIST', type=cli.FloatList(),
+                 help='Noise levels, such as 0.1,1,10. The sampler stops there besides its own levels.  '
+                      '[default: the sampler\'s]'),
+    click.option('--steps', metavar='INT', type=click.IntRange(min=2), default=18,
+                 help='Number of noise levels of the sampler.'),
+    click.option('--sigma_min', metavar='FLOAT', type=cli.FiniteRange(min=0, min_open=True),
+                 help='The lowest of them.  [default: 0.002, if the network goes so low]'),
+    click.option('--sigma_max', metavar='FLOAT', type=cli.FiniteRange(min=0, min_open=True),
+                 help='The highest.  [default: 80, likewise]'),
+    cli.churn_options)
+@cli.options('Rank',
+    click.option('--eta', metavar='FLOAT', type=cli.FiniteRange(0, 1, min_open=True, max_open=True),
+                 default=0.99, help='The rank is the number of singular values that have this share of the '
+                                    'norm of all; 0.99 of the norm is 0.98 of the energy.'),
+    click.option('--method', type=click.Choice(['exact', 'randomized', 'auto']), default='auto',
+                 help='exact: all rows of the Jacobian. randomized: a cost proportional to the rank, '
+                      'which is given with bounds. auto: randomized as long as it is the faster one.'),
+    click.option('--tolerance', metavar='FLOAT', type=cli.FiniteRange(min=0, max=1), default=0.02,
+                 help='How far those bounds may lie from the rank, as a share of the dimension.'))
+@cli.options('Output',
+    click.option('--out', metavar='NPZ', callback=_path_with_suffix('.npz'),
+                 help='File for the ranks; a run that was interrupted goes on from there.'),
+    click.option('--save_spectrum', is_flag=True, help='Save the singular values, too.'),
+    click.option('--figure', metavar='PNG|PDF', callback=_path_with_suffix('.png', '.pdf'),
+                 help='Picture of rank/dim over 1/sigma.'))
 def main(**opts):
     """Numerical rank of a denoiser's Jacobian over noise levels.
 

@@ -36,38 +36,44 @@ _run_options = cli.options(
 
 
 @main.command()
-@click.option('--preset', type=click.Choice(['quickstart', 'quickstart-teacher', 'paper']),
-              default='quickstart',
-              help='Settings to start from; the options below replace single ones. quickstart: real 8x8 '
-                   'digits; quickstart-teacher: digits that a teacher, trained on the real ones, makes; '
-                   'paper: CIFAR-10 images of a released teacher, for a cluster.')
-@click.option('--name', metavar='STR',
-              help='Folder under datasets, training, evaluation and figures.  [default: preset]')
-@click.option('--data', metavar='ZIP',
-              help='Images: the first N are the training set of size N.  [default: preset]')
-@click.option('--teacher', metavar='PKL|URL', help='Train on images that this snapshot generates instead.')
-@click.option('--sizes', metavar='LIST', type=cli.IntList(), help='Training-set sizes N.  [default: preset]')
-@click.option('--widths', metavar='LIST', type=cli.IntList(),
-              help='Widths (--model_channels) of the students.  [default: preset]')
-@click.option('--kimg', metavar='KIMG', type=click.IntRange(min=1),
-              help='Thousands of images each student sees.  [default: preset]')
-@click.option('--train', metavar='ARGS',
-              help='Further arguments of train.py, in one string; they follow the preset\'s.')
-@click.option('--teacher-training', metavar='ARGS',
-              help='Train a teacher on --data with these further arguments of train.py.  [default: preset]')
-@click.option('--heldout', 'num_heldout', metavar='INT', type=click.IntRange(min=1),
-              help='Images a teacher makes beyond the largest training set.  [default: preset]')
-@click.option('--samples', metavar='INT', type=click.IntRange(min=2),
-              help='Noises to sample from.  [default: preset]')
-@click.option('--thresholds', metavar='LIST',
-              help='Similarity thresholds, the main one first.  [default: preset]')
-@click.option('--seed', metavar='INT', type=click.IntRange(min=0),
-              help='Seed of the first student; the others follow.  [default: preset]')
-@cli.device_option
+@cli.options('Main options',
+    click.option('--preset', type=click.Choice(['quickstart', 'quickstart-teacher', 'paper']),
+                 default='quickstart',
+                 help='Settings to start from; the options below replace single ones. quickstart: real 8x8 '
+                      'digits; quickstart-teacher: digits that a teacher, trained on the real ones, makes; '
+                      'paper: CIFAR-10 images of a released teacher, for a cluster.'),
+    click.option('--name', metavar='STR',
+                 help='Folder under datasets, training, evaluation and figures.  [default: preset]'),
+    click.option('--data', metavar='ZIP',
+                 help='Images: the first N are the training set of size N.  [default: preset]'),
+    click.option('--teacher', metavar='PKL|URL',
+                 help='Train on images that this snapshot generates instead.'),
+    click.option('--sizes', metavar='LIST', type=cli.IntList(),
+                 help='Training-set sizes N.  [default: preset]'),
+    click.option('--widths', metavar='LIST', type=cli.IntList(),
+                 help='Widths (--model_channels) of the students.  [default: preset]'),
+    click.option('--kimg', metavar='KIMG', type=click.IntRange(min=1),
+                 help='Thousands of images each student sees.  [default: preset]'),
+    click.option('--train', metavar='ARGS',
+                 help='Further arguments of train.py, in one string; they follow the preset\'s.'),
+    click.option('--teacher-training', metavar='ARGS',
+                 help='Train a teacher on --data with these further arguments of train.py.  '
+                      '[default: preset]'),
+    click.option('--heldout', 'num_heldout', metavar='INT', type=click.IntRange(min=1),
+                 help='Images a teacher makes beyond the largest training set.  [default: preset]'),
+    click.option('--samples', metavar='INT', type=click.IntRange(min=2),
+                 help='Noises to sample from.  [default: preset]'),
+    click.option('--thresholds', metavar='LIST',
+                 help='Similarity thresholds, the main one first.  [default: preset]'),
+    click.option('--seed', metavar='INT', type=click.IntRange(min=0),
+                 help='Seed of the first student; the others follow.  [default: preset]'))
+@cli.options('Execution',
+    cli.device_option)
 @_run_options
-@click.option('--assume-img-per-s', metavar='FLOAT', type=cli.FiniteRange(min=0, min_open=True),
-              help='For --dry-run: how many images a second the widest student trains on.  [default: '
-                   'measured on this machine]')
+@cli.options('Execution',
+    click.option('--assume-img-per-s', metavar='FLOAT', type=cli.FiniteRange(min=0, min_open=True),
+                 help='For --dry-run: how many images a second the widest student trains on.  [default: '
+                      'measured on this machine]'))
 def regimes(preset, device, jobs, gpus, adopt, emit, dry_run, assume_img_per_s, **options):
     """Memorization and generalization over training-set size (paper 1, figure 2).
 
@@ -115,22 +121,28 @@ def regimes(preset, device, jobs, gpus, adopt, emit, dry_run, assume_img_per_s, 
 
 
 @main.command('phase-transition', context_settings={'show_default': True})
-@click.option('--dims', metavar='LIST', type=cli.IntList(), default='3,6,12',
-              help='Dimensions d of the classes.')
-@click.option('--ratios', metavar='LIST', type=cli.FloatList(), default='0.5,0.75,1,1.25,1.5,2,3',
-              help='Samples per class over d; rounded to whole samples.')
-@click.option('--img_res', metavar='INT', type=click.IntRange(min=1), default=4,
-              help='Height and width r of the images; a sample has 3 r^2 dimensions.')
-@click.option('--class_num', metavar='INT', type=click.IntRange(min=1), default=2, help='Number of classes.')
-@click.option('--trials', metavar='INT', type=click.IntRange(min=1), default=20,
-              help='Data sets of each size.')
-@click.option('--restarts', metavar='INT', type=click.IntRange(min=1), default=4,
-              help='Trainings on each, of which the one with the smallest loss counts.')
-@click.option('--steps', metavar='INT', type=click.IntRange(min=1), default=1000, help='Of each training.')
-@click.option('--seed', metavar='INT', type=click.IntRange(min=0, max=2**32 - 1), default=0,
-              help='Random seed.')
-@click.option('--out', metavar='JSON', required=True, help='File for the recovery errors.')
-@cli.device_option
+@cli.options('Main options',
+    click.option('--dims', metavar='LIST', type=cli.IntList(), default='3,6,12',
+                 help='Dimensions d of the classes.'),
+    click.option('--ratios', metavar='LIST', type=cli.FloatList(), default='0.5,0.75,1,1.25,1.5,2,3',
+                 help='Samples per class over d; rounded to whole samples.'),
+    click.option('--img_res', metavar='INT', type=click.IntRange(min=1), default=4,
+                 help='Height and width r of the images; a sample has 3 r^2 dimensions.'),
+    click.option('--class_num', metavar='INT', type=click.IntRange(min=1), default=2,
+                 help='Number of classes.'),
+    click.option('--trials', metavar='INT', type=click.IntRange(min=1), default=20,
+                 help='Data sets of each size.'))
+@cli.options('Training',
+    click.option('--restarts', metavar='INT', type=click.IntRange(min=1), default=4,
+                 help='Trainings on each, of which the one with the smallest loss counts.'),
+    click.option('--steps', metavar='INT', type=click.IntRange(min=1), default=1000,
+                 help='Of each training.'),
+    click.option('--seed', metavar='INT', type=click.IntRange(min=0, max=2**32 - 1), default=0,
+                 help='Random seed.'))
+@cli.options('Output',
+    click.option('--out', metavar='JSON', required=True, help='File for the recovery errors.'))
+@cli.options('Training',
+    cli.device_option)
 def phase_transition(out, device, dims, ratios, **options):
     """Measure from how many samples on training finds low-rank classes.
 

@@ -60,20 +60,24 @@ _ignore_names_option = click.option('--ignore-names', is_flag=True,
 
 
 @main.command()
-@click.option('--images', metavar='ZIP|DIR|NPZ', required=True,
-              help='Images; they are taken in the order of their names.')
-@click.option('--features', metavar='NPZ', required=True, callback=_npz_name, help='File to write.')
-@click.option('--descriptor', type=click.Choice(['sscd', 'pixel']), default='sscd',
-              help='sscd: the network of --model, on images resized to 320x320. pixel: the pixels without '
-                   'their mean, at length 1, so that a similarity is the Pearson correlation of two images; '
-                   'all must be of one size, and its thresholds are not those of SSCD.')
-@click.option('--model', metavar='PATH|URL',
-              help='TorchScript file of the sscd descriptor.  [default: the published '
-                   'sscd_disc_large.torchscript.pt, downloaded once to $SSCD_CACHE or pretrainedmodels/]')
-@click.option('--batch', metavar='INT', type=click.IntRange(min=1), default=64,
-              help='Images at a time, per process.')
-@_workers_option
-@cli.device_option
+@cli.options('Main options',
+    click.option('--images', metavar='ZIP|DIR|NPZ', required=True,
+                 help='Images; they are taken in the order of their names.'))
+@cli.options('Output',
+    click.option('--features', metavar='NPZ', required=True, callback=_npz_name, help='File to write.'))
+@cli.options('Descriptor',
+    click.option('--descriptor', type=click.Choice(['sscd', 'pixel']), default='sscd',
+                 help='sscd: the network of --model, on images resized to 320x320. pixel: the pixels without '
+                      'their mean, at length 1, so that a similarity is the Pearson correlation of two '
+                      'images; all must be of one size, and its thresholds are not those of SSCD.'),
+    click.option('--model', metavar='PATH|URL',
+                 help='TorchScript file of the sscd descriptor.  [default: the published '
+                      'sscd_disc_large.torchscript.pt, downloaded once to $SSCD_CACHE or pretrainedmodels/]'))
+@cli.options('Performance',
+    click.option('--batch', metavar='INT', type=click.IntRange(min=1), default=64,
+                 help='Images at a time, per process.'),
+    _workers_option,
+    cli.device_option)
 def feature(images, features, descriptor, model, batch, workers, device):
     """Compute one descriptor per image.
 

@@ -11,6 +11,7 @@ import pytest
 
 import option_tables
 from helpers import ROOT
+from torch_utils.cli import option_sections
 
 README = (ROOT / 'README.md').read_text(encoding='utf-8')
 
@@ -38,6 +39,13 @@ def test_help_says_what_every_option_means(name):
         if isinstance(param, click.Option):
             assert param.help, f'{name} {param.opts[0]} has no help'
             assert re.search(r'[.)]$|  \[(default|required)[^\]]*\]$', param.help), (param.opts, param.help)
+
+
+@pytest.mark.parametrize('name', COMMANDS)
+def test_many_options_stand_in_groups(name):
+    command = COMMANDS[name]
+    sections = option_sections(command, click.Context(command))
+    assert len(command.params) <= 10 or len(sections.get('Options', [])) <= 1, sections  # --help
 
 
 def examples(script: str, text: str) -> list[list[str]]:

@@ -20,6 +20,7 @@ DIGITS = str(ROOT / 'datasets' / 'digits-8x8.zip')
 TRAIN = f'train --outdir=new --data={DIGITS} --device=cpu'
 GENERATE = 'generate --network=net.pkl --outdir=new --device=cpu'
 OPTIMAL = f'generate --optimal_denoiser --dataset={DIGITS} --outdir=new --device=cpu'
+JACOBIAN = 'jacobian --network_pkl=net.pkl --out=new.npz --device=cpu'
 MOLRG = 'trainMoLRG --outdir=new --path=new --img_res=4 --class_num=2 --per_class_dim=6 --device=cpu'
 TOOL = 'dataset_tool --dest=new.zip'
 FEATURE = 'sscd feature --features=new.npz --device=cpu --descriptor=pixel'
@@ -97,6 +98,16 @@ USAGE = [
     ('sscd nothing', 'nothing'),
     ('plot regimes --results=results.json', '--out'),
     ('plot nothing', 'nothing'),
+    ('jacobian --out=new.npz', '--network_pkl'),
+    (f'{JACOBIAN} --class=0', '--class'),
+    (f'{JACOBIAN} --eta=1', '--eta'),
+    (f'{JACOBIAN} --eta=0', '--eta'),
+    (f'{JACOBIAN} --method=svd', '--method'),
+    (f'{JACOBIAN} --steps=1', '--steps'),
+    (f'{JACOBIAN} --seeds=a', '--seeds'),
+    (f'{JACOBIAN} --sigmas=0', '--sigmas'),
+    (f'{JACOBIAN} --batch=0', '--batch'),
+    (f'{JACOBIAN} --figure=new.txt', '--figure'),
     ('trainMoLRG --outdir=new', '--path'),
     (f'{MOLRG} --class_num=0', '--class_num'),
     (f'{MOLRG} --sample_per_class=0', '--sample_per_class'),
@@ -126,6 +137,9 @@ DATA = [
     ('generate --optimal_denoiser --dataset=empty --outdir=new', 'empty'),
     ('generate --optimal_denoiser --dataset=mixed --outdir=new --device=cpu', 'mixed'),
     (f'{OPTIMAL} --class=10', '--class'),
+    ('jacobian --network_pkl=missing.pkl --out=new.npz', 'missing.pkl'),
+    ('jacobian --network_pkl=text.txt --out=new.npz', 'text.txt'),
+    (f'{JACOBIAN} --data=missing.zip', 'missing.zip'),
     ('train --outdir=new --data=missing.zip', 'missing.zip'),
     ('train --outdir=new --data=empty', 'empty'),
     ('train --outdir=new --data=text.txt', 'text.txt'),
