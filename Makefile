@@ -17,7 +17,7 @@ quickstart: venv
 	$(BIN)/python edm/reproduce.py regimes --preset quickstart
 
 test: venv
-	$(BIN)/python -m pytest
+	$(BIN)/python tests/run.py
 
 lint: venv
 	$(BIN)/ruff check .
