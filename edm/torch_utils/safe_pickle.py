@@ -10,9 +10,10 @@ import functools
 import io
 import math
 import pickle
+import re
 import struct
+import typing
 import warnings
-import zipfile
 
 import numpy as np
 import torch
@@ -45,7 +46,7 @@ def safe_load(file):
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
-            return _SafeUnpickler(_Bounded(file)).load()
+            return _SafeUnpickler(Bounded(file)).load()
     except pickle.UnpicklingError:
         raise
     # A malformed pickle can make the machine fail in any way; none of them is worth a traceback.
@@ -53,7 +54,7 @@ def safe_load(file):
         raise pickle.UnpicklingError(f'it is damaged or no pickle at all ({type(err).__name__})') from err
 
 
-class _Bounded:
+class Bounded:
     """A file that reads no more than it holds: a pickle may claim any length for what follows."""
 
     def __init__(self, file):
@@ -67,6 +68,22 @@ class _Bounded:
         if size > 1 << 16 and size > self._size - self._file.tell():
             raise EOFError
         return self._file.read(size)
+
+    def skip(self, size) -> '_Piece':
+        """The next `size` bytes, to be read later."""
+        start = self._file.tell()
+        if size > self._size - start:
+            raise EOFError
+        self._file.seek(size, io.SEEK_CUR)
+        return _Piece(self._file, start, size)
+
+
+class _Piece(typing.NamedTuple):
+    """Bytes of a file that nobody has read yet."""
+
+    file: typing.BinaryIO
+    start: int
+    size: int
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -94,33 +111,34 @@ class _Refused(pickle.UnpicklingError):
     """A pickle that asks for something a snapshot never needs."""
 
 
-def _require(condition: bool, what: str) -> None:
+def require(condition: bool, what: str) -> None:
+    """Raise pickle.UnpicklingError, which says that the file holds `what`, unless the condition holds."""
     if not condition:
         raise _Refused(f'it holds {what}')
 
 
 def _check_key(key) -> None:
     # Not any hashable: hashing tuples nested a million deep would overflow the C stack.
-    _require(type(key) in (str, int), 'a dict key or set item that is no text or integer')
+    require(type(key) in (str, int), 'a dict key or set item that is no text or integer')
 
 
 def _persistent_object(meta):
-    _require(type(meta) is dict and meta.get('type') == 'class', 'a malformed persistent object')
-    _require(meta.get('version') == VERSION, f'a persistent object of another version than {VERSION}')
+    require(type(meta) is dict and meta.get('type') == 'class', 'a malformed persistent object')
+    require(meta.get('version') == VERSION, f'a persistent object of another version than {VERSION}')
     name, state, source = meta.get('class_name'), meta.get('state'), meta.get('module_src')
-    _require(type(name) is str and type(state) is dict and type(source) is str, 'an incomplete object')
+    require(type(name) is str and type(state) is dict and type(source) is str, 'an incomplete object')
     return PersistentObject(name, state, source_hash(source))
 
 
 def _dict(pairs=()):
-    _require(type(pairs) in (list, tuple), 'a malformed dict')
+    require(type(pairs) in (list, tuple), 'a malformed dict')
     for key, _ in pairs:
         _check_key(key)
     return dict(pairs)
 
 
 def _set(items=()):
-    _require(type(items) in (list, tuple), 'a malformed set')
+    require(type(items) in (list, tuple), 'a malformed set')
     for item in items:
         _check_key(item)
     return set(items)
@@ -131,7 +149,7 @@ def _empty_module_dict():
 
 
 def _encode(text, encoding):
-    _require(type(text) is str and encoding == 'latin1', 'malformed bytes')
+    require(type(text) is str and encoding == 'latin1', 'malformed bytes')
     return text.encode('latin1')
 
 
@@ -141,31 +159,31 @@ def _no_bytes():
 
 def _numpy_type(code, align=False, copy=True):
     numbers = {'b1', 'i1', 'i2', 'i4', 'i8', 'u1', 'u2', 'u4', 'u8', 'f2', 'f4', 'f8'}
-    _require(type(code) is str and code in numbers, f'a numpy value of type {shown(code)}, no number')
+    require(type(code) is str and code in numbers, f'a numpy value of type {shown(code)}, no number')
     return _NumpyType(code)
 
 
 def _numpy_scalar(kind, data):
-    _require(type(kind) is _NumpyType and type(data) is bytes, 'a malformed numpy number')
-    _require(len(data) == kind.dtype.itemsize, 'a malformed numpy number')
+    require(type(kind) is _NumpyType and type(data) is bytes, 'a malformed numpy number')
+    require(len(data) == kind.dtype.itemsize, 'a malformed numpy number')
     return np.frombuffer(data, kind.dtype)[0].item()
 
 
 def _empty_array(cls, shape, code):
-    _require(type(cls) is _Global and cls.name == 'numpy.ndarray', 'a malformed numpy array')
+    require(type(cls) is _Global and cls.name == 'numpy.ndarray', 'a malformed numpy array')
     return np.empty(0)
 
 
 def _set_numpy_type(kind: _NumpyType, state) -> None:
-    _require(type(state) is tuple and len(state) >= 5 and state[1] in ('<', '>', '=', '|')
+    require(type(state) is tuple and len(state) >= 5 and state[1] in ('<', '>', '=', '|')
              and state[2:5] == (None, None, None), 'a numpy type with parts')
     kind.order = state[1]
 
 
 def _set_array(array: np.ndarray, state) -> None:
-    _require(type(state) is tuple and len(state) == 5, 'a malformed numpy array')
+    require(type(state) is tuple and len(state) == 5, 'a malformed numpy array')
     _, shape, kind, fortran, data = state
-    _require(_are_sizes(shape) and type(kind) is _NumpyType and type(data) is bytes
+    require(_are_sizes(shape) and type(kind) is _NumpyType and type(data) is bytes
              and len(data) == math.prod(shape) * kind.dtype.itemsize, 'a malformed numpy array')
     array.__setstate__((1, shape, kind.dtype, bool(fortran), data))
 
@@ -175,16 +193,16 @@ def _are_sizes(numbers) -> bool:
 
 
 def _tensor(storage, offset, size, stride, requires_grad=False, backward_hooks=None, metadata=None):
-    _require(isinstance(storage, torch.Tensor) and storage.ndim == 1 and not metadata, 'a malformed tensor')
-    _require(_are_sizes(size) and _are_sizes(stride) and len(size) == len(stride) and _are_sizes((offset,)),
+    require(isinstance(storage, torch.Tensor) and storage.ndim == 1 and not metadata, 'a malformed tensor')
+    require(_are_sizes(size) and _are_sizes(stride) and len(size) == len(stride) and _are_sizes((offset,)),
              'a malformed tensor')
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
-    _require(0 in size or last < storage.numel(), 'a tensor that reaches beyond its data')
+    require(0 in size or last < storage.numel(), 'a tensor that reaches beyond its data')
     return storage.as_strided(size, stride, offset)
 
 
 def _parameter(data, requires_grad=False, backward_hooks=None):
-    _require(isinstance(data, torch.Tensor), 'a malformed parameter')
+    require(isinstance(data, torch.Tensor), 'a malformed parameter')
     return data
 
 
@@ -194,32 +212,68 @@ def _storage(data):
     It is five pickles (a magic number, the form's version, facts of the machine, the storage's description,
     its key), the count and the raw numbers. Only a single plain storage is taken: torch's own weights-only
     loading also builds sparse and quantised tensors and dicts with any key.
+    data: bytes or a _Piece, whose numbers go straight to their place.
     """
-    _require(type(data) is bytes, 'malformed tensor data')
-    file = io.BytesIO(data)
-    magic, version, machine, (dtype, key, count), keys = (
-        _StorageUnpickler(_Bounded(file)).load() for _ in range(5))
-    _require(magic == 0x1950a86a20f9469cfc6c and version == 1001 and keys == [key], 'malformed tensor data')
-    _require(machine.get('little_endian') is True, 'tensors of a big-endian machine')
-    _require(file.read(8) == struct.pack('<q', count), 'malformed tensor data')
-    payload = np.frombuffer(data, np.uint8, offset=file.tell())
-    _require(len(payload) == count * dtype.itemsize, 'tensors that are cut short')
+    require(type(data) in (bytes, _Piece), 'malformed tensor data')
+    if type(data) is bytes:
+        data = _Piece(io.BytesIO(data), 0, len(data))
+    file, back = data.file, data.file.tell()
+    file.seek(data.start)
+    head = file.read(min(data.size, _LONGEST_HEAD))
+    dtype, count, length = _usual_head(head) or _any_head(head)
+    require(head[length:length + 8] == struct.pack('<q', count), 'malformed tensor data')
+    require(data.size - length - 8 == count * dtype.itemsize, 'tensors that are cut short')
     # Memory of torch's own is aligned for its fast kernels; a caller's default device plays no part.
     storage = torch.empty(count, dtype=dtype, device='cpu')
-    storage.view(torch.uint8).numpy()[:] = payload
+    file.seek(data.start + length + 8)
+    require(file.readinto(storage.view(torch.uint8).numpy()) == storage.nbytes, 'tensors that are cut short')
+    file.seek(back)
     return storage
+
+
+_LONGEST_HEAD = 4096  # bytes before a storage's numbers, some 300 as a rule
+
+# The head as PyTorch writes it, to spare the machine two thousand pickles in a file of some hundred tensors.
+_USUAL_HEAD = re.compile(
+    rb'\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19\.\x80\x02M\xe9\x03\.'
+    rb'\x80\x02}q\0\(X\x10\0\0\0protocol_versionq\x01M\xe9\x03X\r\0\0\0little_endianq\x02\x88'
+    rb'X\n\0\0\0type_sizesq\x03}q\x04\(X\x05\0\0\0shortq\x05K\x02X\x03\0\0\0intq\x06K\x04'
+    rb'X\x04\0\0\0longq\x07K\x04uu\.'
+    rb'\x80\x02\(X\x07\0\0\0storageq\0ctorch\n(\w+)Storage\nq\x01X(.\0\0\0\d+)q\x02'
+    rb'X\x03\0\0\0cpuq\x03(?:K(.)|M(..)|J(....))Ntq\x04Q\.\x80\x02]q\0X\2q\x01a\.', re.DOTALL)
+
+
+def _usual_head(head: bytes) -> tuple[torch.dtype, int, int] | None:
+    """(type, number of elements, length of the head), or None if it is not as usual."""
+    match = _USUAL_HEAD.match(head)
+    if match is None or match[2][0] != len(match[2]) - 4:
+        return None
+    dtype = _STORAGE_TYPES.get(match[1].decode('ascii'))
+    count = int.from_bytes(match[3] or match[4] or match[5], 'little', signed=match[5] is not None)
+    return None if dtype is None or count < 0 else (dtype, count, match.end())
+
+
+def _any_head(head: bytes) -> tuple[torch.dtype, int, int]:
+    """As `_usual_head`, by the machine."""
+    file = io.BytesIO(head)
+    magic, version, machine, (dtype, key, count), keys = (
+        StorageUnpickler(Bounded(file)).load() for _ in range(5))
+    require(magic == 0x1950a86a20f9469cfc6c and version == 1001 and keys == [key], 'malformed tensor data')
+    require(machine.get('little_endian') is True, 'tensors of a big-endian machine')
+    return dtype, count, file.tell()
 
 
 _STORAGE_TYPES = {'Float': torch.float32, 'Double': torch.float64, 'Half': torch.float16,
                   'BFloat16': torch.bfloat16, 'Long': torch.int64, 'Int': torch.int32, 'Short': torch.int16,
                   'Char': torch.int8, 'Byte': torch.uint8, 'Bool': torch.bool}
 
+_STORAGE_CALL = 'torch.storage._load_from_bytes'
 _CALLS = {
     'torch_utils.persistence._reconstruct_persistent_obj': _persistent_object,
     'torch._utils._rebuild_parameter': _parameter,
     'torch._utils._rebuild_tensor': _tensor,
     'torch._utils._rebuild_tensor_v2': _tensor,
-    'torch.storage._load_from_bytes': _storage,
+    _STORAGE_CALL: _storage,
     'torch.nn.modules.container.ModuleDict': _empty_module_dict,
     'collections.OrderedDict': _dict,
     'dnnlib.util.EasyDict': _dict,
@@ -259,8 +313,13 @@ _HARMLESS = ('PROTO FRAME STOP MARK POP POP_MARK NONE NEWTRUE NEWFALSE BININT BI
 class _SafeUnpickler(pickle._Unpickler):
     """The interpreter of the standard library in Python, whose opcode table can be replaced.
 
-    Its speed does not matter: what is large in a snapshot are a few hundred byte strings.
+    Its speed hardly matters: what is large in a snapshot are a few hundred byte strings, which it leaves
+    where they are until `_storage` gets them.
     """
+
+    def __init__(self, file: Bounded):
+        super().__init__(file)
+        self._bounded = file
 
     dispatch = _Opcodes({getattr(pickle, name)[0]: pickle._Unpickler.dispatch[getattr(pickle, name)[0]]
                          for name in _HARMLESS})
@@ -271,10 +330,25 @@ class _SafeUnpickler(pickle._Unpickler):
         except KeyError:
             raise _Refused(f'it names {shown(f"{module}.{name}")}, which no snapshot needs') from None
 
+    def load_bytes(self):
+        self.append(self._later_or_now(*struct.unpack('<I', self.read(4))))
+
+    def load_more_bytes(self):
+        self.append(self._later_or_now(*struct.unpack('<Q', self.read(8))))
+
+    def _later_or_now(self, size: int):
+        if size < _LONGEST_HEAD or not self.stack or self.stack[-1] is not _GLOBALS[_STORAGE_CALL]:
+            return self.read(size)
+        frame = self._unframer.current_frame
+        if frame is not None and frame.tell() < len(frame.getbuffer()):
+            return self.read(size)
+        self._unframer.current_frame = None
+        return self._bounded.skip(size)
+
     def load_call(self):
         args = self.stack.pop()
         target = self.stack[-1]
-        _require(type(target) is _Global and target.call is not None and type(args) is tuple,
+        require(type(target) is _Global and target.call is not None and type(args) is tuple,
                  'a call of something that is no function')
         self.stack[-1] = target.call(*args)
 
@@ -288,7 +362,7 @@ class _SafeUnpickler(pickle._Unpickler):
         elif type(target) is dict and type(state) is dict and list(state) == ['_metadata']:
             pass  # what a module's state_dict() carries besides the tensors
         else:
-            _require(type(target) is PersistentObject and target.class_name == 'ModuleDict'
+            require(type(target) is PersistentObject and target.class_name == 'ModuleDict'
                      and not target.state and type(state) is dict, 'a change of an object\'s state')
             target.state = state
 
@@ -298,7 +372,7 @@ class _SafeUnpickler(pickle._Unpickler):
         if type(target) is list:
             target.extend(items)
             return
-        _require(type(target) is set, 'items for something that is no list or set')
+        require(type(target) is set, 'items for something that is no list or set')
         target |= _set(items)
 
     def load_pairs(self):
@@ -311,22 +385,23 @@ class _SafeUnpickler(pickle._Unpickler):
 
     def _set_pairs(self, pairs):
         target = self.stack[-1]
-        _require(type(target) is dict, 'items for something that is no dict')
+        require(type(target) is dict, 'items for something that is no dict')
         for key, value in pairs:
             _check_key(key)
             target[key] = value
 
     def load_item(self):
         item = self.stack.pop()
-        _require(type(self.stack[-1]) is list, 'items for something that is no list')
+        require(type(self.stack[-1]) is list, 'items for something that is no list')
         self.stack[-1].append(item)
 
     dispatch |= {pickle.REDUCE[0]: load_call, pickle.NEWOBJ[0]: load_call, pickle.BUILD[0]: load_build,
                  pickle.APPEND[0]: load_item, pickle.APPENDS[0]: load_items, pickle.ADDITEMS[0]: load_items,
-                 pickle.SETITEM[0]: load_pair, pickle.SETITEMS[0]: load_pairs}
+                 pickle.SETITEM[0]: load_pair, pickle.SETITEMS[0]: load_pairs,
+                 pickle.BINBYTES[0]: load_bytes, pickle.BINBYTES8[0]: load_more_bytes}
 
 
-class _StorageUnpickler(_SafeUnpickler):
+class StorageUnpickler(_SafeUnpickler):
     """For the nested torch.save files: a persistent id there describes the storage."""
 
     dispatch = _Opcodes(_SafeUnpickler.dispatch | {
@@ -334,53 +409,7 @@ class _StorageUnpickler(_SafeUnpickler):
 
     def persistent_load(self, pid):
         """(dtype, key, number of elements) of ('storage', class, key, device, number of elements[, None])."""
-        _require(type(pid) is tuple and len(pid) >= 5 and pid[0] == 'storage' and pid[5:] in ((), (None,))
+        require(type(pid) is tuple and len(pid) >= 5 and pid[0] == 'storage' and pid[5:] in ((), (None,))
                  and type(pid[1]) is _Global and pid[1].dtype is not None and type(pid[2]) is str
                  and _are_sizes(pid[4:5]), 'malformed tensor data')
         return pid[1].dtype, pid[2], pid[4]
-
-
-def safe_load_archive(path):
-    """As `safe_load`, for a file of torch.save's present form: a zip of a pickle and the tensors' numbers.
-
-    Raises pickle.UnpicklingError as there.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive, warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            return _ArchiveUnpickler(archive).load()
-    except pickle.UnpicklingError:
-        raise
-    except Exception as err:
-        raise pickle.UnpicklingError(f'it is damaged or not of torch.save ({type(err).__name__})') from err
-
-
-class _ArchiveUnpickler(_StorageUnpickler):
-    """For the pickle in such a zip: a persistent id there names the file with a storage's numbers."""
-
-    def __init__(self, archive: zipfile.ZipFile):
-        (name,) = (name for name in archive.namelist() if name.endswith('/data.pkl'))
-        self._archive, self._folder = archive, name.removesuffix('data.pkl')
-        self._unread = archive.fp.seek(0, io.SEEK_END)  # entries that overlap could claim more than there is
-        self._storages = {}  # tensors that share memory share it again
-        super().__init__(_Bounded(io.BytesIO(self._read(name, archive.getinfo(name).file_size))))
-        if f'{self._folder}byteorder' in archive.namelist():
-            order = self._read(f'{self._folder}byteorder', 6)
-            _require(order == b'little', 'tensors of a big-endian machine')
-
-    def _read(self, name: str, size: int) -> bytes:
-        info = self._archive.getinfo(name)
-        self._unread -= size
-        _require(info.compress_type == zipfile.ZIP_STORED and info.file_size == size and self._unread >= 0,
-                 'tensors of another size than it says')
-        return self._archive.read(info)
-
-    def persistent_load(self, pid):
-        """The storage's numbers, a tensor [n]."""
-        dtype, key, count = super().persistent_load(pid)
-        if key not in self._storages:
-            data = self._read(f'{self._folder}data/{key}', count * dtype.itemsize)
-            storage = torch.empty(count, dtype=dtype, device='cpu')
-            storage.view(torch.uint8).numpy()[:] = np.frombuffer(data, np.uint8)
-            self._storages[key] = storage
-        return self._storages[key]

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from torch_utils import safe_pickle
 from torch_utils.errors import UserError
+from torch_utils.safe_archive import safe_load_archive
 from torch_utils.safe_pickle import PersistentObject
 from training import snapshot
 from training.run_dir import kimg_of_state, snapshot_name, tick_after
@@ -24,7 +24,7 @@ def read(path: Path, where: str) -> dict:
     where: leads the messages. Raises UserError if it is no such file, is damaged or holds anything else.
     """
     try:
-        state = safe_pickle.safe_load_archive(path)
+        state = safe_load_archive(path)
         if type(state) is dict and isinstance(state.get('net'), PersistentObject):
             state['net'] = snapshot.collect_tensors(state['net'], path.stat().st_size)[0]
     except (pickle.UnpicklingError, snapshot.Unfit) as err:

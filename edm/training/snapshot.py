@@ -8,6 +8,7 @@ arguments and fills the network with the recorded tensors, whose names and shape
 import collections
 import contextlib
 import copy
+import gc
 import os
 import pickle
 import types
@@ -44,7 +45,7 @@ def load_snapshot(path_or_url: str, option: str = '--network') -> dict:
     Raises UserError naming `option` and the file in one line if the file is no snapshot, is damaged, or holds
     objects of unknown classes or tensors that don't fit.
     """
-    with _blame(path_or_url, option):
+    with _blame(path_or_url, option), _collector_paused():
         contents, size = _read(files.local_path(path_or_url, option))
         built = {key: _build(key, value) if key in CLASSES and key != 'ema' else value
                  for key, value in contents.items()}
@@ -56,7 +57,7 @@ def load_network(path_or_url: str, device: torch.device, option: str = '--networ
 
     Errors as in `load_snapshot`.
     """
-    with _blame(path_or_url, option):
+    with _blame(path_or_url, option), _collector_paused():
         contents, size = _read(files.local_path(path_or_url, option))
         return _build_network(contents['ema'], size, path_or_url).to(device)
 
@@ -71,6 +72,18 @@ def _blame(path, option):
         yield
     except (Unfit, pickle.UnpicklingError) as err:
         raise UserError(f'{option} {path} is no snapshot this software can read: {err}') from err
+
+
+@contextlib.contextmanager
+def _collector_paused():
+    """Inside, Python looks for no cycles: among PyTorch's own objects that can take longer than the reading."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _read(path) -> tuple[dict, int]:
