@@ -76,7 +76,7 @@ def _blame(path, option):
 
 @contextlib.contextmanager
 def _collector_paused():
-    """Inside, Python looks for no cycles: among PyTorch's own objects that can take longer than the reading."""
+    """Inside, Python looks for no cycles: among PyTorch's own objects that can outlast the reading."""
     was_on = gc.isenabled()
     gc.disable()
     try:
