@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from torch_utils import cli
+from torch_utils.files import is_url
 
 
 @click.group(cls=cli.Group)
@@ -120,6 +121,65 @@ def regimes(preset, device, jobs, gpus, adopt, emit, dry_run, assume_img_per_s, 
         print(f'wrote {path}')
 
 
+_name = click.option('--name', metavar='STR', help='Folder under datasets, training, evaluation and '
+                                                   'figures.  [default: by --preset]')
+_small_preset = click.option(
+    '--preset', type=click.Choice(['quickstart', 'paper']), default='quickstart',
+    help='quickstart: minutes on two CPU cores; paper: at the published size, for a GPU.')
+
+
+@main.command()
+@_small_preset
+@_name
+@cli.device_option
+@_run_options
+def molrg(preset, name, device, **run):
+    """Mixtures of low-rank Gaussians (paper 2, figure 3 right, and the phase transition).
+
+    Ranks of the Jacobians of a low-rank model and a U-Net, and from how many samples on training finds the
+    classes.
+
+    Example: python edm/reproduce.py molrg --preset=quickstart
+    """
+    from evaluation import molrg_experiment as experiment
+
+    job = _replaced(experiment.PRESETS[preset], name, device)
+    if _run(job, experiment.plan, **run):
+        print(experiment.summary(job))
+        for path in job.pictures:
+            print(f'wrote {path}')
+
+
+@main.command(cls=cli.ListCommand)
+@_small_preset
+@click.option('--networks', metavar='PKL|URL[=LABEL] ...', multiple=True,
+              help='Study these snapshots besides the preset\'s, each with the name of its curve.')
+@_name
+@cli.device_option
+@_run_options
+def jacobian(preset, networks, name, device, **run):
+    """Ranks of Jacobians on real images (paper 2, figure 3 left).
+
+    \b
+    Examples:
+      python edm/reproduce.py jacobian --preset=quickstart
+      python edm/reproduce.py jacobian --networks training/mine/network-snapshot-002000.pkl=Mine
+    """
+    from evaluation import jacobian_experiment as experiment
+
+    job = _replaced(experiment.PRESETS[preset], name, device)
+    job = replace(job, networks=(*job.networks, *map(cli.split_label, networks)))
+    labels = [label for label, _ in job.networks] + ([job.training[0]] if job.training else [])
+    for label in labels:
+        if labels.count(label) > 1:
+            raise click.UsageError(f'--networks: two curves are called {label}; give LABELs that differ')
+    for _, path in job.networks:
+        if not is_url(path) and not Path(path).is_file():
+            raise click.UsageError(f'--networks {path}: no such file')
+    if _run(job, experiment.plan, **run):
+        print(f'wrote {job.picture}')
+
+
 @main.command('phase-transition', context_settings={'show_default': True})
 @cli.options('Main options',
     click.option('--dims', metavar='LIST', type=cli.IntList(), default='3,6,12',
@@ -167,6 +227,28 @@ def phase_transition(out, device, dims, ratios, **options):
                    f'{points[-1].found.mean():.0%} of {job.trials} trials', file=sys.stdout)
     save_points(Path(out), job, points)
     print(f'wrote {out}')
+
+
+def _replaced(job, name, device):
+    """The preset with what the command line replaces."""
+    if name is not None:
+        job = replace(job, name=_folder_name(name))
+    source = click.get_current_context().get_parameter_source('device')
+    return job if source is click.core.ParameterSource.DEFAULT else replace(job, device=device)
+
+
+def _run(job, plan, *, jobs, gpus, adopt, emit, dry_run) -> bool:
+    """Run the stages of an experiment; or, as False, print them."""
+    from evaluation.stages import run_stages
+
+    stages = plan(replace(job, device='cuda') if gpus else job)
+    if dry_run or emit:
+        _print_plan(stages, emit)
+        return False
+    threads = 1 if job.device == 'cpu' else None  # small networks: one thread each, side by side
+    run_stages(stages, records=Path('evaluation', job.name, 'stages'), threads=threads, gpus=gpus or (),
+               adopt=adopt, jobs=jobs or (os.cpu_count() if job.device == 'cpu' else 1))
+    return True
 
 
 def _print_plan(stages, emit: str | None) -> None:
