@@ -8,7 +8,7 @@ from torch_utils import cli
 from torch_utils.errors import UserError
 from training import options
 from training.config import ARCHITECTURES, AUGMENT_DIM, PRECONDITIONINGS, TrainingConfig
-from training.run_dir import newest_run_with_state
+from training.run_dir import find_states, newest_run_with_state
 
 ARCHS = (*ARCHITECTURES, 'mlp', 'param-mlp')
 
@@ -98,6 +98,7 @@ def main(**opts):
     if opts['resumedir']:
         resume = outdir = opts['resumedir']
         opts['nosubdir'] = True
+        find_states(resume, option='--resumedir')
     elif opts['resume'] is True:
         resume = str(newest_run_with_state(outdir))
     elif opts['resume']:

@@ -115,7 +115,7 @@ def test_runs_go_on(tmp_path):
     assert len(list(data.glob('*-fourth'))) == 1
     none = tmp_path / 'none'
     refuse(trainMoLRG.main, f'--path={tmp_path / "data"}', *DATA, f'--resumedir={none}', status=1,
-           says=(str(none),))
+           says=('--resumedir', str(none)))
 
 
 def test_two_processes_share_data_and_training(tmp_path):
