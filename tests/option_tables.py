@@ -30,7 +30,7 @@ def _script(name: str, command: click.Command) -> str:
     for each in commands:
         if each is not command:
             lines += [f'**{name}.py {each.name}**: {_first_sentence(each)}', '']
-        lines += [*_table(each), '']
+        lines += [*_table(each, None if each is command else command), '']
     return '\n'.join([*lines, '</details>', ''])
 
 
@@ -38,10 +38,12 @@ def _first_sentence(command: click.Command) -> str:
     return re.split(r'(?<=\.)\s', ' '.join(command.help.split()))[0]
 
 
-def _table(command: click.Command) -> list[str]:
+def _table(command: click.Command, group: click.Group | None) -> list[str]:
     from torch_utils.cli import option_sections
 
-    context = click.Context(command, info_name=command.name, **command.context_settings)
+    # A sub-command shows its defaults because its group does.
+    parent = group and click.Context(group, **group.context_settings)
+    context = click.Context(command, info_name=command.name, parent=parent, **command.context_settings)
     lines = ['| option | meaning |', '|---|---|']
     for title, params in option_sections(command, context).items():
         rows = [param.get_help_record(context) for param in params if param.name != 'help']

@@ -410,7 +410,8 @@ def test_missing_cifar10_batch_is_named(tmp_path):
 @pytest.mark.parametrize('dest', ['out', 'out.zip'])
 def test_what_makes_no_data_set_is_refused_and_nothing_is_left(tmp_path, files, says, dest):
     write(tmp_path / 'set', files)
-    refuse(dataset_tool.main, '--source', tmp_path / 'set', '--dest', tmp_path / dest, status=1, says=(says,))
+    refuse(dataset_tool.main, '--source', tmp_path / 'set', '--dest', tmp_path / dest, status=1,
+           says=(f'--source {tmp_path / "set"}', says))
     assert [path.name for path in tmp_path.iterdir()] == ['set']
 
 

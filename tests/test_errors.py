@@ -37,6 +37,7 @@ USAGE = [
     (f'{GENERATE} --seeds=9-3', '--seeds'),
     (f'{GENERATE} --seeds=1.5', '--seeds'),
     (f'{GENERATE} --seeds=4,4', '--seeds'),
+    (f'{GENERATE} --seeds=0-9999999999', 'more than 10,000,000'),
     (f'{GENERATE} --batch=0', '--batch'),
     (f'{GENERATE} --class=0', '--class'),
     (f'{GENERATE} --class=cat', '--class'),

@@ -16,6 +16,8 @@ import click
 
 from torch_utils.errors import UserError
 
+MAX_LISTED = 10_000_000  # integers in one list; a slip such as 0-9999999999 would fill the memory
+
 
 class Command(click.Command):
     """A click command whose errors are one line on stderr, without usage text or traceback.
@@ -132,13 +134,16 @@ def _is_number(text: str) -> bool:
 
 
 class FiniteRange(click.FloatRange):
-    """Like click's, which also takes nan and, without bounds, inf."""
+    """Like click's, which also takes nan and, without bounds, inf, and describes no bounds as `x<=None`."""
 
     def convert(self, value, param, ctx) -> float:
         number = super().convert(value, param, ctx)
         if not math.isfinite(number):
             self.fail(f'{value!r} is no finite number', param, ctx)
         return number
+
+    def _describe_range(self) -> str:
+        return '' if self.min is None and self.max is None else super()._describe_range()
 
 
 class IntList(click.ParamType):
@@ -174,13 +179,16 @@ def split_label(item: str) -> tuple[str, str]:
 
 
 def parse_int_list(text: str) -> list[int]:
-    """The integers that `IntList` reads. Raises ValueError for any other text."""
+    """The integers that `IntList` reads. Raises ValueError for any other text, and for over MAX_LISTED."""
     numbers = []
     for item in text.split(','):
         match = re.fullmatch(r'\s*(\d+)(?:-(\d+))?\s*', item)
         if match is None or (match[2] and int(match[2]) < int(match[1])):
             raise ValueError(f'{text!r} is no list of integers and rising ranges such as 1,2,5-10')
-        numbers.extend(range(int(match[1]), int(match[2] or match[1]) + 1))
+        first, last = int(match[1]), int(match[2] or match[1])
+        if len(numbers) + last - first >= MAX_LISTED:
+            raise ValueError(f'{text!r} is a list of more than {MAX_LISTED:,} integers')
+        numbers.extend(range(first, last + 1))
     return numbers
 
 

@@ -60,24 +60,25 @@ def write_dataset(source: ImageSource, dest: str, transform: Transform, *, max_i
     total = source.total if max_images is None else min(source.total, max_images)
     results = _convert_all(source, transform, total, workers)
     with _open_dest(dest, option) as save, contextlib.closing(results):
-        return _write_images(results, total, save)
+        return _write_images(results, total, save, source.where)
 
 
-def _write_images(results: Iterator[tuple], total: int, save: Callable[[str, bytes], None]) -> Summary:
-    """Save `total` images, fewer if `results`, from `_convert_all`, has fewer."""
+def _write_images(results: Iterator[tuple], total: int, save: Callable[[str, bytes], None],
+                  where: str) -> Summary:
+    """Save `total` images, fewer if `results`, from `_convert_all`, has fewer; `where` leads messages."""
     summary, labels, first = Summary(), [], ''
     for number, image, form, data in _numbered(results, total, summary):
         if summary.form not in ('', form):
-            raise UserError(f'{image.name} is {form}, and {first} is {summary.form}; all must be alike: '
-                            '--resolution makes sizes equal, --transform makes grey images RGB')
+            raise UserError(f'{where}: {image.name} is {form}, and {first} is {summary.form}; all must be '
+                            'alike: --resolution makes sizes equal, --transform makes grey images RGB')
         summary.form, first = form, first or image.name
         name = f'{number:08d}'
         name = f'{name[:5]}/img{name}.png'
         save(name, data)
         labels.append([name, image.label])
     if not labels:
-        raise UserError(f'no image is left: {summary.unreadable} are unreadable, {summary.left_out} too '
-                        'small for --resolution with this --transform')
+        raise UserError(f'{where}: no image is left: {summary.unreadable} are unreadable, {summary.left_out} '
+                        'too small for --resolution with this --transform')
     summary.num_images = len(labels)
     summary.labelled = all(label is not None for _, label in labels)
     save('dataset.json', json.dumps({'labels': labels if summary.labelled else None}).encode())
@@ -110,7 +111,7 @@ def _convert_all(source: ImageSource, transform: Transform, total: int, workers:
     The first images are converted in place; processes are started once these have taken long enough.
     """
     images = source.images if source.skips_unreadable else itertools.islice(source.images, total)
-    convert = partial(_convert, load=source.load, transform=transform,
+    convert = partial(_convert, load=source.load, where=source.where, transform=transform,
                       skip_unreadable=source.skips_unreadable)
     seconds = done = 0
     while workers == 1 or seconds < SECONDS_IN_PLACE:
@@ -132,7 +133,7 @@ def _convert_chunk(convert: Callable, chunk: list[SourceImage]) -> list:
     return [convert(image) for image in chunk]
 
 
-def _convert(image: SourceImage, load: Callable, transform: Transform,
+def _convert(image: SourceImage, load: Callable, where: str, transform: Transform,
              skip_unreadable: bool) -> tuple[str, bytes] | str | UserError:
     """The form and the PNG file of an image, or why there is none: a word, or the error that it is."""
     try:
@@ -144,8 +145,8 @@ def _convert(image: SourceImage, load: Callable, transform: Transform,
         return 'left out'
     form = f'{result.width}x{result.height} {"grey" if result.mode == "L" else "RGB"}'
     if result.width != result.height or result.width & (result.width - 1):
-        return UserError(f'{image.name} is {form}; images must be square with a side that is a power of two: '
-                         'choose --resolution (and --transform)')
+        return UserError(f'{where}: {image.name} is {form}; images must be square with a side that is a '
+                         'power of two: choose --resolution (and --transform)')
     file = io.BytesIO()
     Image.fromarray(np.asarray(result)).save(file, format='png', compress_level=0)  # pixels only, no metadata
     return form, file.getvalue()

@@ -37,10 +37,11 @@ class SourceImage:
 class ImageSource:
     """Images in a fixed order.
 
-    images: can be walked through once. load: from one of them to its PIL image, mode L or RGB; can be sent to
-    other processes; raises UserError if the image can't be decoded.
+    where: option and path, which lead messages. images: can be walked through once. load: from one of them to
+    its PIL image, mode L or RGB; can be sent to other processes; raises UserError if it can't be decoded.
     """
 
+    where: str
     total: int
     images: Iterator[SourceImage]
     load: Callable[[SourceImage], Image.Image]
@@ -63,9 +64,9 @@ def open_source(path: str, option: str = '--source') -> ImageSource:
     if path.is_dir() and path.name.endswith('_lmdb'):
         return _open_lmdb(path, option)
     if path.is_file() and path.name == CIFAR10:
-        return _from_arrays(*_read_cifar10(path, option))
+        return _from_arrays(f'{option} {path}', *_read_cifar10(path, option))
     if path.is_file() and path.name == MNIST:
-        return _from_arrays(*_read_mnist(path, option))
+        return _from_arrays(f'{option} {path}', *_read_mnist(path, option))
     return _open_files(path, option)
 
 
@@ -79,7 +80,8 @@ def _open_files(path: Path, option: str) -> ImageSource:
         names.sort(key=lambda name: name.split('/'))
         labels = labels or _labels_from_folders(names)
     images = (SourceImage(name=name, label=labels.get(name)) for name in names)
-    return ImageSource(total=len(names), images=images, load=partial(_load_file, files, option))
+    return ImageSource(where=f'{option} {path}', total=len(names), images=images,
+                       load=partial(_load_file, files, option))
 
 
 def _load_file(files: Folder | Zip, option: str, image: SourceImage) -> Image.Image:
@@ -104,7 +106,8 @@ def _open_lmdb(path: Path, option: str) -> ImageSource:
         total = database.stat()['entries']
     except lmdb.Error as err:
         raise UserError(f'{option} {path}: not a readable LMDB database ({err})') from err
-    return ImageSource(total=total, images=_walk_lmdb(database), load=_load_value, skips_unreadable=True)
+    return ImageSource(where=f'{option} {path}', total=total, images=_walk_lmdb(database), load=_load_value,
+                       skips_unreadable=True)
 
 
 def _walk_lmdb(database) -> Iterator[SourceImage]:
@@ -117,8 +120,8 @@ def _load_value(image: SourceImage) -> Image.Image:
     return decode_image(image.data, image.name)
 
 
-def _from_arrays(images: np.ndarray, labels: list[int]) -> ImageSource:
-    return ImageSource(total=len(images), load=_load_array, images=(
+def _from_arrays(where: str, images: np.ndarray, labels: list[int]) -> ImageSource:
+    return ImageSource(where=where, total=len(images), load=_load_array, images=(
         SourceImage(name=f'image {i}', label=label, data=image)
         for i, (image, label) in enumerate(zip(images, labels, strict=True))))
 
