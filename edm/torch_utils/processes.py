@@ -84,7 +84,8 @@ def _ask(free: queue.SimpleQueue, item):
         good, result = connection.recv()
     except (EOFError, OSError) as err:
         raise UserError('a worker process died, maybe for want of memory; fewer --workers need less') from err
-    free.put(connection)
+    finally:
+        free.put(connection)  # also of a dead one: no thread may wait for ever
     if not good:
         raise result
     return result

@@ -173,6 +173,8 @@ def _open_dest(dest: str, option: str) -> Iterator[Callable[[str, bytes], None]]
     temp = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
     try:
         yield lambda name, data: _save_file(temp / name, data)
+        if hasattr(os, 'sync'):  # Windows lacks it
+            os.sync()  # once for all files
         os.replace(temp, path)
     finally:
         shutil.rmtree(temp, ignore_errors=True)
