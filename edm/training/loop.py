@@ -6,6 +6,7 @@ the images seen; 1 kimg is 1000 images.
 """
 
 import copy
+import shlex
 import signal
 import sys
 import time
@@ -214,8 +215,9 @@ def stop(run: Run, received: int) -> int:
     """Save a state because of a signal; returns its number."""
     if run.saved_nimg != run.cur_nimg:
         save_state(run)
+    state = shlex.quote(str(run.dir / state_name(run.cur_nimg)))
     run.print(f'Stopped by {signal.Signals(received).name} after {run.cur_nimg / 1000:g} kimg' + (
-        '' if run.state_owed else f'; to go on: --resume {run.dir / state_name(run.cur_nimg)}'))
+        '' if run.state_owed else f'; to go on: --resume {state}'))
     return received
 
 

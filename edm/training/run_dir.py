@@ -146,7 +146,7 @@ class RunLog:
     What the disk does not take is kept and tried again with the next line, after one warning.
 
     history: folder of the run that this one continues, maybe the same: its lines before tick `next_tick` stay
-        or are copied. Without it, the lines of an earlier run in `run_dir` go.
+        or are copied. Without it, log.txt of an earlier run in `run_dir` goes on, stats.jsonl begins anew.
     Raises UserError while another process has the log of this folder.
     """
 
@@ -162,7 +162,7 @@ class RunLog:
             kept = whole_before(earlier.read_bytes(), next_tick) if earlier and earlier.is_file() else b''
             if earlier and earlier.resolve() == (run_dir / name).resolve():
                 file.truncate(len(kept))
-            else:
+            elif history is not None or name != 'log.txt':
                 file.truncate(0)
                 self._files[name].append(kept)
         self._warned = False

@@ -54,10 +54,12 @@ def test_reports_of_ticks_to_come_are_taken_back(tmp_path):
     assert tick_after(tmp_path / 'none', 5) == 0
 
 
-def test_a_new_run_starts_with_an_empty_log(tmp_path):
-    (tmp_path / 'log.txt').write_text('tick 0\n')
+def test_a_new_run_in_an_old_folder_goes_on_with_the_log_and_begins_its_statistics(tmp_path):
+    for name in ('log.txt', 'stats.jsonl'):
+        (tmp_path / name).write_text('tick 0\n')
     RunLog(tmp_path).__exit__()
-    assert (tmp_path / 'log.txt').read_text() == ''
+    assert (tmp_path / 'log.txt').read_text() == 'tick 0\n'
+    assert (tmp_path / 'stats.jsonl').read_text() == ''
 
 
 def test_lines_that_the_disk_does_not_take_are_kept(tmp_path, capsys):
