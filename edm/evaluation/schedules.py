@@ -62,26 +62,26 @@ def _ramp(num_steps: int) -> torch.Tensor:
 class LinearSchedule:
     """sigma(t) = t: time is the noise level (the paper's own choice)."""
 
-    def sigma(self, t):
+    def sigma(self, t: torch.Tensor) -> torch.Tensor:
         return t
 
-    def sigma_deriv(self, t):
+    def sigma_deriv(self, t: torch.Tensor) -> torch.Tensor:
         return torch.ones_like(t)
 
-    def time(self, sigma):
+    def time(self, sigma: torch.Tensor) -> torch.Tensor:
         return sigma
 
 
 class VESchedule:
     """sigma(t) = sqrt(t): the variance grows evenly."""
 
-    def sigma(self, t):
+    def sigma(self, t: torch.Tensor) -> torch.Tensor:
         return t.sqrt()
 
-    def sigma_deriv(self, t):
+    def sigma_deriv(self, t: torch.Tensor) -> torch.Tensor:
         return 0.5 / t.sqrt()
 
-    def time(self, sigma):
+    def time(self, sigma: torch.Tensor) -> torch.Tensor:
         return sigma**2
 
 
@@ -105,24 +105,24 @@ class VPSchedule:
             raise ValueError(f'a VP schedule can\'t span noise levels from {sigma_min:g} to {sigma_max:g}')
         return cls(beta_d, beta_min)
 
-    def sigma(self, t):
+    def sigma(self, t: torch.Tensor) -> torch.Tensor:
         return ((0.5 * self.beta_d * t**2 + self.beta_min * t).exp() - 1).sqrt()
 
-    def sigma_deriv(self, t):
+    def sigma_deriv(self, t: torch.Tensor) -> torch.Tensor:
         sigma = self.sigma(t)
         return 0.5 * (self.beta_min + self.beta_d * t) * (sigma + 1 / sigma)
 
-    def time(self, sigma):
+    def time(self, sigma: torch.Tensor) -> torch.Tensor:
         growth = 2 * self.beta_d * (1 + sigma**2).log()
         return ((self.beta_min**2 + growth).sqrt() - self.beta_min) / self.beta_d
 
 
-def no_scale(sigma, sigma_deriv):
+def no_scale(sigma: torch.Tensor, sigma_deriv: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """s(t) = 1 and its derivative."""
     return torch.ones_like(sigma), torch.zeros_like(sigma)
 
 
-def vp_scale(sigma, sigma_deriv):
+def vp_scale(sigma: torch.Tensor, sigma_deriv: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """s(t) = 1 / sqrt(1 + sigma(t)^2), which keeps the variance of noisy images near 1, and s'(t)."""
     s = 1 / (1 + sigma**2).sqrt()
     return s, -sigma * sigma_deriv * s**3

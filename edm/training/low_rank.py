@@ -61,11 +61,12 @@ class LowRankDenoiser(torch.nn.Module):
         """U_k, [K, n, d]."""
         return torch.linalg.qr(self.bases).Q
 
-    def round_sigma(self, sigma):
+    def round_sigma(self, sigma: torch.Tensor) -> torch.Tensor:
         """The nearest noise levels that it knows: all."""
         return torch.as_tensor(sigma)
 
-    def forward(self, x, sigma, class_labels=None, force_fp32=False, augment_labels=None):
+    def forward(self, x: torch.Tensor, sigma: torch.Tensor | float, class_labels: torch.Tensor | None = None,
+                force_fp32: bool = False, augment_labels: torch.Tensor | None = None) -> torch.Tensor:
         """The posterior mean of the clean images; always in float32."""
         flat = x.to(torch.float32).flatten(1)
         sigma = torch.as_tensor(sigma, dtype=torch.float32, device=x.device).reshape(-1, 1)

@@ -23,7 +23,7 @@ ENCODER_TYPES = ('standard', 'skip', 'residual')
 DECODER_TYPES = ('standard', 'skip')
 
 
-def weight_init(shape, mode: str, fan_in: int, fan_out: int) -> torch.Tensor:
+def weight_init(shape: list[int], mode: str, fan_in: int, fan_out: int) -> torch.Tensor:
     """Random float32 `shape` from torch's default generator (Glorot & Bengio 2010; He et al. 2015)."""
     if mode == 'xavier_uniform':
         return math.sqrt(6 / (fan_in + fan_out)) * (torch.rand(*shape) * 2 - 1)
@@ -74,7 +74,7 @@ class Linear(torch.nn.Module):
         self.weight = torch.nn.Parameter(weight_init([out_features, in_features], **init) * init_weight)
         self.bias = torch.nn.Parameter(weight_init([out_features], **init) * init_bias) if bias else None
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return linear(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
 
 
@@ -111,7 +111,7 @@ class Conv2d(torch.nn.Module):
         low_pass = torch.outer(taps, taps)[None, None] / taps.sum().square()
         self.register_buffer('resample_filter', low_pass if up or down else None)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         weight = None if self.weight is None else self.weight.to(x.dtype)
         bias = None if self.bias is None else self.bias.to(x.dtype)
         pad = 0 if weight is None else weight.shape[-1] // 2
@@ -154,7 +154,7 @@ class GroupNorm(torch.nn.Module):
         self.weight = torch.nn.Parameter(torch.ones(num_channels))
         self.bias = torch.nn.Parameter(torch.zeros(num_channels))
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return group_norm(x, self.num_groups, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
 
 
@@ -211,7 +211,7 @@ class UNetBlock(torch.nn.Module):
             self.qkv = Conv2d(out_channels, 3 * out_channels, kernel=1, **(init_attn or init))
             self.proj = Conv2d(out_channels, out_channels, kernel=1, **init_zero)
 
-    def forward(self, x, emb):
+    def forward(self, x: torch.Tensor, emb: torch.Tensor) -> torch.Tensor:
         h = self.conv0(silu(self.norm0(x)))
         affine = self.affine(emb)[:, :, None, None].to(x.dtype)
         if self.adaptive_scale:
@@ -257,7 +257,7 @@ class PositionalEmbedding(torch.nn.Module):
         self.max_positions = max_positions
         self.endpoint = endpoint
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         half = self.num_channels // 2
         steps = torch.arange(half, dtype=torch.float32, device=x.device) / (half - int(self.endpoint))
         angles = torch.outer(x, ((1 / self.max_positions) ** steps).to(x.dtype))
@@ -274,7 +274,7 @@ class FourierEmbedding(torch.nn.Module):
             raise ValueError(f'an embedding needs an even number of channels, got {num_channels}')
         self.register_buffer('freqs', torch.randn(num_channels // 2) * scale)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         angles = torch.outer(x, (2 * math.pi * self.freqs).to(x.dtype))
         return torch.cat([angles.cos(), angles.sin()], dim=1)
 
@@ -393,7 +393,8 @@ class SongUNet(torch.nn.Module):
                 self.dec[f'{name}_aux_norm'] = GroupNorm(width, eps=block['eps'])
                 self.dec[f'{name}_aux_conv'] = Conv2d(width, out_channels, kernel=3, **block['init_zero'])
 
-    def forward(self, x, noise_labels, class_labels=None, augment_labels=None):
+    def forward(self, x: torch.Tensor, noise_labels: torch.Tensor, class_labels: torch.Tensor | None = None,
+                augment_labels: torch.Tensor | None = None) -> torch.Tensor:
         emb = self._embed(x.shape[0], noise_labels, class_labels, augment_labels)
         skips = self._encode(x, emb)
         return self._decode(skips, emb)
@@ -521,7 +522,8 @@ class DhariwalUNet(torch.nn.Module):
                                                          attention=attention, **block)
                 width = widths[level]
 
-    def forward(self, x, noise_labels, class_labels=None, augment_labels=None):
+    def forward(self, x: torch.Tensor, noise_labels: torch.Tensor, class_labels: torch.Tensor | None = None,
+                augment_labels: torch.Tensor | None = None) -> torch.Tensor:
         emb = self._embed(x.shape[0], noise_labels, class_labels, augment_labels)
         skips = []
         for name, layer in self.enc.items():
@@ -554,7 +556,7 @@ class MLPBlock(torch.nn.Module):
         self.affine = Linear(emb_channels, channels, **(init or {}))
         self.layer1 = Linear(channels, channels, **(init_zero or {}))
 
-    def forward(self, x, emb):
+    def forward(self, x: torch.Tensor, emb: torch.Tensor) -> torch.Tensor:
         h = silu(self.layer0(silu(x)) + self.affine(emb).to(x.dtype))
         return x + self.layer1(dropout(h, p=self.dropout, training=self.training))
 
@@ -586,7 +588,8 @@ class MLP(torch.nn.Module):
             {f'block{i}': MLPBlock(width, width, **block) for i in range(num_blocks)})
         self.layer_out = Linear(width, out_channels * pixels, **init_zero)
 
-    def forward(self, x, noise_labels, class_labels=None, augment_labels=None):
+    def forward(self, x: torch.Tensor, noise_labels: torch.Tensor, class_labels: torch.Tensor | None = None,
+                augment_labels: torch.Tensor | None = None) -> torch.Tensor:
         emb = self._embed(x.shape[0], noise_labels, class_labels, augment_labels)
         h = self.layer_in(x.flatten(1))
         for block in self.blocks.values():
@@ -634,15 +637,16 @@ class _Precond(torch.nn.Module):
                                         out_channels=out_channels or img_channels, label_dim=label_dim,
                                         **model_kwargs)
 
-    def coefficients(self, sigma: torch.Tensor):
+    def coefficients(self, sigma: torch.Tensor) -> tuple:
         """(c_skip, c_out, c_in, c_noise) for float32 noise levels [B, 1, 1, 1]."""
         raise NotImplementedError
 
-    def round_sigma(self, sigma):
+    def round_sigma(self, sigma: torch.Tensor) -> torch.Tensor:
         """The nearest noise levels that the network knows; here all."""
         return _as_tensor(sigma)
 
-    def forward(self, x, sigma, class_labels=None, force_fp32=False, augment_labels=None):
+    def forward(self, x: torch.Tensor, sigma: torch.Tensor | float, class_labels: torch.Tensor | None = None,
+                force_fp32: bool = False, augment_labels: torch.Tensor | None = None) -> torch.Tensor:
         """Estimate the clean images in `x`.
 
         x: noisy images [B, C, H, W]. sigma: their noise levels, a scalar or [B].
@@ -683,17 +687,17 @@ class VPPrecond(_Precond):
         self.sigma_min = first
         self.sigma_max = last
 
-    def sigma(self, t):
+    def sigma(self, t: torch.Tensor) -> torch.Tensor:
         """Noise level at time t. exp(..) - 1, not expm1: networks were trained with its rounding."""
         t = _as_tensor(t)
         return ((0.5 * self.beta_d * t**2 + self.beta_min * t).exp() - 1).sqrt()
 
-    def sigma_inv(self, sigma):
+    def sigma_inv(self, sigma: torch.Tensor) -> torch.Tensor:
         """The time t at which the noise level is sigma."""
         growth = 2 * self.beta_d * (1 + _as_tensor(sigma)**2).log()
         return ((self.beta_min**2 + growth).sqrt() - self.beta_min) / self.beta_d
 
-    def coefficients(self, sigma):
+    def coefficients(self, sigma: torch.Tensor) -> tuple:
         return 1, -sigma, 1 / (sigma**2 + 1).sqrt(), (self.M - 1) * self.sigma_inv(sigma)
 
 
@@ -707,7 +711,7 @@ class VEPrecond(_Precond):
         self.sigma_min = float(sigma_min)
         self.sigma_max = float(sigma_max)
 
-    def coefficients(self, sigma):
+    def coefficients(self, sigma: torch.Tensor) -> tuple:
         return 1, sigma, 1, (0.5 * sigma).log()
 
 
@@ -741,11 +745,11 @@ class iDDPMPrecond(_Precond):
             u.append(((u[-1]**2 + 1) / ratio - 1).sqrt())
         return torch.stack(u[::-1])
 
-    def alpha_bar(self, j):
+    def alpha_bar(self, j: torch.Tensor) -> torch.Tensor:
         """The share of the signal's variance that is left, over steps counted from the noisy end."""
         return (0.5 * math.pi * _as_tensor(j) / self.M / (self.C_2 + 1)).sin()**2
 
-    def round_sigma(self, sigma, return_index=False):
+    def round_sigma(self, sigma: torch.Tensor, return_index: bool = False) -> torch.Tensor:
         """The nearest of the noise levels `u`, or its index, in the shape of sigma (levels: and its type)."""
         sigma = _as_tensor(sigma)
         distance = (sigma.to(self.u.device, torch.float32).reshape(-1, 1) - self.u).abs()
@@ -753,7 +757,7 @@ class iDDPMPrecond(_Precond):
         nearest = index if return_index else self.u[index].to(sigma.dtype)
         return nearest.reshape(sigma.shape).to(sigma.device)
 
-    def coefficients(self, sigma):
+    def coefficients(self, sigma: torch.Tensor) -> tuple:
         c_noise = self.M - 1 - self.round_sigma(sigma, return_index=True).to(torch.float32)
         return 1, -sigma, 1 / (sigma**2 + 1).sqrt(), c_noise
 
@@ -772,7 +776,7 @@ class EDMPrecond(_Precond):
         self.sigma_max = float(sigma_max)
         self.sigma_data = sigma_data
 
-    def coefficients(self, sigma):
+    def coefficients(self, sigma: torch.Tensor) -> tuple:
         variance = sigma**2 + self.sigma_data**2
         c_skip = self.sigma_data**2 / variance
         c_out = sigma * self.sigma_data / variance.sqrt()
