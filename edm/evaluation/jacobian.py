@@ -20,6 +20,8 @@ import torch
 from evaluation.sampler import widest_float
 
 ETA = 0.99  # of the norm, so 0.98 of the energy
+_PASSES, _LEAST_PASSES = 8, 3  # backward passes per forward pass, as wished and as insisted on
+_MEASURING = 2  # seconds, roughly
 
 
 def numerical_rank(energies: torch.Tensor, eta: float = ETA) -> torch.Tensor:
@@ -73,13 +75,13 @@ def jacobian_rows(net, x: torch.Tensor, sigma: float, class_labels: torch.Tensor
                   layout: Layout = DEFAULT_LAYOUT) -> Iterator[tuple[slice, slice, torch.Tensor]]:
     """The Jacobians at images x [P, C, H, W] in blocks, at most `layout.batch` rows at a time.
 
-    Yields which images, which rows, and these rows, float32 [images, rows, dim]. Where a Jacobian has fewer
-    rows than a batch, a block holds those of several images.
+    Yields which images, which rows, and these rows, float32 [images, rows, dim]. If there are several images,
+    a block holds rows of some: the fewer rows of each, the more backward passes share one forward pass.
     """
     dim = x[0].numel()
-    passes = -(-dim // layout.batch)
-    width = -(-dim // passes)
-    together = layout.batch // dim if passes == 1 else 1
+    together = max(1, min(len(x), layout.batch * _PASSES // dim))
+    passes = max(_LEAST_PASSES, math.ceil(dim / max(1, layout.batch // together)))
+    width = math.ceil(dim / passes)
     for start in range(0, len(x), together):
         images = slice(start, min(start + together, len(x)))
         labels = None if class_labels is None else class_labels[images]
@@ -137,19 +139,24 @@ def choose_layout(net, x: torch.Tensor, sigma: float, class_labels: torch.Tensor
                   batch: int | None = None) -> Layout:
     """The fastest layout here for rows of J, by measuring a few backward passes.
 
-    x: one image [1, C, H, W]. batch: the largest to be used; None tries 64, and 256 where that is
-    faster by a tenth.
+    x: one image [1, C, H, W]. batch: to be used; None tries 16, 64 and 256, for as long as a few seconds last
+    and the memory suffices. The network's weights stay in the memory format that was tried last.
     """
-    best, best_time = DEFAULT_LAYOUT, math.inf
     formats = [torch.contiguous_format]
     if isinstance(net, torch.nn.Module):
         formats.append(torch.channels_last)
-    for size in [batch] if batch else [64, 256]:
+    best, best_time, began = Layout(batch=batch or 16), math.inf, time.perf_counter()
+    for size in [batch] if batch else [16, 64, 256]:
         for memory_format in formats:
             layout = Layout(batch=size, memory_format=memory_format)
-            taken = _seconds_per_row(net, x, sigma, class_labels, layout)
-            if taken < best_time * (0.9 if size > best.batch else 1):
+            try:
+                taken = _seconds_per_row(net, x, sigma, class_labels, layout)
+            except torch.OutOfMemoryError:
+                return best
+            if taken < best_time:
                 best, best_time = layout, taken
+        if time.perf_counter() > began + _MEASURING:
+            break
     return best
 
 
@@ -159,7 +166,7 @@ def _seconds_per_row(net, x, sigma, class_labels, layout: Layout) -> float:
                            memory_format=layout.memory_format)
     rows = torch.zeros(linear.shape, device=x.device)
     times = []
-    for _ in range(3):
+    while len(times) < 2 or (len(times) < 5 and sum(times) < _MEASURING / 20):
         start = time.perf_counter()
         linear.vjp(rows)[0, 0, 0].item()  # waits for a GPU, too
         times.append(time.perf_counter() - start)
