@@ -10,10 +10,12 @@ from evaluation.jacobian import Layout, choose_layout, exact_energies, jacobian,
 from evaluation.jacobian_points import RealImages, Trajectories, noise_levels
 from evaluation.jacobian_randomized import RangeFinder, least_rank, randomized_ranks
 from evaluation.jacobian_study import METHODS, Method, check_memory, find_ranks
+from evaluation.molrg import true_denoiser
 from evaluation.sampler import edm_sampler
 from golden_networks import golden_network
 from helpers import golden
 from torch_utils.errors import UserError
+from training.molrg import MoLRG, MoLRGShape
 
 CPU = torch.device('cpu')
 GOLDEN = golden('jacobian')
@@ -122,6 +124,18 @@ def test_bounds_hold_for_slowly_falling_singular_values(power, eta):
     for estimate in randomized_ranks(net, images(4, 16), 1.0, seeds=range(4), eta=eta, tolerance=0.02):
         assert estimate.low <= exact <= estimate.high
         assert abs(estimate.rank - exact) <= 0.02 * 768
+
+
+@pytest.mark.parametrize('method', METHODS)
+def test_a_mixtures_denoiser_keeps_one_class_at_small_noise_and_all_at_large(method, tmp_path):
+    shape = MoLRGShape(resolution=4, class_num=3, per_class_dim=5, sample_per_class=10)
+    data = MoLRG(tmp_path, shape, seed=0)
+    net, clean = true_denoiser(data), data.samples()[::5]
+    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
+    for sigma, rank in ((0.01, 5), (50, 15)):
+        found = find_ranks(net, clean + sigma * noise, sigma, seeds=range(len(clean)),
+                           method=Method(name=method))
+        assert {result.rank for result in found} == {rank}
 
 
 def test_a_low_rank_costs_few_products_and_a_high_one_is_given_up():
