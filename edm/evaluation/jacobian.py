@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import torch
 
+from evaluation.denoiser import Denoiser
 from evaluation.sampler import widest_float
 
 ETA = 0.99  # of the norm, so 0.98 of the energy
@@ -72,7 +73,7 @@ class Linearization:
         return gradient.reshape(self.shape)
 
 
-def jacobian_rows(net, x: torch.Tensor, sigma: float, class_labels: torch.Tensor | None = None, *,
+def jacobian_rows(net: Denoiser, x: torch.Tensor, sigma: float, class_labels: torch.Tensor | None = None, *,
                   layout: Layout = DEFAULT_LAYOUT) -> Iterator[tuple[slice, slice, torch.Tensor]]:
     """The Jacobians at images x [P, C, H, W] in blocks, at most `layout.batch` rows at a time.
 
@@ -96,7 +97,7 @@ def jacobian_rows(net, x: torch.Tensor, sigma: float, class_labels: torch.Tensor
             yield images, rows, linear.vjp(unit)[:, :len(chosen)]
 
 
-def jacobian(net, x: torch.Tensor, sigma: float, class_labels: torch.Tensor | None = None, *,
+def jacobian(net: Denoiser, x: torch.Tensor, sigma: float, class_labels: torch.Tensor | None = None, *,
              layout: Layout = DEFAULT_LAYOUT) -> torch.Tensor:
     """The Jacobians at images x [P, C, H, W] of one noise level, float32 [P, dim, dim].
 
@@ -109,7 +110,7 @@ def jacobian(net, x: torch.Tensor, sigma: float, class_labels: torch.Tensor | No
     return whole
 
 
-def exact_energies(net, x: torch.Tensor, sigma: float, class_labels: torch.Tensor | None = None, *,
+def exact_energies(net: Denoiser, x: torch.Tensor, sigma: float, class_labels: torch.Tensor | None = None, *,
                    layout: Layout = DEFAULT_LAYOUT) -> torch.Tensor:
     """Squared singular values of the Jacobians at images x [P, C, H, W], descending, float64 [P, dim].
 
@@ -136,7 +137,7 @@ def exact_bytes(dim: int) -> int:
     return 2 * 8 * dim**2
 
 
-def choose_layout(net, x: torch.Tensor, sigma: float, class_labels: torch.Tensor | None = None, *,
+def choose_layout(net: Denoiser, x: torch.Tensor, sigma: float, class_labels: torch.Tensor | None = None, *,
                   batch: int | None = None) -> Layout:
     """The fastest layout here for rows of J, by measuring a few backward passes.
 
@@ -174,7 +175,7 @@ def _seconds_per_row(net, x, sigma, class_labels, layout: Layout) -> float:
     return min(times) / layout.batch
 
 
-def set_memory_format(net, memory_format: torch.memory_format) -> None:
+def set_memory_format(net: Denoiser, memory_format: torch.memory_format) -> None:
     """Lay a network's weights out in memory; values stay. A denoiser that is no module has none."""
     if isinstance(net, torch.nn.Module):
         net.to(memory_format=memory_format)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
+from evaluation.denoiser import Denoiser
 from evaluation.generation import begin
 from evaluation.sampler import generalized_sampler, plan_steps, widest_float
 from torch_utils.errors import UserError
@@ -38,7 +39,7 @@ class Trajectories:
     levels: list[float]
     options: dict
 
-    def points(self, net, seeds: Sequence[int], device: torch.device) -> Points:
+    def points(self, net: Denoiser, seeds: Sequence[int], device: torch.device) -> Points:
         """The states of these seeds at `sigmas`."""
         draws, latents, class_labels = begin(net, seeds, device, self.class_idx)
         wanted, states = set(self.sigmas), {}
@@ -68,7 +69,7 @@ class RealImages:
     read: Callable[[list[int]], torch.Tensor]
     labels: torch.Tensor | None = None
 
-    def points(self, net, seeds: Sequence[int], device: torch.device) -> Points:
+    def points(self, net: Denoiser, seeds: Sequence[int], device: torch.device) -> Points:
         """The images of these seeds at `sigmas`, all with the same noise n."""
         draws, latents, class_labels = begin(net, seeds, device, self.class_idx)
         chosen = draws.randint(self.count).tolist()
@@ -79,7 +80,7 @@ class RealImages:
         return Points(x=x, class_labels=class_labels)
 
 
-def noise_levels(net, sigmas: Sequence[float] | None, **grid) -> tuple[list[float], list[float]]:
+def noise_levels(net: Denoiser, sigmas: Sequence[float] | None, **grid) -> tuple[list[float], list[float]]:
     """Noise levels to study, and those of a sampler that stops at them, both from high to low.
 
     sigmas: levels to study, each within the denoiser's range; None for those of the sampler. They go through
@@ -94,7 +95,7 @@ def noise_levels(net, sigmas: Sequence[float] | None, **grid) -> tuple[list[floa
     return wanted, sorted({*own, *wanted}, reverse=True)
 
 
-def open_images(path: str, net, class_idx: int | None, sigmas: list[float], option: str = '--data',
+def open_images(path: str, net: Denoiser, class_idx: int | None, sigmas: list[float], option: str = '--data',
                 ) -> RealImages:
     """Real images of a zip, a folder, an .npz file or a MoLRG .pt file.
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 import torch
 
+from evaluation.denoiser import Denoiser
 from evaluation.jacobian import DEFAULT_LAYOUT, ETA, Layout, Linearization
 from evaluation.sampler import widest_float
 from torch_utils.seeding import SampleGenerators
@@ -134,8 +135,8 @@ def block_width(dim: int, batch: int) -> int:
     return min(batch, WIDTH, dim)
 
 
-def randomized_ranks(net, x: torch.Tensor, sigma: float, class_labels: torch.Tensor | None = None, *,
-                     seeds: Sequence[int], eta: float = ETA, tolerance: float = TOLERANCE,
+def randomized_ranks(net: Denoiser, x: torch.Tensor, sigma: float,
+                     class_labels: torch.Tensor | None = None, *, seeds: Sequence[int], eta: float = ETA, tolerance: float = TOLERANCE,
                      layout: Layout = DEFAULT_LAYOUT, give_up: bool = False) -> list[Estimate | None]:
     """Numerical ranks of the Jacobians at images x [P, C, H, W] of one noise level.
 

@@ -12,6 +12,7 @@ import json
 import os
 import zipfile
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,7 +44,8 @@ class Ranks:
         return np.flatnonzero(self.rank[row] < 0).tolist()
 
 
-def new_ranks(seeds, sigmas, *, dim: int, eta: float, settings: dict, spectrum: bool) -> Ranks:
+def new_ranks(seeds: Sequence[int], sigmas: Sequence[float], *, dim: int, eta: float, settings: dict,
+              spectrum: bool) -> Ranks:
     """A table without ranks."""
     shape = (len(seeds), len(sigmas))
     return Ranks(

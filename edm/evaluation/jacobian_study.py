@@ -9,6 +9,7 @@ import psutil
 import torch
 from tqdm import tqdm
 
+from evaluation.denoiser import Denoiser
 from evaluation.jacobian import (
     DEFAULT_LAYOUT,
     ETA,
@@ -66,7 +67,7 @@ def check_memory(dim: int, device: torch.device, method: Method) -> Method:
     return replace(method, name='randomized')
 
 
-def find_ranks(net, x: torch.Tensor, sigma: float, class_labels: torch.Tensor | None = None, *,
+def find_ranks(net: Denoiser, x: torch.Tensor, sigma: float, class_labels: torch.Tensor | None = None, *,
                seeds: Sequence[int], method: Method = AUTO, layout: Layout = DEFAULT_LAYOUT) -> list[Found]:
     """Ranks of the Jacobians of a denoiser at images x [P, C, H, W] of one noise level.
 
@@ -93,8 +94,8 @@ def _roots(energies: torch.Tensor) -> np.ndarray:
     return energies.sqrt().cpu().numpy()
 
 
-def fill(ranks: Ranks, net, points: Callable[[list[int]], Points], *, method: Method, batch: int | None,
-         save: Callable[[], None]) -> Iterator[list[tuple[int, int]]]:
+def fill(ranks: Ranks, net: Denoiser, points: Callable[[list[int]], Points], *, method: Method,
+         batch: int | None, save: Callable[[], None]) -> Iterator[list[tuple[int, int]]]:
     """Find the ranks that are missing, the seeds shared by all processes; rank 0's table fills.
 
     points: makes the noisy images of some seeds. batch: the most rows of a Jacobian at once, None to choose.

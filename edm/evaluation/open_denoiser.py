@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from evaluation.data_denoiser import DataDenoiser
+from evaluation.denoiser import Denoiser
 from evaluation.gaussian_denoiser import GaussianDenoiser
 from evaluation.optimal_denoiser import OptimalDenoiser
 from evaluation.pixels import Pixels
@@ -18,7 +19,7 @@ from training.image_files import describe_shape
 DENOISERS = {'optimal': OptimalDenoiser, 'gaussian': GaussianDenoiser}
 
 
-def open_denoiser(kind: str, path: str | os.PathLike, device: torch.device, *, net=None,
+def open_denoiser(kind: str, path: str | os.PathLike, device: torch.device, *, net: Denoiser | None = None,
                   class_idx: int | None = None, cache_gb: float | None = None, sharded: bool = False,
                   ) -> DataDenoiser:
     """A denoiser of the images at `path`, a zip, a folder or an `.npz`, which all are decoded here.
