@@ -136,8 +136,9 @@ def block_width(dim: int, batch: int) -> int:
 
 
 def randomized_ranks(net: Denoiser, x: torch.Tensor, sigma: float,
-                     class_labels: torch.Tensor | None = None, *, seeds: Sequence[int], eta: float = ETA, tolerance: float = TOLERANCE,
-                     layout: Layout = DEFAULT_LAYOUT, give_up: bool = False) -> list[Estimate | None]:
+                     class_labels: torch.Tensor | None = None, *, seeds: Sequence[int], eta: float = ETA,
+                     tolerance: float = TOLERANCE, layout: Layout = DEFAULT_LAYOUT, give_up: bool = False,
+                     ) -> list[Estimate | None]:
     """Numerical ranks of the Jacobians at images x [P, C, H, W] of one noise level.
 
     seeds: P integers for the draws. tolerance: how far the bounds may lie from the rank, as a share of the
