@@ -17,8 +17,11 @@ from torch_utils import cli
     click.option('--seeds', metavar='LIST', type=cli.IntList(), default='0-63', help='One image per seed.'),
     click.option('--class', 'class_idx', metavar='INT', type=click.IntRange(min=0),
                  help='Class of all images.  [default: drawn by each seed]'),
-    click.option('--batch', metavar='INT', type=click.IntRange(min=1), default=64,
-                 help='Largest batch per process.'),
+    click.option('--batch', metavar='INT|auto', type=cli.IntOrAuto(), default='auto',
+                 help='Largest batch; auto: what fits the memory of a GPU, what is fast on a CPU.'),
+    click.option('--precision', type=click.Choice(['fp32', 'fp16', 'bf16']),
+                 help='Of the features in the network, where the device has it.  [default: as in the '
+                      'snapshot]'),
     cli.device_option)
 @cli.options('A denoiser that a data set has in closed form, in place of a network',
     click.option('--optimal_denoiser', is_flag=True, help='Sample the optimal denoiser of the data set.'),
@@ -66,7 +69,7 @@ def main(**opts):
     """
     _check(opts)
 
-    from evaluation import generation
+    from evaluation import generation, pace
     from torch_utils import distributed
     from torch_utils.files import make_output_dir
 
@@ -83,7 +86,13 @@ def main(**opts):
     todo = distributed.from_rank0(generation.begin_folder(
         outdir, settings, seeds, subdirs=opts['subdirs'], resume=opts['resume'])
         if distributed.rank() == 0 else None)
-    batches = generation.own_batches(todo, opts['batch'], shared=opts['shard_dataset']) if todo else []
+    threads, batch = 1, pace.DEFAULT_BATCH if opts['batch'] == 'auto' else opts['batch']
+    if not _data_denoiser(opts):
+        threads = pace.batch_threads(device)
+        if opts['batch'] == 'auto':
+            batch = pace.auto_batch(net, device, len(todo))
+    batches = generation.own_batches(todo, batch, shared=opts['shard_dataset'],
+                                     threads=threads) if todo else []
 
     def make(batch):
         return generation.sample(net, batch, device, class_idx=opts['class_idx'],
@@ -94,7 +103,7 @@ def main(**opts):
         for batch in batches:  # rank 0 writes what all make together
             make(batch)
         batches = []
-    for samples in generation.write_samples(batches, make, outdir, subdirs=opts['subdirs']):
+    for samples in generation.write_samples(batches, make, outdir, subdirs=opts['subdirs'], threads=threads):
         if opts['trajectory']:
             parts.append(samples)
     distributed.barrier()
@@ -132,6 +141,8 @@ def _check_denoiser(opts: dict) -> None:
     if _data_denoiser(opts):
         if not opts['dataset']:
             raise click.UsageError(f'--{_data_denoiser(opts)}_denoiser needs --dataset, its images')
+        if opts['precision']:
+            raise click.UsageError('--precision is for networks; the denoisers of a data set have their own')
         return
     for option in ('dataset', 'cache_gb', 'shard_dataset'):
         if _given(option):
@@ -158,7 +169,10 @@ def _denoiser(opts: dict, device) -> tuple:
     if kind is None or (net is not None and net.label_dim):
         cli.check_class(opts['class_idx'], net.label_dim)
     if kind is None:
-        return net, identity
+        from evaluation.pace import prepare
+
+        prepare(net, device, opts['precision'])
+        return net, identity | ({'precision': opts['precision']} if opts['precision'] else {})
 
     from evaluation.open_denoiser import open_denoiser
     from torch_utils.provenance import fingerprint

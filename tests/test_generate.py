@@ -127,6 +127,41 @@ def test_two_machines_that_share_a_folder_share_the_seeds(grey, tmp_path):
     assert all(np.abs(two[name].astype(int) - one[name]).max() <= 1 for name in one)
 
 
+def test_an_image_does_not_depend_on_the_number_of_threads(snapshots, tmp_path):
+    made = []
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            made.append(sample(snapshots['adm'], tmp_path / str(threads), '--seeds=0-6', '--steps=3')[0])
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    one, many = made
+    assert list(many) == list(one)
+    assert all(np.abs(many[name].astype(int) - one[name]).max() <= 1 for name in one)
+
+
+def test_half_precision_changes_images_slightly_and_stands_in_the_record(snapshots, tmp_path):
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        refuse(generate.main, f'--network={snapshots["ddpmpp"]}', f'--outdir={tmp_path}', '--device=cpu',
+               '--precision=bf16', status=1, says=('--precision bf16', 'cpu'))
+        return
+    args = ('--seeds=0-3', '--steps=4')
+    full, _ = sample(snapshots['ddpmpp'], tmp_path / 'a', *args)
+    half, _ = sample(snapshots['ddpmpp'], tmp_path / 'b', *args, '--precision=bf16')
+    difference = np.concatenate([np.abs(full[name].astype(int) - half[name]).ravel() for name in full])
+    assert 0 < difference.mean() < 3  # bf16 rounds features to 1 in 256
+    record = json.loads((tmp_path / 'b' / 'generation.json').read_text())
+    assert record['settings']['precision'] == 'bf16'
+
+
+def test_a_precision_that_the_device_has_not_is_refused(snapshots, tmp_path):
+    refuse(generate.main, f'--network={snapshots["ddpmpp"]}', f'--outdir={tmp_path / "out"}', '--device=cpu',
+           '--precision=fp16', status=1, says=('--precision fp16', 'cpu', 'fp32'))
+    assert not (tmp_path / 'out').exists()
+
+
 def test_class_overrides_the_drawn_one_and_moves_no_noise(snapshots, tmp_path):
     draws = SampleGenerators([0], torch.device('cpu'))
     draws.randn((3, 8, 8))
@@ -220,7 +255,9 @@ def test_clipped_noise_levels_are_mentioned(snapshots, tmp_path):
     (('--seeds=1,2,1',), ('--seeds', 'twice')),
     (('--class=0',), ('--class 0', 'no classes')),
     (('--class=-1',), ('--class',)),
-    (('--batch=0',), ('--batch',)),
+    (('--batch=0',), ('--batch', 'auto')),
+    (('--batch=most',), ('--batch', 'auto')),
+    (('--precision=int8',), ('--precision', 'bf16')),
     (('--sigma_min=2', '--sigma_max=1'), ('--sigma_min', 'got 2 and 1')),
     (('--sigma_max=nan',), ('--sigma_max',)),
     (('--solver=rk4',), ('--solver', 'heun')),

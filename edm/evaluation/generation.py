@@ -1,5 +1,6 @@
 """Images from seeds: what each seed draws, how processes share the seeds, and the folder of samples."""
 
+import contextlib
 import hashlib
 import json
 import math
@@ -14,6 +15,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+from evaluation.image_stream import map_ahead
 from evaluation.sampler import generalized_sampler
 from torch_utils import distributed, provenance
 from torch_utils.cli import parse_int_list, shorten
@@ -83,13 +85,15 @@ def sample(net, seeds: Sequence[int], device: torch.device, *, class_idx: int | 
     return Samples(seeds=list(seeds), images=to_uint8(images).cpu().numpy(), **kept)
 
 
-def own_batches(seeds: Sequence[int], batch: int, *, shared: bool = False) -> list[list[int]]:
+def own_batches(seeds: Sequence[int], batch: int, *, shared: bool = False, threads: int = 1,
+                ) -> list[list[int]]:
     """This process's share of the seeds, in batches of nearly equal size and at most `batch`.
 
-    shared: all processes work together on all seeds.
+    shared: all processes work together on all seeds. threads: how many batches it computes at a time.
     """
     rank, world = (0, 1) if shared else (distributed.rank(), distributed.world_size())
-    count = math.ceil(len(seeds) / (batch * world)) * world  # equally many for every process
+    at_once = world * threads
+    count = math.ceil(len(seeds) / (batch * at_once)) * at_once  # equally many for every process and thread
     return [part.tolist() for part in np.array_split(np.asarray(seeds, dtype=np.int64), count)][rank::world]
 
 
@@ -144,27 +148,42 @@ def _first_difference(old: dict, new: dict) -> str:
 
 
 def write_samples(batches: Sequence[Sequence[int]], make: Callable[[Sequence[int]], Samples], outdir: Path, *,
-                  subdirs: bool) -> Iterator[Samples]:
+                  subdirs: bool, threads: int = 1) -> Iterator[Samples]:
     """Make each batch of seeds, write its images, and yield it; PNGs are written beside the computation.
 
+    threads: how many batches are computed at a time; if several, each by one of PyTorch's threads.
     Progress shows this process's share, on rank 0.
     """
+    batches = [batch for batch in batches if batch]
     total = sum(map(len, batches))
     hide = distributed.rank() != 0
-    with ThreadPoolExecutor(WRITERS) as pool, tqdm(total=total, unit='img', disable=hide) as progress:
-        pending = []
-        for batch in batches:
-            if not batch:
-                continue
-            samples = make(batch)
+    with (ThreadPoolExecutor(WRITERS) as pool, tqdm(total=total, unit='img', disable=hide) as progress,
+          _one_thread_each(threads)):
+        pending, made = [], map(make, batches)
+        if threads > 1:
+            made = map_ahead(make, batches, threads, ahead=threads)
+        for samples in made:
             for future in pending:
                 future.result()
             pending = [pool.submit(_write, image_path(outdir, seed, subdirs), image, outdir)
                        for seed, image in zip(samples.seeds, samples.images, strict=True)]
             yield samples
-            progress.update(len(batch))
+            progress.update(len(samples.seeds))
         for future in pending:
             future.result()
+
+
+@contextlib.contextmanager
+def _one_thread_each(threads: int) -> Iterator[None]:
+    """If several threads compute, let none of them divide an operation further."""
+    before = torch.get_num_threads()
+    if threads > 1:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        if threads > 1:
+            torch.set_num_threads(before)
 
 
 def _write(path: Path, image: np.ndarray, outdir: Path) -> None:

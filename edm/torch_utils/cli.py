@@ -146,6 +146,19 @@ class FiniteRange(click.FloatRange):
         return '' if self.min is None and self.max is None else super()._describe_range()
 
 
+class IntOrAuto(click.ParamType):
+    """An integer of at least 1, or the word `auto`."""
+
+    name = 'int|auto'
+
+    def convert(self, value, param, ctx) -> int | str:
+        if value == 'auto' or (isinstance(value, int) and value >= 1):
+            return value
+        if not re.fullmatch(r'0*[1-9]\d*', str(value)):
+            self.fail(f'{value!r} is neither auto nor an integer of at least 1', param, ctx)
+        return int(value)
+
+
 class IntList(click.ParamType):
     """Integers and inclusive ranges, comma separated: `1,2,5-10` is [1, 2, 5, 6, 7, 8, 9, 10]."""
 

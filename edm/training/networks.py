@@ -623,7 +623,8 @@ class _Precond(torch.nn.Module):
     Raises ValueError if model_type is none of `MODELS`.
     """
 
-    half_type = torch.float16  # of the network's features with use_fp16; training in bfloat16 replaces it
+    half_type = torch.float16  # of the network's features with use_fp16; whoever wants bfloat16 replaces it
+    half_devices = ('cuda',)  # where use_fp16 counts; a sampler adds others that compute in half_type
 
     def __init__(self, img_resolution, img_channels, label_dim, use_fp16, model_type, out_channels=None,
                  **model_kwargs):
@@ -651,14 +652,14 @@ class _Precond(torch.nn.Module):
 
         x: noisy images [B, C, H, W]. sigma: their noise levels, a scalar or [B].
         class_labels: [B, label_dim] or None for zeros; ignored by a network without classes.
-        force_fp32: use float32 also where use_fp16 would choose float16 (on CUDA).
+        force_fp32: use float32 also where use_fp16 would choose `half_type`.
         augment_labels: [B, augment_dim] from `AugmentPipe`, or None for images as they are.
         Returns float32 [B, C, H, W].
         """
         x = x.to(torch.float32)
         sigma = torch.as_tensor(sigma, dtype=torch.float32, device=x.device).reshape(-1, 1, 1, 1)
         class_labels = self._labels(class_labels, x.device)
-        half = self.use_fp16 and not force_fp32 and x.device.type == 'cuda'
+        half = self.use_fp16 and not force_fp32 and x.device.type in self.half_devices
         c_skip, c_out, c_in, c_noise = self.coefficients(sigma)
         model_in = (c_in * x).to(self.half_type if half else torch.float32)
         model_out = self.model(model_in, c_noise.flatten(), class_labels, augment_labels=augment_labels)
