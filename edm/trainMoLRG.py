@@ -116,10 +116,25 @@ def main(**opts):
         data_loader_kwargs={'pin_memory': True, 'num_workers': opts['workers'], 'prefetch_factor': 2},
         network_kwargs=_network_kwargs(opts),
         **options.shared_settings(opts, resume=resume) | _optimizer(opts))
-    options.start_run(config, dataset, opts, outdir=outdir,
-                      named=f'network options is no network for --img_res {opts["img_res"]}',
-                      prepare=(lambda net: net.start_from(dataset.samples()))
-                      if opts['arch'] == 'param-mlp' else None)
+    low_rank = opts['arch'] == 'param-mlp'
+    run_dir = options.start_run(
+        config, dataset, opts, outdir=outdir,
+        named=f'network options is no network for --img_res {opts["img_res"]}',
+        prepare=(lambda net: net.start_from(dataset.samples())) if low_rank else None)
+    if low_rank and run_dir is not None and options.is_first_process():
+        _print_recovery(run_dir, dataset)
+
+
+def _print_recovery(run_dir: Path, dataset) -> None:
+    """How far the subspaces that the averaged network has found are from the true ones."""
+    import torch
+
+    from evaluation.molrg import describe_errors, recovery_errors
+    from training.run_dir import newest_snapshot
+    from training.snapshot import load_network
+
+    found = load_network(newest_snapshot(run_dir), torch.device('cpu')).orthonormal_bases()
+    print(describe_errors(recovery_errors(found, dataset.bases())))
 
 
 def _check(opts: dict) -> None:

@@ -82,14 +82,17 @@ def test_every_arch_trains_at_4x4(args, class_name, kwargs, tmp_path):
 @pytest.mark.parametrize('seed', [0, 1])
 def test_the_low_rank_model_finds_the_subspaces(seed, tmp_path):
     """A tenth of the images that the recipe asks for is enough for an angle of a few degrees."""
-    train(tmp_path, '--arch=param-mlp', '--sample_per_class=350', '--duration=0.05', '--batch=128',
-          f'--seed={seed}', f'--data_seed={seed}', '--tick=50')
+    printed = train(tmp_path, '--arch=param-mlp', '--sample_per_class=350', '--duration=0.05', '--batch=128',
+                    f'--seed={seed}', f'--data_seed={seed}', '--tick=50').stdout
     truth = MoLRG(tmp_path / 'data', MoLRGShape(
         resolution=4, class_num=2, per_class_dim=6, sample_per_class=350)).bases()
     found = last_snapshot(tmp_path)['ema'].orthonormal_bases()
     cosines = torch.linalg.svdvals(found[:, None].mT @ truth[None]).square().mean(dim=2).sqrt()
     assert torch.equal(cosines.argmax(dim=1).sort().values, torch.arange(2))
     assert cosines.amax(dim=1).min() > 0.99
+    errors = printed.split('Recovery error: ')[1].split(' (')[0]
+    sines = (1 - cosines.amax(dim=0)**2).sqrt()
+    torch.testing.assert_close(torch.tensor([*map(float, errors.split(', '))]), sines, rtol=0.1, atol=0.001)
 
 
 def test_runs_go_on(tmp_path):

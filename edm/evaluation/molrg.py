@@ -36,6 +36,13 @@ def recovery_errors(found: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
     return squares[torch.arange(len(truth)), torch.from_numpy(matched)].sqrt()
 
 
+def describe_errors(errors: torch.Tensor) -> str:
+    """Recovery errors as a line of text."""
+    numbers = ', '.join(f'{error:.1e}' for error in errors.tolist())
+    return (f'Recovery error: {numbers} (root mean square of the sines of the angles to the true subspace, '
+            'per class)')
+
+
 def jacobian_spectrum(x: torch.Tensor, sigma: float, bases: torch.Tensor) -> torch.Tensor:
     """Singular values of the true denoiser's Jacobian at `x`, those that aren't 0.
 

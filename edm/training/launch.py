@@ -60,12 +60,13 @@ def _newest_whole_state(resume: str) -> tuple[Path, dict]:
 
 
 def launch(config: TrainingConfig, dataset, make_net: Callable[[], torch.nn.Module], *, outdir: str,
-           name: str | None, state: dict | None = None, run_dir: Path | None = None) -> int | None:
+           name: str | None, state: dict | None = None, run_dir: Path | None = None,
+           ) -> tuple[Path, int | None]:
     """Join the other processes, make the run's folder, train.
 
     name: of the folder after its number, None to write into `outdir` itself. state: from `continued`.
     run_dir: the folder to go on in, instead of a new one.
-    Returns the number of the signal that ended the run early, if one did.
+    Returns the run's folder, and the number of the signal that ended the run early, if one did.
     Raises UserError, before anything is written, if the snapshot or state to start from does not suit.
     """
     device = distributed.pick_device(config.device)
@@ -87,4 +88,4 @@ def launch(config: TrainingConfig, dataset, make_net: Callable[[], torch.nn.Modu
     config = distributed.from_rank0(config)
     received = train(config, dataset, make_net, device=device, state=state, source=source, card=card)
     distributed.shutdown()
-    return received
+    return Path(config.run_dir), received

@@ -9,6 +9,7 @@ import secrets
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import click
 from click.core import ParameterSource
@@ -170,12 +171,13 @@ def shared_settings(opts: dict, *, resume: str | None) -> dict:
 
 
 def start_run(config: TrainingConfig, dataset, opts: dict, *, outdir: str, named: str,
-              prepare: Callable | None = None) -> None:
+              prepare: Callable | None = None) -> Path | None:
     """Train, or with --dry-run print the settings. Writes nothing before everything suits everything.
 
     outdir: the folder in which a run's folder is made, or with --nosubdir the run's folder itself.
     named: words for error messages that name what decides on the network's shape and on its images.
     prepare: called with a new network, on the CPU, before its training.
+    Returns the folder of the finished run, None after --dry-run.
     """
     name = None if opts['nosubdir'] else run_name(
         data=dataset.name, conditional=opts['cond'], arch=opts['arch'], precond=opts['precond'],
@@ -197,17 +199,19 @@ def start_run(config: TrainingConfig, dataset, opts: dict, *, outdir: str, named
         raise click.UsageError(f'--arch {opts["arch"]} with these {named}: {err}') from err
     if opts['dry_run']:
         _print_settings(config, run_dir or (next_run_dir(outdir, name) if name else outdir))
-        return
+        return None
     if prepare is not None:
         make_net = partial(_prepared, make_net, prepare)
     dataset.images([0])  # decodes all to be cached: a broken file stops the run before it has a folder
-    received = launch(config, dataset, make_net, outdir=outdir, name=name, state=state, run_dir=run_dir)
+    run_dir, received = launch(config, dataset, make_net, outdir=outdir, name=name, state=state,
+                               run_dir=run_dir)
     if received:
         sys.exit(128 + received)
+    return run_dir
 
 
 def _print_settings(config: TrainingConfig, run_dir: os.PathLike | str) -> None:
-    if os.environ.get('RANK', '0') == '0':
+    if is_first_process():
         click.echo(json.dumps(replace(config, run_dir=str(run_dir)).as_json(), indent=2))
         click.echo('Dry run: nothing was written', err=True)
 
@@ -217,6 +221,11 @@ def _prepared(make_net: Callable, prepare: Callable):
     if not next(net.parameters()).is_meta:
         prepare(net)
     return net
+
+
+def is_first_process() -> bool:
+    """Whether this is rank 0, also where no process group has been joined."""
+    return os.environ.get('RANK', '0') == '0'
 
 
 def _num_processes() -> int:

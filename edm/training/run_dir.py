@@ -73,6 +73,11 @@ def state_name(nimg: int) -> str:
     return f'training-state-{nimg // 1000:06d}.pt'
 
 
+def newest_snapshot(folder: str | os.PathLike) -> Path:
+    """The snapshot that was written last into a folder that has some."""
+    return max(Path(folder).glob('network-snapshot-*.pkl'), key=lambda path: path.stat().st_mtime)
+
+
 def kimg_of_state(path: str | os.PathLike) -> int | None:
     """The number in a state's file name, None for another name."""
     match = re.fullmatch(r'training-state-(\d+)\.pt', Path(path).name)
