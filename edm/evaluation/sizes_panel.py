@@ -87,7 +87,8 @@ def finish_panel(axes: Axes, letter: str, name: str, results: Results) -> None:
     axes.set_ylabel(name, labelpad=3)
     axes.text(-0.16, 1.025, letter, transform=axes.transAxes, fontsize=9, fontweight='bold', va='bottom')
     _shade(axes, results)
-    axes.legend(loc='best', handlelength=2.2, labelspacing=0.3, borderpad=0.2)
+    if axes.get_legend_handles_labels()[0]:  # GL scores collected by hand may be all
+        axes.legend(loc='best', handlelength=2.2, labelspacing=0.3, borderpad=0.2)
 
 
 def _shade(axes: Axes, results: Results) -> None:

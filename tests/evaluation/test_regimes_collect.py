@@ -58,6 +58,12 @@ def test_the_figure_shows_them(files, tmp_path):
     assert out.stat().st_size > 10000
 
 
+def test_gl_scores_alone_are_drawn_without_a_warning(files):
+    alone = [path for path in files if 'rp-' not in path]
+    figure, _ = draw_regimes(collect_scores(alone, data='CIFAR-10', kimg=None, threshold=None))
+    assert sum(axes.get_legend() is not None for axes in figure.axes) == 1
+
+
 def test_what_sscd_py_writes_is_taken(tmp_path):
     angles = np.radians([[0, 10], [0, 80], [0, 40]])
     for name, row in zip('abt', angles, strict=True):
