@@ -129,9 +129,8 @@ _small_preset = click.option(
 
 
 @main.command()
-@_small_preset
-@_name
-@cli.device_option
+@cli.options('Main options', _small_preset, _name)
+@cli.options('Execution', cli.device_option)
 @_run_options
 def molrg(preset, name, device, **run):
     """Mixtures of low-rank Gaussians (paper 2, figure 3 right, and the phase transition).
@@ -151,11 +150,12 @@ def molrg(preset, name, device, **run):
 
 
 @main.command(cls=cli.ListCommand)
-@_small_preset
-@click.option('--networks', metavar='PKL|URL[=LABEL] ...', multiple=True,
-              help='Study these snapshots besides the preset\'s, each with the name of its curve.')
-@_name
-@cli.device_option
+@cli.options('Main options',
+    _small_preset,
+    click.option('--networks', metavar='PKL|URL[=LABEL] ...', multiple=True,
+                 help='Study these snapshots besides the preset\'s, each with the name of its curve.'),
+    _name)
+@cli.options('Execution', cli.device_option)
 @_run_options
 def jacobian(preset, networks, name, device, **run):
     """Ranks of Jacobians on real images (paper 2, figure 3 left).

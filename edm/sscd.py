@@ -32,7 +32,8 @@ def _npz_name(ctx, param, value: str | None) -> str | None:
 
 
 def _score_options(function):
-    options = (
+    main_options = cli.options(
+        'Main options',
         click.option('--source', metavar='NPZ', required=True, help='Features of samples.'),
         click.option('--target', metavar='NPZ', required=True,
                      help='rpscore: features of the other model\'s samples from the same noises, in the same '
@@ -40,17 +41,16 @@ def _score_options(function):
         click.option('--t', 'threshold', metavar='FLOAT', type=cli.FiniteRange(), default=0.6,
                      help='Images are the same if their similarity is above this. 0.6 suits SSCD '
                           'descriptors; pixel descriptors need more, such as 0.97.'),
+        cli.device_option)
+    output_options = cli.options(
+        'Output',
         click.option('--json', 'json_path', metavar='FILE', help='Write the numbers there as well.'),
         click.option('--size', metavar='N', type=click.IntRange(min=1),
                      help='For plot.py regimes: how many images the models were trained on, kept in --json. '
                           'mscore takes the number of rows of --target if this is not given.'),
         click.option('--width', 'widths', metavar='INT', type=click.IntRange(min=1), multiple=True,
-                     help='For plot.py regimes: width of the model, kept in --json; rpscore: of both.'),
-        cli.device_option,
-    )
-    for option in reversed(options):
-        function = option(function)
-    return function
+                     help='For plot.py regimes: width of the model, kept in --json; rpscore: of both.'))
+    return main_options(output_options(function))
 
 
 _workers_option = click.option('--workers', metavar='INT', type=click.IntRange(min=1),
@@ -138,7 +138,7 @@ def _feature_card(images: str, device) -> dict:
 
 @main.command(cls=cli.ListCommand)
 @_score_options
-@_ignore_names_option
+@cli.options('Main options', _ignore_names_option)
 def rpscore(source, target, threshold, json_path, size, widths, device, ignore_names):
     """Reproducibility (RP) score of two models.
 
@@ -168,8 +168,10 @@ def rpscore(source, target, threshold, json_path, size, widths, device, ignore_n
 
 @main.command(cls=cli.ListCommand)
 @_score_options
-@click.option('--neighbors', metavar='NPZ', callback=_npz_name,
-              help='Also keep each sample\'s nearest training image and similarity, for plot.py neighbors.')
+@cli.options('Output',
+    click.option('--neighbors', metavar='NPZ', callback=_npz_name,
+                 help='Also keep each sample\'s nearest training image and similarity, for plot.py '
+                      'neighbors.'))
 def mscore(source, target, threshold, json_path, size, widths, device, neighbors):
     """Generalization (GL) score of samples.
 
@@ -240,19 +242,21 @@ def maescore(source, target, threshold, json_path, workers):
 
 
 @main.command(cls=cli.ListCommand)
-@click.option('--features', metavar='NPZ ...', multiple=True, help='Features of each model\'s samples.')
-@click.option('--images', metavar='DIR|ZIP|NPZ ...', multiple=True,
-              help='Samples of each model, for the matrix of MAE scores.')
-@click.option('--names', metavar='STR ...', required=True, multiple=True,
-              help='Names of the models, in this order.')
-@click.option('--t', 'threshold', metavar='FLOAT', type=cli.FiniteRange(), default=0.6,
-              help='RP scores: similarity above which images are the same. 0.6 suits SSCD descriptors; pixel '
-                   'descriptors need more, such as 0.97.')
-@click.option('--mae-t', 'mae_threshold', metavar='FLOAT', type=cli.FiniteRange(min=0, max=255), default=15,
-              help='MAE scores: mean difference of 255 below which images are the same.')
-@click.option('--out', metavar='JSON', required=True, help='File to write, for plot.py similarity.')
-@_ignore_names_option
-@_workers_option
+@cli.options('Main options',
+    click.option('--features', metavar='NPZ ...', multiple=True, help='Features of each model\'s samples.'),
+    click.option('--images', metavar='DIR|ZIP|NPZ ...', multiple=True,
+                 help='Samples of each model, for the matrix of MAE scores.'),
+    click.option('--names', metavar='STR ...', required=True, multiple=True,
+                 help='Names of the models, in this order.'),
+    click.option('--t', 'threshold', metavar='FLOAT', type=cli.FiniteRange(), default=0.6,
+                 help='RP scores: similarity above which images are the same. 0.6 suits SSCD descriptors; '
+                      'pixel descriptors need more, such as 0.97.'),
+    click.option('--mae-t', 'mae_threshold', metavar='FLOAT', type=cli.FiniteRange(min=0, max=255),
+                 default=15, help='MAE scores: mean difference of 255 below which images are the same.'),
+    _ignore_names_option)
+@cli.options('Output',
+    click.option('--out', metavar='JSON', required=True, help='File to write, for plot.py similarity.'))
+@cli.options('Performance', _workers_option)
 def matrix(features, images, names, threshold, mae_threshold, out, ignore_names, workers):
     """RP and MAE scores of all pairs of models.
 
@@ -292,7 +296,7 @@ def matrix(features, images, names, threshold, mae_threshold, out, ignore_names,
             print(f'{key.upper()} scores, of {result[key]["total"]} pairs of images each')
             for name, row in zip(names, result[key]['value'], strict=True):
                 print(' '.join(f'{value:.4f}' for value in row), name)
-    write_json(out, result | {'images': images, 'record': provenance.record(inputs=features)})
+    write_json(out, result | {'images': images, 'record': provenance.record(inputs=[*features, *images])})
     print(f'wrote {out}')
 
 

@@ -45,7 +45,7 @@ def test_help_says_what_every_option_means(name):
 def test_many_options_stand_in_groups(name):
     command = COMMANDS[name]
     sections = option_sections(command, click.Context(command))
-    assert len(command.params) <= 10 or len(sections.get('Options', [])) <= 1, sections  # --help
+    assert len(command.params) <= 7 or len(sections.get('Options', [])) <= 1, sections  # --help
 
 
 def examples(script: str, text: str) -> list[list[str]]:

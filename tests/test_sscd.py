@@ -174,6 +174,7 @@ def test_matrix_holds_the_scores_of_all_pairs(folder, tmp_path):
     assert content['mae']['value'] == [[1] * 3] * 3
     assert (content['rp']['total'], content['mae']['total']) == (300, 5)
     assert f'{rp:.4f} 1.0000 {rp:.4f} b' in result.stdout
+    assert content['record']['inputs'].keys() == {*map(str, files), str(folder[0])}
 
 
 def test_sscd_features_are_the_networks_and_the_same_from_two_processes(folder, tmp_path):

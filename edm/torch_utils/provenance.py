@@ -77,7 +77,7 @@ def _options(params: dict) -> dict:
 
 
 def _are_integers(value) -> bool:
-    return isinstance(value, (list, tuple)) and all(type(item) is int for item in value)
+    return isinstance(value, (list, tuple)) and len(value) > 0 and all(type(item) is int for item in value)
 
 
 def _plain(value):

@@ -14,13 +14,14 @@ from torch_utils import cli, provenance
 @click.option('--steps', type=int, default=18)
 @click.option('--seeds', type=cli.IntList(), default='0-2')
 @click.option('--most', type=float, default=float('inf'))
+@click.option('--names', multiple=True)
 def script(**opts):
     click.echo(json.dumps(provenance.record(seed=np.int64(7)), allow_nan=False))
 
 
 def test_the_card_says_what_made_a_result():
     card = json.loads(run(script, '--steps=4').stdout)
-    assert card['options'] == {'steps': 4, 'seeds': '0-2', 'most': 'inf'}
+    assert card['options'] == {'steps': 4, 'seeds': '0-2', 'most': 'inf', 'names': []}
     assert card['seed'] == 7
     assert (card['torch'], card['numpy']) == (torch.__version__, np.__version__)
     assert card['command']
