@@ -17,7 +17,7 @@ from torch_utils import cli
     click.option('--seeds', metavar='LIST', type=cli.IntList(), default='0-63', help='One image per seed.'),
     click.option('--class', 'class_idx', metavar='INT', type=click.IntRange(min=0),
                  help='Class of all images.  [default: drawn by each seed]'),
-    click.option('--batch', metavar='INT|auto', type=cli.IntOrAuto(), default='auto',
+    click.option('--batch', metavar='INT|auto', type=cli.IntOrAuto(), default=64,
                  help='Largest batch; auto: what fits the memory of a GPU, what is fast on a CPU.'),
     click.option('--precision', type=click.Choice(['fp32', 'fp16', 'bf16']),
                  help='Of the features in the network, where the device has it.  [default: as in the '
