@@ -241,7 +241,7 @@ def _run(job, plan, *, jobs, gpus, adopt, emit, dry_run) -> bool:
     """Run the stages of an experiment; or, as False, print them."""
     from evaluation.stages import run_stages
 
-    stages = plan(replace(job, device='cuda') if gpus else job)
+    stages = plan(replace(job, device='auto') if gpus else job)
     if dry_run or emit:
         _print_plan(stages, emit)
         return False
