@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
@@ -40,7 +41,7 @@ def new_figure(height: float) -> Figure:
     return figure
 
 
-def add_axes(figure: Figure, left: float, bottom: float, width: float, height: float):
+def add_axes(figure: Figure, left: float, bottom: float, width: float, height: float) -> Axes:
     """Axes at a place in inches from the lower left corner."""
     total_width, total_height = figure.get_size_inches()
     box = (left / total_width, bottom / total_height, width / total_width, height / total_height)

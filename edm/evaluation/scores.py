@@ -105,7 +105,7 @@ class Share:
     low: float = field(init=False)
     high: float = field(init=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         low, high = wilson_interval(self.count, self.total)
         for name, number in (('value', self.count / self.total), ('low', low), ('high', high)):
             object.__setattr__(self, name, number)

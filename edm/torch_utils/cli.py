@@ -11,6 +11,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import click
 
@@ -26,7 +27,7 @@ class Command(click.Command):
     interrupted. Under torchrun a usage error, which all processes see, is printed by rank 0 only.
     """
 
-    def main(self, *args, standalone_mode: bool = True, **kwargs):
+    def main(self, *args: Any, standalone_mode: bool = True, **kwargs: Any) -> Any:
         if not standalone_mode:
             return super().main(*args, standalone_mode=False, **kwargs)
         _search_little_garbage()
@@ -48,8 +49,7 @@ class Command(click.Command):
         except (click.Abort, KeyboardInterrupt):
             _fail('interrupted', status=130)
 
-
-    def format_options(self, ctx, formatter) -> None:
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Options under the headings that `options` gave them, in the order of their first options."""
         for title, params in option_sections(self, ctx).items():
             records = [record for param in params if (record := param.get_help_record(ctx))]
@@ -115,7 +115,7 @@ class ListCommand(Command):
     `--names a b` is `--names a --names b`: all up to the next word with a dash belongs to the option.
     """
 
-    def parse_args(self, ctx, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         repeatable = {opt for param in self.params if getattr(param, 'multiple', False) for opt in param.opts}
         spread, option, first = [], None, False
         for arg in args:
@@ -228,7 +228,7 @@ def _device(value: str) -> str:
     return value
 
 
-def churn_options(command):
+def churn_options(command: Callable) -> Callable:
     """The options --rho, --S_churn, --S_min, --S_max and --S_noise of the EDM sampler."""
     options = (
         click.option('--rho', metavar='FLOAT', type=FiniteRange(min=0, min_open=True), default=7,

@@ -3,6 +3,7 @@
 import contextlib
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
@@ -63,7 +64,7 @@ def barrier() -> None:
         torch.distributed.barrier()
 
 
-def from_rank0(value):
+def from_rank0(value: Any) -> Any:
     """Rank 0's `value`, a small picklable object, on every process."""
     if world_size() == 1:
         return value
@@ -72,7 +73,7 @@ def from_rank0(value):
     return box[0]
 
 
-def gather(value) -> list:
+def gather(value: Any) -> list:
     """Every process's `value` (a small picklable object), in order of rank, on every process."""
     if world_size() == 1:
         return [value]
@@ -99,7 +100,7 @@ def shared_errors() -> Iterator[None]:
         raise SystemExit(1)
 
 
-def print0(*args, **kwargs) -> None:
+def print0(*args: Any, **kwargs: Any) -> None:
     """Print on rank 0 only."""
     if rank() == 0:
         print(*args, flush=True, **kwargs)

@@ -9,7 +9,7 @@ class UserError(ValueError):
     """
 
 
-def shown(text, limit: int = 100) -> str:
+def shown(text: object, limit: int = 100) -> str:
     """`text` from a file as one quoted, printable line of bounded length."""
     text = str(text)
     return ascii(text if len(text) <= limit else text[:limit - 3] + '...')

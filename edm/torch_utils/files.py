@@ -8,6 +8,7 @@ import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO, Any
 
 import click
 
@@ -15,7 +16,7 @@ from torch_utils.errors import UserError
 
 
 @contextlib.contextmanager
-def atomic_write(path: str | os.PathLike, mode: str = 'wb'):
+def atomic_write(path: str | os.PathLike, mode: str = 'wb') -> Iterator[IO]:
     """Open a file beside `path` for writing; it takes `path`'s place once all of it is on the disk.
 
     Text is UTF-8. If the body raises, nothing remains and an older `path` stays as it was.
@@ -50,7 +51,7 @@ def locked(path: str | os.PathLike, doing: str) -> Iterator[None]:
         yield
 
 
-def write_json(path: str | os.PathLike, value) -> None:
+def write_json(path: str | os.PathLike, value: Any) -> None:
     """Write `value` as indented JSON, whole or not at all."""
     with atomic_write(path, 'w') as file:
         json.dump(value, file, indent=2)

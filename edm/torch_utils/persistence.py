@@ -19,7 +19,7 @@ _classes = {}  # name -> class, filled by @persistent_class
 _sources = {}  # name of a module with such classes -> its text
 
 
-def persistent_class(cls):
+def persistent_class(cls: type) -> type:
     """Class decorator: record the constructor's arguments and pickle objects in the snapshot form.
 
     Objects get `_init_args` and `_init_kwargs`, the arguments as given to the outermost constructor.

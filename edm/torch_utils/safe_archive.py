@@ -1,9 +1,11 @@
 """A reader of torch.save files from strangers, for state files; it runs no code in them."""
 
 import io
+import os
 import pickle
 import warnings
 import zipfile
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +13,7 @@ import torch
 from torch_utils.safe_pickle import Bounded, StorageUnpickler, require
 
 
-def safe_load_archive(path):
+def safe_load_archive(path: str | os.PathLike) -> Any:
     """As `safe_pickle.safe_load`, for torch.save's present form: a zip of a pickle and the tensors' numbers.
 
     Raises pickle.UnpicklingError as there.

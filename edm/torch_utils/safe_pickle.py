@@ -36,7 +36,7 @@ class PersistentObject:
     source_hash: str | None
 
 
-def safe_load(file):
+def safe_load(file: typing.BinaryIO) -> typing.Any:
     """The object in a pickle, with records in place of what would need code to be run.
 
     file: a seekable binary file. OrderedDict and EasyDict become dict, numpy scalars Python numbers,
@@ -57,19 +57,19 @@ def safe_load(file):
 class Bounded:
     """A file that reads no more than it holds: a pickle may claim any length for what follows."""
 
-    def __init__(self, file):
+    def __init__(self, file: typing.BinaryIO):
         self._file = file
         start = file.tell()
         self._size = file.seek(0, io.SEEK_END)
         file.seek(start)
         self.readline = functools.partial(file.readline, 1000)  # longer than any name
 
-    def read(self, size):
+    def read(self, size: int) -> bytes:
         if size > 1 << 16 and size > self._size - self._file.tell():
             raise EOFError
         return self._file.read(size)
 
-    def skip(self, size) -> '_Piece':
+    def skip(self, size: int) -> '_Piece':
         """The next `size` bytes, to be read later."""
         start = self._file.tell()
         if size > self._size - start:

@@ -1,5 +1,8 @@
 """Which random numbers a run and a sample see."""
 
+from collections.abc import Iterable, Sequence
+from types import ModuleType
+
 import numpy as np
 import torch
 
@@ -11,10 +14,10 @@ class SampleGenerators:
     A CUDA generator gives other numbers than a CPU generator for the same seed.
     """
 
-    def __init__(self, seeds, device: torch.device):
+    def __init__(self, seeds: Iterable[int], device: torch.device):
         self.generators = [torch.Generator(device).manual_seed(int(seed) % (1 << 32)) for seed in seeds]
 
-    def randn(self, shape, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    def randn(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> torch.Tensor:
         """Standard normal [number of seeds, *shape]."""
         draws = [torch.randn(shape, generator=g, device=g.device, dtype=dtype) for g in self.generators]
         return torch.stack(draws)
@@ -33,14 +36,14 @@ def seed_training(seed: int, rank: int, world_size: int) -> None:
     torch.manual_seed(np.random.randint(1 << 31))
 
 
-def numpy_state(rng) -> dict:
+def numpy_state(rng: np.random.RandomState | ModuleType) -> dict:
     """The state of a numpy RandomState, or of `np.random`, as numbers and an int64 tensor (a copy)."""
     _, words, position, has_gauss, gauss = rng.get_state()
     return {'rng_words': torch.from_numpy(words.astype(np.int64)), 'rng_position': position,
             'rng_gauss': [has_gauss, gauss]}
 
 
-def set_numpy_state(rng, state: dict) -> None:
+def set_numpy_state(rng: np.random.RandomState | ModuleType, state: dict) -> None:
     """Continue from `numpy_state`."""
     words = np.array(state['rng_words'].tolist(), dtype=np.uint32)
     has_gauss, gauss = state['rng_gauss']
