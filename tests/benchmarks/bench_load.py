@@ -45,7 +45,7 @@ def rows() -> Iterator[Row]:
     """The rows of the table."""
     with tempfile.TemporaryDirectory() as folder:
         many, few = (write_images(Path(folder) / str(count), count) for count in (MANY, FEW))
-        peaks = [convert(path, path.with_suffix('.zip'), SIDE, workers=2) for path in (many, few)]
+        peaks = [convert(path, path.with_suffix('.zip'), SIDE, workers=2)[0] for path in (many, few)]
         yield _growth(f'dataset_tool.py, {MANY:,} images', *peaks, note='largest of three processes')
         peaks = [load(path.with_suffix('.zip'), 'anew') for path in (many, few)]
         yield _growth(f'loader, decoded at every access, {MANY:,} images', peaks[0][0], peaks[1][0],
