@@ -84,7 +84,7 @@ def _speed(source: Path, folder: Path, kind: str, side: int, must: bool) -> Iter
                    f'load {os.getloadavg()[0]:.1f}')
     cpu = statistics.median(used[1]), statistics.median(used[0])
     yield Row(what='  the same in CPU time of all processes', ours=cpu[0], unit='s', baseline=cpu[1],
-              ratio=cpu[0] / cpu[1], note='what 2 cores can gain at most is 2 over this ratio, less the start')
+              ratio=cpu[0] / cpu[1], note='2 over this is what 2 cores can gain at most')
 
 
 def _memory(source: Path, folder: Path) -> Row:
