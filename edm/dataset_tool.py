@@ -45,7 +45,8 @@ class Size(click.ParamType):
     'Performance',
     click.option('--workers', metavar='INT', type=click.IntRange(1, 256),
                  help='Processes that decode and encode.  [default: one per core]'))
-def main(source, dest, max_images, random_subset, transform, resolution, workers):
+def main(source: str, dest: str, max_images: int | None, random_subset: int | None, transform: str | None,
+         resolution: tuple[int, int] | None, workers: int | None) -> None:
     """Turn images as they come into a data set to train on.
 
     The data set is a folder or an uncompressed .zip of square PNG images, whose side is a power of two, and

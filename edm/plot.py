@@ -8,7 +8,7 @@ from torch_utils import cli
 
 
 @click.group(cls=cli.Group, context_settings={'show_default': True, 'max_content_width': 100})
-def main():
+def main() -> None:
     """Draw the papers' figures from files of numbers."""
 
 
@@ -28,7 +28,8 @@ _out_option = click.option('--out', metavar='PNG|PDF', required=True,
 @click.option('--threshold', metavar='FLOAT', type=cli.FiniteRange(min=-1, max=1),
               help='With --scores at several thresholds: the main one.')
 @_out_option
-def regimes(results, scores, data, kimg, threshold, out):
+def regimes(results: str | None, scores: tuple[str, ...], data: str, kimg: float | None,
+            threshold: float | None, out: str) -> None:
     """RP and GL scores over training-set size.
 
     The picture of paper 1 (arXiv 2310.05264), figure 2.
@@ -56,7 +57,7 @@ def regimes(results, scores, data, kimg, threshold, out):
 @main.command()
 @click.option('--results', metavar='JSON', required=True, help='Scores, as reproduce.py regimes writes them.')
 @_out_option
-def denoisers(results, out):
+def denoisers(results: str, out: str) -> None:
     """RP scores with the denoisers that a training set has in closed form, over its size.
 
     The picture of paper 1 (arXiv 2310.05264), figure 4 left, and the same for the Gaussian denoiser.
@@ -86,7 +87,8 @@ def denoisers(results, out):
 @click.option('--columns', metavar='INT', type=click.IntRange(min=1, max=40), default=10,
               help='Samples side by side.')
 @_out_option
-def neighbors(neighbors, samples, training, count, top, columns, out):
+def neighbors(neighbors: str, samples: str | None, training: str | None, count: int, top: bool, columns: int,
+              out: str) -> None:
     """Samples above their nearest training images, sorted by similarity.
 
     \b
@@ -109,7 +111,7 @@ def neighbors(neighbors, samples, training, count, top, columns, out):
 @main.command()
 @click.option('--matrix', metavar='JSON', required=True, help='File that sscd.py matrix wrote.')
 @_out_option
-def similarity(matrix, out):
+def similarity(matrix: str, out: str) -> None:
     """Heat maps of RP and MAE scores of all pairs of models.
 
     The picture of paper 1 (arXiv 2310.05264), figures 6 and 12.
@@ -129,7 +131,7 @@ def similarity(matrix, out):
 @main.command()
 @click.argument('run_dirs', metavar='RUN_DIR...', nargs=-1, required=True)
 @_out_option
-def training(run_dirs, out):
+def training(run_dirs: tuple[str, ...], out: str) -> None:
     """Loss, learning rate and images per second of training runs.
 
     RUN_DIR: folders that train.py or trainMoLRG.py made, finished or not.
@@ -153,7 +155,7 @@ def training(run_dirs, out):
 @click.option('--max_snr', metavar='FLOAT', type=cli.FiniteRange(min=0, min_open=True),
               help='Show 1/sigma up to here only.')
 @_out_option
-def jacobian(ranks, axis, max_snr, out):
+def jacobian(ranks: tuple[str, ...], axis: str, max_snr: float | None, out: str) -> None:
     """Numerical rank of Jacobians over noise levels.
 
     The picture of paper 2 (arXiv 2409.02426), figure 3.
@@ -179,7 +181,7 @@ def jacobian(ranks, axis, max_snr, out):
 @click.option('--results', metavar='JSON ...', multiple=True, required=True,
               help='Files that reproduce.py phase-transition wrote.')
 @_out_option
-def phase_transition(results, out):
+def phase_transition(results: tuple[str, ...], out: str) -> None:
     """Recovery of low-rank classes over the number of their samples.
 
     The picture of the phase transition of paper 2 (arXiv 2409.02426).

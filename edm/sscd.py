@@ -12,7 +12,7 @@ from torch_utils.errors import UserError
 
 
 @click.group(cls=cli.Group, context_settings={'show_default': True, 'max_content_width': 100})
-def main():
+def main() -> None:
     """Reproducibility (RP) and generalization (GL) scores of samples.
 
     \b
@@ -78,7 +78,8 @@ _ignore_names_option = click.option('--ignore-names', is_flag=True,
                  help='Images at a time, per process.'),
     _workers_option,
     cli.device_option)
-def feature(images, features, descriptor, model, batch, workers, device):
+def feature(images: str, features: str, descriptor: str, model: str | None, batch: int, workers: int | None,
+            device: str) -> None:
     """Compute one descriptor per image.
 
     They become the array `features`, float32 [N, D], of an .npz file; other software reads and writes such
@@ -139,7 +140,8 @@ def _feature_card(images: str, device) -> dict:
 @main.command(cls=cli.ListCommand)
 @_score_options
 @cli.options('Main options', _ignore_names_option)
-def rpscore(source, target, threshold, json_path, size, widths, device, ignore_names):
+def rpscore(source: str, target: str, threshold: float, json_path: str | None, size: int | None,
+            widths: tuple[int, ...], device: str, ignore_names: bool) -> None:
     """Reproducibility (RP) score of two models.
 
     The share of rows i in which source and target show the same image.
@@ -172,7 +174,8 @@ def rpscore(source, target, threshold, json_path, size, widths, device, ignore_n
     click.option('--neighbors', metavar='NPZ', callback=_npz_name,
                  help='Also keep each sample\'s nearest training image and similarity, for plot.py '
                       'neighbors.'))
-def mscore(source, target, threshold, json_path, size, widths, device, neighbors):
+def mscore(source: str, target: str, threshold: float, json_path: str | None, size: int | None,
+           widths: tuple[int, ...], device: str, neighbors: str | None) -> None:
     """Generalization (GL) score of samples.
 
     The share of source rows that no target row resembles. It is 1 - memorized fraction, and printed as the
@@ -216,7 +219,7 @@ def mscore(source, target, threshold, json_path, size, widths, device, neighbors
               help='Images are the same if their pixels differ by less than this of 255 on average.')
 @click.option('--json', 'json_path', metavar='FILE', help='Write the numbers there as well.')
 @_workers_option
-def maescore(source, target, threshold, json_path, workers):
+def maescore(source: str, target: str, threshold: float, json_path: str | None, workers: int | None) -> None:
     """MAE score of two models: RP score by pixels.
 
     The share of same-named images (folder and extension apart) whose mean absolute difference in RGB, on
@@ -257,7 +260,8 @@ def maescore(source, target, threshold, json_path, workers):
 @cli.options('Output',
     click.option('--out', metavar='JSON', required=True, help='File to write, for plot.py similarity.'))
 @cli.options('Performance', _workers_option)
-def matrix(features, images, names, threshold, mae_threshold, out, ignore_names, workers):
+def matrix(features: tuple[str, ...], images: tuple[str, ...], names: tuple[str, ...], threshold: float,
+           mae_threshold: float, out: str, ignore_names: bool, workers: int | None) -> None:
     """RP and MAE scores of all pairs of models.
 
     All samples must be from the same noises, in the same order.
