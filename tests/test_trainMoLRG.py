@@ -121,6 +121,18 @@ def test_runs_go_on(tmp_path):
            says=('--resumedir', str(none)))
 
 
+def test_a_resumed_low_rank_run_ends_with_the_same_bits(tmp_path):
+    """Its learning rate falls over the whole run, and the start drawn from the data plays no part."""
+    args = ('--arch=param-mlp', '--duration=0.002', '--dump=1')
+    train(tmp_path, *args, '--desc=whole')
+    (whole,) = (tmp_path / 'runs' / FOLDER).glob('*-whole')
+    train(tmp_path, *args, '--desc=more', f'--resume={whole / "training-state-000001.pt"}')
+    (more,) = (tmp_path / 'runs' / FOLDER).glob('*-more')
+    states = [torch.load(folder / 'training-state-000002.pt') for folder in (whole, more)]
+    for part in ('net', 'ema'):
+        assert torch.equal(states[0][part]['bases'], states[1][part]['bases'])
+
+
 def test_two_processes_share_data_and_training(tmp_path):
     torchrun(2, 'trainMoLRG.py', f'--path={tmp_path / "data"}', f'--outdir={tmp_path / "runs"}', *DATA, *TINY,
              '--arch=param-mlp')

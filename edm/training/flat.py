@@ -90,7 +90,11 @@ class FlatOptimizer:
         self._vector = torch.nn.Parameter(parameters.vector)  # the same memory
         self._vector.grad = gradients.flat
         self.optimizer = make([self._vector])
-        self.param_groups = self.optimizer.param_groups
+
+    @property
+    def param_groups(self) -> list[dict]:
+        """The optimizer's; it makes new ones as it takes over a state."""
+        return self.optimizer.param_groups
 
     def step(self) -> None:
         """Change the parameters by the gradients."""
