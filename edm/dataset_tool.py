@@ -12,7 +12,8 @@ class Size(click.ParamType):
 
     name = 'WxH'
 
-    def convert(self, value, param, ctx) -> tuple[int, int]:
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None,
+                ) -> tuple[int, int]:
         if isinstance(value, tuple):
             return value
         match = re.fullmatch(r'\s*(\d+)\s*[xX,]\s*(\d+)\s*', value)

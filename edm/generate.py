@@ -79,13 +79,14 @@ def main(**opts):
     sampler = _sampler(opts, net)
     settings |= {'class': opts['class_idx'], 'device': device.type, **sampler}
 
+    inputs = [path for path in (opts['network'], opts['dataset']) if path]
     outdir, seeds = make_output_dir(opts['outdir']), opts['seeds']
     for option in ('grid', 'trajectory'):
         if opts[option]:
             make_output_dir(Path(opts[option]).parent, f'--{option}')
     todo = distributed.from_rank0(generation.begin_folder(
-        outdir, settings, seeds, subdirs=opts['subdirs'], resume=opts['resume'])
-        if distributed.rank() == 0 else None)
+        outdir, settings, seeds, subdirs=opts['subdirs'], resume=opts['resume'],
+        inputs=inputs) if distributed.rank() == 0 else None)
     threads, batch = 1, pace.DEFAULT_BATCH if opts['batch'] == 'auto' else opts['batch']
     if not _data_denoiser(opts):
         threads = pace.batch_threads(device)
@@ -108,7 +109,7 @@ def main(**opts):
             parts.append(samples)
     distributed.barrier()
     if opts['trajectory']:
-        generation.write_trajectory(Path(opts['trajectory']), parts, todo, settings)
+        generation.write_trajectory(Path(opts['trajectory']), parts, todo, settings, inputs=inputs)
     if opts['grid'] and distributed.rank() == 0:
         generation.write_sheet(Path(opts['grid']), outdir, seeds, subdirs=opts['subdirs'])
     distributed.print0(f'{len(todo)} images: {outdir}')

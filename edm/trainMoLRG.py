@@ -26,7 +26,7 @@ class Resume(click.ParamType):
 
     name = 'bool or path'
 
-    def convert(self, value, param, ctx):
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None):
         """False, True, or the path of something that exists."""
         if isinstance(value, str) and Path(value).exists() and value not in ('0', '1'):
             return value

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+from evaluation.denoiser import Denoiser
 from evaluation.image_stream import map_ahead
 from evaluation.sampler import generalized_sampler
 from torch_utils import distributed, provenance
@@ -44,7 +45,7 @@ class Samples:
     denoised: np.ndarray | None = None
 
 
-def begin(net, seeds: Sequence[int], device: torch.device, class_idx: int | None = None,
+def begin(net: Denoiser, seeds: Sequence[int], device: torch.device, class_idx: int | None = None,
           ) -> tuple[SampleGenerators, torch.Tensor, torch.Tensor | None]:
     """What each seed draws first from its own generator on `device`.
 
@@ -62,7 +63,7 @@ def begin(net, seeds: Sequence[int], device: torch.device, class_idx: int | None
 
 
 @torch.inference_mode()
-def sample(net, seeds: Sequence[int], device: torch.device, *, class_idx: int | None = None,
+def sample(net: Denoiser, seeds: Sequence[int], device: torch.device, *, class_idx: int | None = None,
            trajectory: bool = False, **options) -> Samples:
     """One image per seed.
 
@@ -106,13 +107,14 @@ def image_path(outdir: Path, seed: int, subdirs: bool) -> Path:
 
 
 def begin_folder(outdir: Path, settings: dict, seeds: Sequence[int], *, subdirs: bool, resume: bool,
-                 ) -> list[int]:
+                 inputs: Sequence[str] = ()) -> list[int]:
     """Record in `outdir`/generation.json what makes its images; returns the seeds that are still to be done.
 
-    settings: all that decides the pixels, as JSON takes it. With `resume`, images that are there stay.
+    settings: all that decides the pixels. inputs: files, for the record. With `resume`, images that are there
+    stay.
     Raises UserError if `resume` is asked for where images were made with other settings, or nobody knows how.
     """
-    settings = {name: str(value) if value == math.inf else value for name, value in settings.items()}
+    settings = _json_settings(settings)
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
     record = _read_record(outdir / RECORD)
     runs = record.get('runs', []) if record.get('settings_sha256') == key else []
@@ -129,8 +131,13 @@ def begin_folder(outdir: Path, settings: dict, seeds: Sequence[int], *, subdirs:
             image_path(outdir, seed, subdirs).unlink()
     write_json(outdir / RECORD, {
         'settings': settings, 'settings_sha256': key,
-        'runs': [*runs, {'seeds': shorten(seeds), **provenance.record()}]})
+        'runs': [*runs, {'seeds': shorten(seeds), **provenance.record(inputs=inputs)}]})
     return [seed for seed in seeds if not (resume and seed in there)]
+
+
+def _json_settings(settings: dict) -> dict:
+    """Settings as JSON can hold them, which has no infinity."""
+    return {name: str(value) if value == math.inf else value for name, value in settings.items()}
 
 
 def _read_record(path: Path) -> dict:
@@ -202,11 +209,12 @@ def write_sheet(path: Path, outdir: Path, seeds: Sequence[int], *, subdirs: bool
     write_png(path, make_grid(np.stack(images), columns=math.ceil(math.sqrt(len(images)))))
 
 
-def write_trajectory(path: Path, parts: Sequence[Samples], seeds: Sequence[int], settings: dict) -> None:
+def write_trajectory(path: Path, parts: Sequence[Samples], seeds: Sequence[int], settings: dict, *,
+                     inputs: Sequence[str] = ()) -> None:
     """Write the trajectories of all processes to an `.npz`; called on each, rank 0 writes.
 
     Arrays, in the order of `seeds`: `seeds` int64 [N], `sigma` float64 [steps], `x` float64 and `denoised`
-    [N, steps, C, H, W], `images` uint8 [N, C, H, W]; and `provenance`, JSON text.
+    [N, steps, C, H, W], `images` uint8 [N, C, H, W]; and `provenance`, JSON text. inputs: files, for it.
     """
     parts = [part for share in distributed.gather(list(parts)) for part in share]
     if distributed.rank() != 0:
@@ -215,6 +223,6 @@ def write_trajectory(path: Path, parts: Sequence[Samples], seeds: Sequence[int],
     order = [made.index(seed) for seed in seeds]
     arrays = {name: np.concatenate([getattr(part, name) for part in parts])[order]
               for name in ('x', 'denoised', 'images')}
-    record = json.dumps({**provenance.record(), 'settings': settings})
+    record = json.dumps({**provenance.record(inputs=inputs), 'settings': _json_settings(settings)})
     with atomic_write(path) as file:
         np.savez(file, seeds=np.array(seeds), sigma=parts[0].sigma, provenance=np.array(record), **arrays)

@@ -2,6 +2,7 @@
 
 import torch
 
+from evaluation.denoiser import Denoiser
 from evaluation.sampler import widest_float
 from torch_utils import distributed
 from torch_utils.errors import UserError
@@ -54,7 +55,7 @@ def batch_threads(device: torch.device) -> int:
     return torch.get_num_threads() if device.type == 'cpu' else 1
 
 
-def auto_batch(net, device: torch.device, most: int) -> int:
+def auto_batch(net: Denoiser, device: torch.device, most: int) -> int:
     """The batch for sampling a network, at most `most`; the same on all processes.
 
     On a CPU by the number of pixels; on a GPU the largest power of two that fits its memory, by trial.
@@ -69,7 +70,7 @@ def auto_batch(net, device: torch.device, most: int) -> int:
 
 
 @torch.inference_mode()
-def largest_that_fits(net, device: torch.device, most: int) -> int:
+def largest_that_fits(net: Denoiser, device: torch.device, most: int) -> int:
     """The largest power of two, from the first that is not below `most`, for which memory suffices.
 
     Raises UserError if it does not suffice for one image.

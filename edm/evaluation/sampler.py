@@ -13,12 +13,13 @@ from typing import NamedTuple
 
 import torch
 
+from evaluation.denoiser import Denoiser
 from evaluation.schedules import DEFAULT_RANGES, DISCRETIZATIONS, SCALINGS, SCHEDULES
 
 SOLVERS = ('euler', 'heun')
 
 
-def edm_sampler(net, latents: torch.Tensor, class_labels: torch.Tensor | None = None, *,
+def edm_sampler(net: Denoiser, latents: torch.Tensor, class_labels: torch.Tensor | None = None, *,
                 solver: str = 'heun', randn: Callable | None = None, num_steps: int = 18,
                 sigma_min: float = 0.002, sigma_max: float = 80, rho: float = 7, S_churn: float = 0,
                 S_min: float = 0, S_max: float = math.inf, S_noise: float = 1,
@@ -33,7 +34,7 @@ def edm_sampler(net, latents: torch.Tensor, class_labels: torch.Tensor | None = 
 
 
 @torch.no_grad()
-def generalized_sampler(net, latents: torch.Tensor, class_labels: torch.Tensor | None = None, *,
+def generalized_sampler(net: Denoiser, latents: torch.Tensor, class_labels: torch.Tensor | None = None, *,
                         solver: str = 'heun', randn: Callable | None = None,
                         on_step: Callable | None = None, **options) -> torch.Tensor:
     """The generalised sampler (Karras et al. 2022, Table 1 and Sec. 4).
@@ -108,9 +109,9 @@ class Plan:
     has_noise: bool
 
 
-def plan_steps(net, *, num_steps: int = 18, sigma_min: float | None = None, sigma_max: float | None = None,
-               rho: float = 7, disc: str = 'edm', schedule: str = 'linear', scaling: str = 'none',
-               S_churn: float = 0, S_min: float = 0, S_max: float = math.inf, S_noise: float = 1,
+def plan_steps(net: Denoiser, *, num_steps: int = 18, sigma_min: float | None = None,
+               sigma_max: float | None = None, rho: float = 7, disc: str = 'edm',
+               schedule: str = 'linear', scaling: str = 'none', S_churn: float = 0, S_min: float = 0, S_max: float = math.inf, S_noise: float = 1,
                levels: Sequence[float] | None = None) -> Plan:
     """Noise levels, times and weights of a sampling run, all known before it begins.
 
@@ -148,7 +149,7 @@ def plan_steps(net, *, num_steps: int = 18, sigma_min: float | None = None, sigm
     return Plan(steps=steps, has_noise=S_churn > 0)
 
 
-def clip_range(net, sigma_min: float | None, sigma_max: float | None, disc: str = 'edm',
+def clip_range(net: Denoiser, sigma_min: float | None, sigma_max: float | None, disc: str = 'edm',
                ) -> tuple[float, float]:
     """The range of noise levels for a denoiser: as given, None meaning the usual one of `disc`, but no wider
     than what `net` supports.

@@ -136,7 +136,7 @@ def _is_number(text: str) -> bool:
 class FiniteRange(click.FloatRange):
     """Like click's, which also takes nan and, without bounds, inf, and describes no bounds as `x<=None`."""
 
-    def convert(self, value, param, ctx) -> float:
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> float:
         number = super().convert(value, param, ctx)
         if not math.isfinite(number):
             self.fail(f'{value!r} is no finite number', param, ctx)
@@ -151,7 +151,7 @@ class IntOrAuto(click.ParamType):
 
     name = 'int|auto'
 
-    def convert(self, value, param, ctx) -> int | str:
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
         if value == 'auto' or (isinstance(value, int) and value >= 1):
             return value
         if not re.fullmatch(r'0*[1-9]\d*', str(value)):
@@ -164,7 +164,7 @@ class IntList(click.ParamType):
 
     name = 'list'
 
-    def convert(self, value, param, ctx) -> list[int]:
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> list[int]:
         if isinstance(value, list):
             return value
         try:
@@ -178,7 +178,7 @@ class FloatList(click.ParamType):
 
     name = 'list'
 
-    def convert(self, value, param, ctx) -> list[float]:
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> list[float]:
         if isinstance(value, list):
             return value
         number = FiniteRange(min=0, min_open=True)

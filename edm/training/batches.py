@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 
 from torch_utils import distributed
+from training.data_form import Dataset
 from training.data_order import InfiniteSampler
 
 BATCHES_AHEAD = 2  # per worker
@@ -14,14 +15,13 @@ BATCHES_AHEAD = 2  # per worker
 class Batches:
     """Iterator over this process's micro-batches (images [N, C, H, W], labels float32 [N, label_dim]).
 
-    Images are float32 in [-1, 1], contiguous, on the device. The data set has `len()`, `images(indices)` with
-    values on the 0..255 scale (uint8 or float32) and `labels(indices)`.
+    Images are float32 in [-1, 1], contiguous, on the device.
 
     size: N. seed: of the order, the same on every process.
     workers: threads that read batches ahead, for data sets that decode at every access; 0 reads in place.
     """
 
-    def __init__(self, dataset, *, size: int, seed: int, device: torch.device, workers: int = 0):
+    def __init__(self, dataset: Dataset, *, size: int, seed: int, device: torch.device, workers: int = 0):
         self._dataset, self._size, self._device = dataset, size, device
         self._order = self._new_order(seed)
         # Reading ahead has its own place in the order: the state of the one above is that of the last batch

@@ -3,6 +3,7 @@
 import torch
 
 from training.augment import AugmentPipe
+from training.data_form import Dataset
 from training.loss import EDMLoss, VELoss, VPLoss
 from training.low_rank import LowRankDenoiser
 from training.networks import PRECONDS
@@ -21,7 +22,7 @@ def build(kwargs: dict, *args, **more):
     return _CLASSES[kwargs['class_name']](*args, **arguments, **more)
 
 
-def build_network(network_kwargs: dict, dataset) -> torch.nn.Module:
+def build_network(network_kwargs: dict, dataset: Dataset) -> torch.nn.Module:
     """A preconditioned network for the images and labels of `dataset`, on the CPU.
 
     Raises ValueError where the arguments do not suit each other or the images.

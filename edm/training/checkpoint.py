@@ -10,6 +10,7 @@ from torch_utils.errors import UserError
 from torch_utils.files import atomic_write
 from torch_utils.seeding import numpy_state, set_numpy_state
 from training import old_states
+from training.data_form import Dataset
 from training.run_dir import states_in
 
 _KEYS = {'net', 'ema', 'optimizer_state', 'cur_nimg', 'cur_tick', 'tick_start_nimg', 'elapsed_sec',
@@ -66,7 +67,7 @@ def load_state(path: Path, option: str = '--resume') -> dict:
     return state
 
 
-def check_state(state: dict, net: torch.nn.Module, dataset, optimizer: str, where: str) -> None:
+def check_state(state: dict, net: torch.nn.Module, dataset: Dataset, optimizer: str, where: str) -> None:
     """Make sure that a run of this network, data set and kind of optimizer can go on from `state`.
 
     net: may be on the meta device. optimizer: such as 'torch.optim.Adam'. where: leads the messages.

@@ -2,6 +2,7 @@
 
 import io
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -109,7 +110,7 @@ class ImageDataset:
         """The file of each item relative to the path; images in an .npz file are called file.npz[number]."""
         return [self._source.names[i] for i in self._kept[self._rows]]
 
-    def images(self, indices=None) -> np.ndarray:
+    def images(self, indices: Sequence[int] | slice | None = None) -> np.ndarray:
         """Images uint8 [N, C, H, W] at `indices` (integers or a slice), or all; always a new array."""
         rows, mirrored = self._select(indices)
         if not self._cache:
@@ -121,7 +122,7 @@ class ImageDataset:
         images[mirrored] = images[mirrored, :, :, ::-1]
         return images
 
-    def labels(self, indices=None) -> np.ndarray:
+    def labels(self, indices: Sequence[int] | slice | None = None) -> np.ndarray:
         """Labels float32 [N, label_dim] at `indices` (integers or a slice), or all."""
         rows, _ = self._select(indices)
         if self._vectors is not None:

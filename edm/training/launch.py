@@ -13,6 +13,7 @@ from torch_utils import distributed, provenance
 from torch_utils.errors import UserError
 from training import checkpoint
 from training.config import TrainingConfig
+from training.data_form import Dataset
 from training.loop import train
 from training.run_dir import find_states, make_run_dir, run_id, snapshot_name
 from training.snapshot import load_snapshot
@@ -59,7 +60,7 @@ def _newest_whole_state(resume: str) -> tuple[Path, dict]:
     raise UserError(f'--resume {resume}: none of the states in this folder can be continued')
 
 
-def launch(config: TrainingConfig, dataset, make_net: Callable[[], torch.nn.Module], *, outdir: str,
+def launch(config: TrainingConfig, dataset: Dataset, make_net: Callable[[], torch.nn.Module], *, outdir: str,
            name: str | None, state: dict | None = None, run_dir: Path | None = None,
            ) -> tuple[Path, int | None]:
     """Join the other processes, make the run's folder, train.

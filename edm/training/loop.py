@@ -25,6 +25,7 @@ from training import checkpoint
 from training.batches import Batches
 from training.build import build, build_optimizer
 from training.config import LR_DECAYS, TrainingConfig, split_batch
+from training.data_form import Dataset
 from training.flat import FlatOptimizer, FlatParameters, Gradients
 from training.interrupt import StopSignals
 from training.kernels import choose_kernels, set_precision
@@ -43,8 +44,8 @@ from training.stats import Moments
 STEPS_TO_LOOK = 4  # on a GPU, between looks at what the processes note, each of which waits for it
 
 
-def train(config: TrainingConfig, dataset, make_net: Callable[[], torch.nn.Module], *, device: torch.device,
-          state: dict | None = None, source: torch.nn.Module | None = None,
+def train(config: TrainingConfig, dataset: Dataset, make_net: Callable[[], torch.nn.Module], *,
+          device: torch.device, state: dict | None = None, source: torch.nn.Module | None = None,
           card: dict | None = None) -> int | None:
     """Fit a network and leave options, snapshots, states, log.txt and stats.jsonl in the run's folder.
 
@@ -91,7 +92,7 @@ def _open_log(config: TrainingConfig, state: dict | None) -> RunLog:
     return log
 
 
-def prepare(config: TrainingConfig, dataset, make_net, *, device, log=None, state=None, source=None,
+def prepare(config: TrainingConfig, dataset: Dataset, make_net, *, device, log=None, state=None, source=None,
             card=None, signals=None) -> Run:
     """Build what a run needs, drawing random numbers in the recipe's order."""
     start_time = time.monotonic()

@@ -6,6 +6,7 @@ normal in these d dimensions and zero in all others. Values are unbounded, with 
 
 import os
 import pickle
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -124,11 +125,11 @@ class MoLRG:
         pixels = self._basis.reshape(shape.class_num, shape.resolution**2, CHANNELS, shape.per_class_dim)
         return pixels.transpose(1, 2).reshape(self._basis.shape)
 
-    def images(self, indices) -> np.ndarray:
+    def images(self, indices: Sequence[int] | slice | None) -> np.ndarray:
         """Samples at `indices`, on the 0..255 scale; float32 [N, C, H, W], a new array."""
         return (np.ascontiguousarray(self._data[np.asarray(indices)]) + np.float32(1)) * np.float32(127.5)
 
-    def labels(self, indices) -> np.ndarray:
+    def labels(self, indices: Sequence[int] | slice | None) -> np.ndarray:
         """Labels float32 [N, label_dim] at `indices`."""
         return np.eye(self.shape.class_num, self.label_dim, dtype=np.float32)[
             self._classes[np.asarray(indices)]]

@@ -23,6 +23,7 @@ from training.config import (
     TrainingConfig,
     split_batch,
 )
+from training.data_form import Dataset
 from training.run_dir import dir_to_go_on_in, next_run_dir, run_name
 
 
@@ -170,7 +171,7 @@ def shared_settings(opts: dict, *, resume: str | None) -> dict:
         'precision': opts['precision'], 'compile': opts['compile'], 'memory_format': opts['memory_format']}
 
 
-def start_run(config: TrainingConfig, dataset, opts: dict, *, outdir: str, named: str,
+def start_run(config: TrainingConfig, dataset: Dataset, opts: dict, *, outdir: str, named: str,
               prepare: Callable | None = None) -> Path | None:
     """Train, or with --dry-run print the settings. Writes nothing before everything suits everything.
 

@@ -6,11 +6,12 @@ import psutil
 import torch
 
 from torch_utils import distributed
+from training.data_form import Dataset
 from training.run import Run
 from training.stats import scalar
 
 
-def describe(run: Run, dataset) -> None:
+def describe(run: Run, dataset: Dataset) -> None:
     """Print the size of the network, of the data and of a step."""
     config, split = run.config, run.split
     parameters = sum(p.numel() for p in run.net.parameters())
