@@ -111,8 +111,8 @@ class Plan:
 
 def plan_steps(net: Denoiser, *, num_steps: int = 18, sigma_min: float | None = None,
                sigma_max: float | None = None, rho: float = 7, disc: str = 'edm',
-               schedule: str = 'linear', scaling: str = 'none', S_churn: float = 0, S_min: float = 0, S_max: float = math.inf, S_noise: float = 1,
-               levels: Sequence[float] | None = None) -> Plan:
+               schedule: str = 'linear', scaling: str = 'none', S_churn: float = 0, S_min: float = 0,
+               S_max: float = math.inf, S_noise: float = 1, levels: Sequence[float] | None = None) -> Plan:
     """Noise levels, times and weights of a sampling run, all known before it begins.
 
     num_steps: at least 2. sigma_min, sigma_max: range of the levels, None for the usual one of `disc`
