@@ -47,10 +47,13 @@ class AugmentPipe:
     one or three channels if colours change, and for ones that are not square if rotate_int does.
     """
 
-    def __init__(self, p=1, xflip=0, yflip=0, rotate_int=0, translate_int=0, translate_int_max=0.125, scale=0,
-                 rotate_frac=0, aniso=0, translate_frac=0, scale_std=0.2, rotate_frac_max=1, aniso_std=0.2,
-                 aniso_rotate_prob=0.5, translate_frac_std=0.125, brightness=0, contrast=0, lumaflip=0, hue=0,
-                 saturation=0, brightness_std=0.2, contrast_std=0.5, hue_max=1, saturation_std=1):
+    def __init__(self, p: float = 1, xflip: float = 0, yflip: float = 0, rotate_int: float = 0,
+                 translate_int: float = 0, translate_int_max: float = 0.125, scale: float = 0,
+                 rotate_frac: float = 0, aniso: float = 0, translate_frac: float = 0, scale_std: float = 0.2,
+                 rotate_frac_max: float = 1, aniso_std: float = 0.2, aniso_rotate_prob: float = 0.5,
+                 translate_frac_std: float = 0.125, brightness: float = 0, contrast: float = 0,
+                 lumaflip: float = 0, hue: float = 0, saturation: float = 0, brightness_std: float = 0.2,
+                 contrast_std: float = 0.5, hue_max: float = 1, saturation_std: float = 1):
         self.p = float(p)
         self.xflip = float(xflip)
         self.yflip = float(yflip)
@@ -76,7 +79,7 @@ class AugmentPipe:
         self.hue_max = float(hue_max)
         self.saturation_std = float(saturation_std)
 
-    def __call__(self, images):
+    def __call__(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         recolours = max(self.brightness, self.contrast, self.lumaflip, self.hue, self.saturation) > 0
         if recolours and images.shape[1] not in (1, 3):
             raise ValueError(f'colours can be changed in images of 1 or 3 channels, not {images.shape[1]}')

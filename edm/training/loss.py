@@ -13,6 +13,8 @@ what the augmentation draws, then the noise.
 The text of this file travels inside snapshots and is executed by other software there.
 """
 
+from collections.abc import Callable
+
 import torch
 
 from torch_utils import persistence
@@ -32,12 +34,13 @@ def _weighted_error(net, images, labels, augment_pipe, sigma, weight):
 class VPLoss:
     """For `VPPrecond`: times uniform in [epsilon_t, 1], errors counted in units of the noise."""
 
-    def __init__(self, beta_d=19.9, beta_min=0.1, epsilon_t=1e-5):
+    def __init__(self, beta_d: float = 19.9, beta_min: float = 0.1, epsilon_t: float = 1e-5):
         self.beta_d = beta_d
         self.beta_min = beta_min
         self.epsilon_t = epsilon_t
 
-    def __call__(self, net, images, labels=None, augment_pipe=None):
+    def __call__(self, net: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor | None = None,
+                 augment_pipe: Callable | None = None) -> torch.Tensor:
         u = torch.rand([images.shape[0], 1, 1, 1], device=images.device)
         sigma = self.sigma(1 + u * (self.epsilon_t - 1))
         return _weighted_error(net, images, labels, augment_pipe, sigma, 1 / sigma**2)
@@ -51,11 +54,12 @@ class VPLoss:
 class VELoss:
     """For `VEPrecond`: log noise levels uniform, errors counted in units of the noise."""
 
-    def __init__(self, sigma_min=0.02, sigma_max=100):
+    def __init__(self, sigma_min: float = 0.02, sigma_max: float = 100):
         self.sigma_min = sigma_min
         self.sigma_max = sigma_max
 
-    def __call__(self, net, images, labels=None, augment_pipe=None):
+    def __call__(self, net: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor | None = None,
+                 augment_pipe: Callable | None = None) -> torch.Tensor:
         u = torch.rand([images.shape[0], 1, 1, 1], device=images.device)
         sigma = self.sigma_min * (self.sigma_max / self.sigma_min)**u
         return _weighted_error(net, images, labels, augment_pipe, sigma, 1 / sigma**2)
@@ -65,12 +69,13 @@ class VELoss:
 class EDMLoss:
     """For `EDMPrecond`: log noise levels normal; each level weighs the same at initialisation."""
 
-    def __init__(self, P_mean=-1.2, P_std=1.2, sigma_data=0.5):
+    def __init__(self, P_mean: float = -1.2, P_std: float = 1.2, sigma_data: float = 0.5):
         self.P_mean = P_mean
         self.P_std = P_std
         self.sigma_data = sigma_data
 
-    def __call__(self, net, images, labels=None, augment_pipe=None):
+    def __call__(self, net: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor | None = None,
+                 augment_pipe: Callable | None = None) -> torch.Tensor:
         normal = torch.randn([images.shape[0], 1, 1, 1], device=images.device)
         sigma = (normal * self.P_std + self.P_mean).exp()
         weight = (sigma**2 + self.sigma_data**2) / (sigma * self.sigma_data)**2

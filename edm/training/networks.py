@@ -65,8 +65,8 @@ class Linear(torch.nn.Module):
     bias is drawn also if `init_bias` is 0: which numbers the next layer gets depends on it.
     """
 
-    def __init__(self, in_features, out_features, bias=True, init_mode='kaiming_normal', init_weight=1,
-                 init_bias=0):
+    def __init__(self, in_features: int, out_features: int, bias: bool = True,
+                 init_mode: str = 'kaiming_normal', init_weight: float = 1, init_bias: float = 0):
         super().__init__()
         self.in_features = in_features
         self.out_features = out_features
@@ -89,9 +89,9 @@ class Conv2d(torch.nn.Module):
     Initial weights as in `Linear`.
     """
 
-    def __init__(self, in_channels, out_channels, kernel, bias=True, up=False, down=False,
-                 resample_filter=(1, 1), fused_resample=False, init_mode='kaiming_normal', init_weight=1,
-                 init_bias=0):
+    def __init__(self, in_channels: int, out_channels: int, kernel: int, bias: bool = True, up: bool = False,
+                 down: bool = False, resample_filter: tuple[int, ...] = (1, 1), fused_resample: bool = False,
+                 init_mode: str = 'kaiming_normal', init_weight: float = 1, init_bias: float = 0):
         super().__init__()
         if up and down:
             raise ValueError('a convolution can sample up or down, not both')
@@ -144,7 +144,8 @@ class Conv2d(torch.nn.Module):
 class GroupNorm(torch.nn.Module):
     """Group normalisation (Wu & He 2018) with at least `min_channels_per_group` channels in each group."""
 
-    def __init__(self, num_channels, num_groups=32, min_channels_per_group=4, eps=1e-5):
+    def __init__(self, num_channels: int, num_groups: int = 32, min_channels_per_group: int = 4,
+                 eps: float = 1e-5):
         super().__init__()
         self.num_groups = min(num_groups, num_channels // min_channels_per_group)
         self.eps = eps
@@ -181,10 +182,12 @@ class UNetBlock(torch.nn.Module):
     the query-key-value projection (None: as `init`).
     """
 
-    def __init__(self, in_channels, out_channels, emb_channels, up=False, down=False, attention=False,
-                 num_heads=None, channels_per_head=64, dropout=0, skip_scale=1, eps=1e-5,
-                 resample_filter=(1, 1), resample_proj=False, adaptive_scale=True, init=None, init_zero=None,
-                 init_attn=None):
+    def __init__(self, in_channels: int, out_channels: int, emb_channels: int, up: bool = False,
+                 down: bool = False, attention: bool = False, num_heads: int | None = None,
+                 channels_per_head: int = 64, dropout: float = 0, skip_scale: float = 1, eps: float = 1e-5,
+                 resample_filter: tuple[int, ...] = (1, 1), resample_proj: bool = False,
+                 adaptive_scale: bool = True, init: dict | None = None, init_zero: dict | None = None,
+                 init_attn: dict | None = None):
         super().__init__()
         init = init or {}
         init_zero = {'init_weight': 0} if init_zero is None else init_zero
@@ -249,7 +252,7 @@ class PositionalEmbedding(torch.nn.Module):
     endpoint: whether the last frequency is 1 / max_positions itself, or stops one step short of it.
     """
 
-    def __init__(self, num_channels, max_positions=10000, endpoint=False):
+    def __init__(self, num_channels: int, max_positions: int = 10000, endpoint: bool = False):
         super().__init__()
         if num_channels % 2:
             raise ValueError(f'an embedding needs an even number of channels, got {num_channels}')
@@ -268,7 +271,7 @@ class PositionalEmbedding(torch.nn.Module):
 class FourierEmbedding(torch.nn.Module):
     """Random frequencies, normal with standard deviation `scale` (Tancik et al. 2020)."""
 
-    def __init__(self, num_channels, scale=16):
+    def __init__(self, num_channels: int, scale: float = 16):
         super().__init__()
         if num_channels % 2:
             raise ValueError(f'an embedding needs an even number of channels, got {num_channels}')
@@ -306,11 +309,13 @@ class SongUNet(torch.nn.Module):
     Raises ValueError if an argument is none of its choices or img_resolution cannot be halved often enough.
     """
 
-    def __init__(self, img_resolution, in_channels, out_channels, label_dim=0, augment_dim=0,
-                 model_channels=128, channel_mult=(1, 2, 2, 2), channel_mult_emb=4, num_blocks=4,
-                 attn_resolutions=(16,), dropout=0.10, label_dropout=0, embedding_type='positional',
-                 channel_mult_noise=1, encoder_type='standard', decoder_type='standard',
-                 resample_filter=(1, 1)):
+    def __init__(self, img_resolution: int, in_channels: int, out_channels: int, label_dim: int = 0,
+                 augment_dim: int = 0, model_channels: int = 128,
+                 channel_mult: tuple[int, ...] = (1, 2, 2, 2), channel_mult_emb: int = 4, num_blocks: int = 4,
+                 attn_resolutions: tuple[int, ...] = (16,), dropout: float = 0.10, label_dropout: float = 0,
+                 embedding_type: str = 'positional', channel_mult_noise: int = 1,
+                 encoder_type: str = 'standard', decoder_type: str = 'standard',
+                 resample_filter: tuple[int, ...] = (1, 1)):
         super().__init__()
         _check_choice('embedding_type', embedding_type, NOISE_EMBEDDINGS)
         _check_choice('encoder_type', encoder_type, ENCODER_TYPES)
@@ -458,9 +463,11 @@ NOISE_EMBEDDINGS = {'positional': _fixed_embedding, 'fourier': FourierEmbedding}
 class DhariwalUNet(torch.nn.Module):
     """ADM (Dhariwal & Nichol 2021), in the form of Karras et al. 2022, App. F. Arguments as in `SongUNet`."""
 
-    def __init__(self, img_resolution, in_channels, out_channels, label_dim=0, augment_dim=0,
-                 model_channels=192, channel_mult=(1, 2, 3, 4), channel_mult_emb=4, num_blocks=3,
-                 attn_resolutions=(32, 16, 8), dropout=0.10, label_dropout=0):
+    def __init__(self, img_resolution: int, in_channels: int, out_channels: int, label_dim: int = 0,
+                 augment_dim: int = 0, model_channels: int = 192,
+                 channel_mult: tuple[int, ...] = (1, 2, 3, 4), channel_mult_emb: int = 4, num_blocks: int = 3,
+                 attn_resolutions: tuple[int, ...] = (32, 16, 8), dropout: float = 0.10,
+                 label_dropout: float = 0):
         super().__init__()
         self.resolutions = _level_resolutions(img_resolution, channel_mult)
         self.num_blocks = num_blocks
@@ -549,7 +556,8 @@ class DhariwalUNet(torch.nn.Module):
 class MLPBlock(torch.nn.Module):
     """Residual block of two fully connected layers, [B, channels] -> [B, channels]."""
 
-    def __init__(self, channels, emb_channels, dropout=0, init=None, init_zero=None):
+    def __init__(self, channels: int, emb_channels: int, dropout: float = 0, init: dict | None = None,
+                 init_zero: dict | None = None):
         super().__init__()
         self.dropout = dropout
         self.layer0 = Linear(channels, channels, **(init or {}))
@@ -568,8 +576,9 @@ class MLP(torch.nn.Module):
     Takes and gives what the U-Nets do. model_channels: width of all layers. num_blocks: of two layers each.
     """
 
-    def __init__(self, img_resolution, in_channels, out_channels, label_dim=0, augment_dim=0,
-                 model_channels=1024, num_blocks=3, dropout=0.10, label_dropout=0):
+    def __init__(self, img_resolution: int, in_channels: int, out_channels: int, label_dim: int = 0,
+                 augment_dim: int = 0, model_channels: int = 1024, num_blocks: int = 3, dropout: float = 0.10,
+                 label_dropout: float = 0):
         super().__init__()
         self.out_shape = (out_channels, img_resolution, img_resolution)
         self.label_dropout = label_dropout
@@ -626,8 +635,8 @@ class _Precond(torch.nn.Module):
     half_type = torch.float16  # of the network's features with use_fp16; whoever wants bfloat16 replaces it
     half_devices = ('cuda',)  # where use_fp16 counts; a sampler adds others that compute in half_type
 
-    def __init__(self, img_resolution, img_channels, label_dim, use_fp16, model_type, out_channels=None,
-                 **model_kwargs):
+    def __init__(self, img_resolution: int, img_channels: int, label_dim: int, use_fp16: bool,
+                 model_type: str, out_channels: int | None = None, **model_kwargs):
         super().__init__()
         _check_choice('model_type', model_type, MODELS)
         self.img_resolution = img_resolution
@@ -677,8 +686,9 @@ class _Precond(torch.nn.Module):
 class VPPrecond(_Precond):
     """Variance preserving (Song et al. 2021; DDPM): sigma follows from a time t in [epsilon_t, 1]."""
 
-    def __init__(self, img_resolution, img_channels, label_dim=0, use_fp16=False, beta_d=19.9, beta_min=0.1,
-                 M=1000, epsilon_t=1e-5, model_type='SongUNet', **model_kwargs):
+    def __init__(self, img_resolution: int, img_channels: int, label_dim: int = 0, use_fp16: bool = False,
+                 beta_d: float = 19.9, beta_min: float = 0.1, M: int = 1000, epsilon_t: float = 1e-5,
+                 model_type: str = 'SongUNet', **model_kwargs):
         super().__init__(img_resolution, img_channels, label_dim, use_fp16, model_type, **model_kwargs)
         self.beta_d = beta_d
         self.beta_min = beta_min
@@ -706,8 +716,9 @@ class VPPrecond(_Precond):
 class VEPrecond(_Precond):
     """Variance exploding (Song et al. 2021; SMLD)."""
 
-    def __init__(self, img_resolution, img_channels, label_dim=0, use_fp16=False, sigma_min=0.02,
-                 sigma_max=100, model_type='SongUNet', **model_kwargs):
+    def __init__(self, img_resolution: int, img_channels: int, label_dim: int = 0, use_fp16: bool = False,
+                 sigma_min: float = 0.02, sigma_max: float = 100, model_type: str = 'SongUNet',
+                 **model_kwargs):
         super().__init__(img_resolution, img_channels, label_dim, use_fp16, model_type, **model_kwargs)
         self.sigma_min = float(sigma_min)
         self.sigma_max = float(sigma_max)
@@ -724,8 +735,9 @@ class iDDPMPrecond(_Precond):
     variance, the second half of its output channels, which the denoiser leaves out.
     """
 
-    def __init__(self, img_resolution, img_channels, label_dim=0, use_fp16=False, C_1=0.001, C_2=0.008,
-                 M=1000, model_type='DhariwalUNet', **model_kwargs):
+    def __init__(self, img_resolution: int, img_channels: int, label_dim: int = 0, use_fp16: bool = False,
+                 C_1: float = 0.001, C_2: float = 0.008, M: int = 1000, model_type: str = 'DhariwalUNet',
+                 **model_kwargs):
         super().__init__(img_resolution, img_channels, label_dim, use_fp16, model_type,
                          out_channels=2 * img_channels, **model_kwargs)
         self.C_1 = C_1
@@ -770,8 +782,9 @@ class EDMPrecond(_Precond):
     sigma_data: standard deviation of the images' values.
     """
 
-    def __init__(self, img_resolution, img_channels, label_dim=0, use_fp16=False, sigma_min=0,
-                 sigma_max=float('inf'), sigma_data=0.5, model_type='DhariwalUNet', **model_kwargs):
+    def __init__(self, img_resolution: int, img_channels: int, label_dim: int = 0, use_fp16: bool = False,
+                 sigma_min: float = 0, sigma_max: float = float('inf'), sigma_data: float = 0.5,
+                 model_type: str = 'DhariwalUNet', **model_kwargs):
         super().__init__(img_resolution, img_channels, label_dim, use_fp16, model_type, **model_kwargs)
         self.sigma_min = float(sigma_min)
         self.sigma_max = float(sigma_max)
