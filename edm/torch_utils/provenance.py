@@ -32,7 +32,7 @@ def record(*, inputs: Iterable[str | Path | None] = (), **more) -> dict:
     import torch
     context = click.get_current_context(silent=True)
     return {
-        'command': shlex.join(sys.argv),
+        'command': command_line(),
         'options': _options(context.params) if context else {},
         'python': platform.python_version(),
         'torch': str(torch.__version__),  # without the class of its own
@@ -42,6 +42,15 @@ def record(*, inputs: Iterable[str | Path | None] = (), **more) -> dict:
         'inputs': {str(path): fingerprint(path) for path in inputs if path is not None},
         **_plain(more),
     }
+
+
+def command_line() -> str:
+    """The running command. A script of ours is called edm/NAME.py wherever the checkout lies."""
+    script, *args = sys.argv
+    path = Path(script).resolve()
+    if path.parent == Path(__file__).resolve().parents[1]:
+        script = f'edm/{path.name}'
+    return shlex.join([script, *args])
 
 
 def fingerprint(path: str | Path) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from helpers import run
+from helpers import ROOT, run
 from torch_utils import cli, provenance
 
 
@@ -28,6 +28,13 @@ def test_the_card_says_what_made_a_result():
     assert card['python'].startswith('3.')
     assert card['time_utc'].endswith('+00:00')
     assert 'commit' in card
+
+
+def test_the_command_line_does_not_tell_where_the_checkout_lies(monkeypatch):
+    monkeypatch.setattr('sys.argv', [str(ROOT / 'edm' / 'train.py'), '--desc', 'two words'])
+    assert provenance.command_line() == "edm/train.py --desc 'two words'"
+    monkeypatch.setattr('sys.argv', ['elsewhere/train.py'])
+    assert provenance.command_line() == 'elsewhere/train.py'
 
 
 def test_inputs_are_known_by_their_contents(tmp_path):
