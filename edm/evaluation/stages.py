@@ -151,7 +151,7 @@ def _start(stage: Stage, records: Path, threads: int | None, gpu: int | None) ->
     environment = os.environ | ({'OMP_NUM_THREADS': str(threads)} if threads else {})
     environment |= {'CUDA_VISIBLE_DEVICES': str(gpu)} if gpu is not None else {}
     with open(records / f'{stage.name}.log', 'w') as log:
-        return subprocess.Popen([sys.executable, SCRIPTS / script, *args], env=environment,
+        return subprocess.Popen([sys.executable, os.path.relpath(SCRIPTS / script), *args], env=environment,
                                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
 
 
