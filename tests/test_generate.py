@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ import torch
 from PIL import Image
 
 import generate
+from evaluation import generation
 from helpers import DATA, ROOT, golden, refuse, run, torchrun
 from torch_utils.seeding import SampleGenerators
 from training.networks import EDMPrecond
@@ -231,6 +233,17 @@ def test_resume_refuses_images_of_other_settings(grey, snapshots, tmp_path):
            says=('--resume', 'network_sha256'))
     Image.new('L', (8, 8)).save(tmp_path / '000001.png')
     refuse(generate.main, f'--network={grey}', *args, '--steps=2', status=1, says=('000001.png',))
+
+
+def test_two_hundred_at_once_in_one_folder_are_all_recorded(tmp_path):
+    def begin(seed):
+        return generation.begin_folder(tmp_path, {'num_steps': 2}, [seed], subdirs=False, resume=False)
+
+    with ThreadPoolExecutor(50) as pool:
+        assert list(pool.map(begin, range(200))) == [[seed] for seed in range(200)]
+    record = json.loads((tmp_path / 'generation.json').read_text())
+    assert sorted(int(run['seeds']) for run in record['runs']) == list(range(200))
+    assert [path.name for path in tmp_path.iterdir()] == ['generation.json']
 
 
 def test_images_that_are_replaced_are_mentioned(grey, tmp_path):

@@ -21,7 +21,7 @@ from evaluation.sampler import generalized_sampler
 from torch_utils import distributed, provenance
 from torch_utils.cli import parse_int_list, shorten
 from torch_utils.errors import UserError
-from torch_utils.files import atomic_write, write_json
+from torch_utils.files import atomic_write, locked, write_json
 from torch_utils.images import make_grid, to_uint8, write_png
 from torch_utils.seeding import SampleGenerators
 
@@ -114,7 +114,12 @@ def begin_folder(outdir: Path, settings: dict, seeds: Sequence[int], *, subdirs:
     stay.
     Raises UserError if `resume` is asked for where images were made with other settings, or nobody knows how.
     """
-    settings = _json_settings(settings)
+    with locked(outdir, 'beginning in'):  # others may add images of their own
+        return _begin_folder(outdir, _json_settings(settings), seeds, subdirs, resume, inputs)
+
+
+def _begin_folder(outdir: Path, settings: dict, seeds: Sequence[int], subdirs: bool, resume: bool,
+                  inputs: Sequence[str]) -> list[int]:
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
     record = _read_record(outdir / RECORD)
     runs = record.get('runs', []) if record.get('settings_sha256') == key else []

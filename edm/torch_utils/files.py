@@ -37,18 +37,23 @@ def atomic_write(path: str | os.PathLike, mode: str = 'wb') -> Iterator[IO]:
 def locked(path: str | os.PathLike, doing: str) -> Iterator[None]:
     """Wait until no other process is inside with the same `path`. A killed process is not inside.
 
-    doing: what those inside do with the file, for a line on stderr. Leaves a file .NAME.lock beside `path`.
+    doing: what those inside do with it, for a line on stderr. For a file, .NAME.lock is left beside `path`; a
+    folder is locked itself.
     """
     import fcntl  # only here: Windows lacks it
 
     path = Path(path)
-    with open(path.with_name(f'.{path.name}.lock'), 'wb') as file:
+    lock = os.open(path, os.O_RDONLY) if path.is_dir() else os.open(
+        path.with_name(f'.{path.name}.lock'), os.O_WRONLY | os.O_CREAT, 0o666)
+    try:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             click.echo(f'another process is {doing} {path.name}; waiting for it', err=True)
-            fcntl.flock(file, fcntl.LOCK_EX)
+            fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(lock)
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:
