@@ -59,7 +59,8 @@ class LowRankDenoiser(torch.nn.Module):
 
     def orthonormal_bases(self) -> torch.Tensor:
         """U_k, [K, n, d]."""
-        return torch.linalg.qr(self.bases).Q
+        bases = self.bases.cpu() if self.bases.device.type == 'mps' else self.bases  # MPS has no QR
+        return torch.linalg.qr(bases).Q.to(self.bases.device)
 
     def round_sigma(self, sigma: torch.Tensor) -> torch.Tensor:
         """The nearest noise levels that it knows: all."""
