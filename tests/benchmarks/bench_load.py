@@ -7,6 +7,10 @@
   same.
 - `loader, kept`: the same with the images kept as one array; beside the bytes of that array.
 - `open files`: the most that the loader held open.
+- `sscd.py feature`: pixel descriptors of that zip; the peak of the process, as for dataset_tool.py.
+- `generate.py --optimal_denoiser`: two samples of that zip's optimal denoiser, likewise; the data set itself,
+  192 bytes an image, stays in memory.
+mscore at 10,000 x 50,000 is a row of bench_scores.
 """
 
 import tempfile
@@ -57,6 +61,24 @@ def rows() -> Iterator[Row]:
                   reached=kept[0] - peaks[0][0] <= 2 * array)
         yield Row(what='open files', ours=peaks[0][1], unit='files', baseline=peaks[1][1],
                   must='as many as for a tenth, up to 4', reached=abs(peaks[0][1] - peaks[1][1]) <= 4)
+
+        calls = {'sscd.py feature': ('sscd.py', 'feature', '--descriptor=pixel', '--features={out}.npz',
+                                     '--images={data}', '--device=cpu'),
+                 'generate.py --optimal_denoiser': (
+                     'generate.py', '--optimal_denoiser', '--dataset={data}', '--outdir={out}', '--seeds=0-1',
+                     '--device=cpu')}
+        for what, call in calls.items():
+            peaks = [peak_of(*(arg.format(data=path.with_suffix('.zip'), out=path.with_suffix('.out'))
+                               for arg in call)) for path in (many, few)]
+            yield _growth(f'{what}, {MANY:,} images', *peaks, note='whole process')
+
+
+def peak_of(script: str, *args: str) -> float:
+    """Peak of memory in MiB of a call of a script."""
+    code = ('import resource, subprocess, sys\n'
+            'subprocess.run([sys.executable, *sys.argv[1:]], check=True, capture_output=True)\n'
+            'print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024)')
+    return float(run_python(code, str(EDM / script), *args))
 
 
 def _growth(what: str, many: float, few: float, note: str) -> Row:
