@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import torch
 from click.testing import CliRunner
 
 ROOT = Path(__file__).parent.parent
@@ -46,3 +47,18 @@ def torchrun(num_processes: int, script: str, *args) -> str:
                           capture_output=True, timeout=300, env=os.environ | {'OMP_NUM_THREADS': '1'})
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+def assert_equal(a, b, where='state'):
+    """Equal bit for bit, all the way down."""
+    assert type(a) is type(b), where
+    if isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            assert_equal(a[key], b[key], f'{where}.{key}')
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b), where
+        for i, pair in enumerate(zip(a, b, strict=True)):
+            assert_equal(*pair, f'{where}.{i}')
+    else:
+        assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b, where

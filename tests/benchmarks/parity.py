@@ -22,13 +22,14 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parents[1] / 'edm')]
 
 from evaluation import scores  # noqa: E402, found through the line above
+from evaluation.jacobian import jacobian, numerical_rank  # noqa: E402
 from evaluation.optimal_denoiser import OptimalDenoiser  # noqa: E402
 from evaluation.pixels import Pixels  # noqa: E402
 from evaluation.sampler import edm_sampler, generalized_sampler  # noqa: E402
 from golden_networks import golden_network, network_specs  # noqa: E402
 from helpers import DATA, golden  # noqa: E402
 from torch_utils.seeding import SampleGenerators  # noqa: E402
-from training import data_order, loop, loss, networks, snapshot  # noqa: E402
+from training import data_order, loop, loss, networks, saving, snapshot  # noqa: E402
 from training.augment import AugmentPipe  # noqa: E402
 from training.build import build, build_network  # noqa: E402
 from training.config import TrainingConfig  # noqa: E402
@@ -174,6 +175,23 @@ def _absolute(ours: torch.Tensor, theirs: np.ndarray) -> float:
     return float((ours.to(torch.float64) - torch.from_numpy(theirs)).abs().max())
 
 
+def jacobian_cases() -> Iterator[Case]:
+    """Singular values and numerical ranks of Jacobians."""
+    arrays, (net, _) = golden('jacobian'), golden_network('edm-ddpmpp')
+    states = []
+    edm_sampler(net, torch.from_numpy(arrays['latents']), num_steps=6,
+                on_step=lambda i, sigma, x, denoised: states.append((sigma, x)))
+    found, ranks = [], []
+    for sigma, x in states:
+        rows = jacobian(net, x, sigma).reshape(x[0].numel(), -1).to(torch.float64)
+        found.append(torch.linalg.svdvals(rows))
+        ranks.append(int(numerical_rank(found[-1]**2)))
+    values = np.stack(found)
+    yield 'Jacobian: ranks', 'bits', unequal(ranks, arrays['ranks'])
+    yield ('Jacobian: singular values', 'relative, each',
+           float(np.abs(values / arrays['singular_values'] - 1).max()))
+
+
 def score_cases() -> Iterator[Case]:
     """RP score, memorized fraction and GL score."""
     source, target, train = (golden(f'features-{name}')['features'] for name in ('source', 'target', 'train'))
@@ -220,7 +238,7 @@ def training_cases() -> Iterator[Case]:
             return loss_fn
 
         loop.build = record
-        loop.save_snapshot = lambda path, *, ema, averaged=averaged, **rest: averaged.append(ema)
+        saving.save_snapshot = lambda path, *, ema, averaged=averaged, **rest: averaged.append(ema)
         with tempfile.TemporaryDirectory() as folder:
             config = TrainingConfig(
                 **facts['loop'], run_dir=folder, dataset_kwargs={'cache': True},
@@ -242,13 +260,15 @@ def training_cases() -> Iterator[Case]:
             for want in [torch.from_numpy(arrays[f'{case}/ema/{name}'])])
 
 
+GROUPS = [network_cases, shape_cases, snapshot_cases, loss_cases, order_cases, sampler_cases, optimal_cases,
+          jacobian_cases, score_cases, training_cases]
+
+
 def main() -> None:
     """Print the table, then the largest differences of each group of cases."""
-    groups = [network_cases, shape_cases, snapshot_cases, loss_cases, order_cases, sampler_cases,
-              optimal_cases, score_cases, training_cases]
     print('| golden case | counted | difference |\n|---|---|---|')
     largest = {}
-    for cases in groups:
+    for cases in GROUPS:
         for what, how, value in cases():
             print(f'| {what} | {how} | {_shown(how, value)} |', flush=True)
             key = cases.__doc__.removesuffix('.'), how

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from helpers import DATA, golden
+from helpers import DATA, assert_equal, golden
 from torch_utils.errors import UserError
 from training import checkpoint, loop, saving
 from training.build import build, build_network
@@ -136,21 +136,6 @@ def test_resuming_equals_never_stopping(tmp_path):
     assert interrupted['Loss/loss']['num'] == 2000 * 3 * 4 * 4
     assert interrupted['Timing/sec_per_kimg']['mean'] == pytest.approx(
         interrupted['Timing/sec_per_tick']['mean'] / 0.4)
-
-
-def assert_equal(a, b, where='state'):
-    """Equal bit for bit, all the way down."""
-    assert type(a) is type(b), where
-    if isinstance(a, dict):
-        assert a.keys() == b.keys(), where
-        for key in a:
-            assert_equal(a[key], b[key], f'{where}.{key}')
-    elif isinstance(a, list | tuple):
-        assert len(a) == len(b), where
-        for i, pair in enumerate(zip(a, b, strict=True)):
-            assert_equal(*pair, f'{where}.{i}')
-    else:
-        assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b, where
 
 
 def test_other_processes_resume_with_fresh_random_numbers(tmp_path, capsys):

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import train
-from helpers import refuse, run
+from helpers import assert_equal, refuse, run
 from image_sets import write
 from training import loop
 from training.checkpoint import load_state
@@ -73,21 +73,6 @@ def assert_equal_runs(one, other, kimg):
         ticks = re.findall(r'^tick (\d+)', (folder / 'log.txt').read_text(), re.MULTILINE)
         assert ticks == [str(tick) for tick in range(kimg + 1)]
         assert not list(folder.glob('.*'))
-
-
-def assert_equal(a, b, where='state'):
-    """Equal bit for bit, all the way down."""
-    assert type(a) is type(b), where
-    if isinstance(a, dict):
-        assert a.keys() == b.keys(), where
-        for key in a:
-            assert_equal(a[key], b[key], f'{where}.{key}')
-    elif isinstance(a, list | tuple):
-        assert len(a) == len(b), where
-        for i, pair in enumerate(zip(a, b, strict=True)):
-            assert_equal(*pair, f'{where}.{i}')
-    else:
-        assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b, where
 
 
 @pytest.fixture(scope='module')
