@@ -55,6 +55,9 @@ def _path_with_suffix(*suffixes: str):
 @cli.options('Output',
     click.option('--out', metavar='NPZ', callback=_path_with_suffix('.npz'),
                  help='File for the ranks; a run that was interrupted goes on from there.'),
+    click.option('--overwrite', is_flag=True,
+                 help='Start anew if --out is there and was made with other settings, or is no such file; '
+                      'otherwise that is refused.'),
     click.option('--save_spectrum', is_flag=True, help='Save the singular values, too.'),
     click.option('--figure', metavar='PNG|PDF', callback=_path_with_suffix('.png', '.pdf'),
                  help='Picture of rank/dim over 1/sigma.'))
@@ -95,7 +98,7 @@ def main(**opts):
                                      spectrum=opts['save_spectrum'])
     if opts['out']:
         make_output_dir(Path(opts['out']).parent, '--out')
-        ranks = distributed.from_rank0(jacobian_ranks.resume_ranks(opts['out'], ranks))
+        ranks = distributed.from_rank0(_resumed(opts, ranks))
 
     def save():
         if opts['out']:
@@ -110,10 +113,26 @@ def main(**opts):
     distributed.shutdown()
 
 
+def _resumed(opts: dict, fresh):
+    """The table of ranks with those that --out holds already."""
+    from evaluation.jacobian_ranks import resume_ranks
+    from torch_utils.errors import UserError
+
+    try:
+        return resume_ranks(opts['out'], fresh)
+    except UserError as err:
+        if not opts['overwrite']:
+            raise
+        click.echo(f'Starts anew: {err}', err=True)
+        return fresh
+
+
 def _check(opts: dict) -> None:
     """Refuse options that are wrong whatever the network."""
     if len(set(opts['seeds'])) < len(opts['seeds']):
         raise click.UsageError('--seeds: a seed stands twice in the list')
+    if opts['overwrite'] and not opts['out']:
+        raise click.UsageError('--overwrite is for --out')
     if opts['save_spectrum'] and not opts['out']:
         raise click.UsageError('--save_spectrum needs --out, the file to save to')
     if opts['data']:

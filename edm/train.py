@@ -30,8 +30,10 @@ from training.config import ARCHITECTURES, TrainingConfig, network_kwargs
                  help='Threads that decode images, with --cache=0.'))
 @options.result_options()
 @cli.options('Output',
-    click.option('--resume', metavar='PT|DIR',
-                 help='Continue from a state, or the newest of a run\'s folder.'))
+    click.option('--resume', metavar='PT|DIR|auto',
+                 help='Continue from a state, or the newest of a run\'s folder. auto: from the newest in '
+                      '--outdir, with --nosubdir, if its run had the same settings and data; else start '
+                      'anew.'))
 def main(**opts):
     """Train a diffusion model on a data set of images.
 

@@ -22,12 +22,14 @@ NOT_FOR = {
 
 
 class Resume(click.ParamType):
-    """A boolean, or the path of a state or of a run's folder."""
+    """A boolean, auto, or the path of a state or of a run's folder."""
 
-    name = 'bool or path'
+    name = 'bool, auto or path'
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None):
-        """False, True, or the path of something that exists."""
+        """False, True, 'auto', or the path of something that exists."""
+        if value == options.AUTO:
+            return value
         if isinstance(value, str) and Path(value).exists() and value not in ('0', '1'):
             return value
         try:
@@ -78,9 +80,10 @@ class Resume(click.ParamType):
 @options.result_options(snap=10)
 @cli.options(
     'Output',
-    click.option('--resume', metavar='BOOL|PT|DIR', type=Resume(), default=False,
+    click.option('--resume', metavar='BOOL|PT|DIR|auto', type=Resume(), default=False,
                  help='Continue the newest run on this data in --outdir that has saved a state; or a state, '
-                      'or the newest one in a folder.'),
+                      'or the newest one in a folder. auto: from the newest of this run, with --nosubdir, if '
+                      'it had the same settings and data; else start anew.'),
     click.option('--resumedir', metavar='DIR',
                  help='Continue the newest state in this run\'s folder, and write there.'))
 def main(**opts):

@@ -181,6 +181,12 @@ def test_a_file_of_other_ranks_is_not_continued(nets, tmp_path):
     out.write_bytes(b'PK')
     refuse(jacobian.main, f'--network_pkl={nets["edm"]}', '--steps=2', f'--out={out}', status=1,
            says=('--out', 'not a readable .npz'))
+    again = ranks(nets['edm'], '--seeds=0,1', '--steps=2', f'--out={out}', '--overwrite')
+    assert 'Starts anew' in again.stderr
+    first = load_ranks(out)
+    ranks(nets['edm'], '--seeds=0', '--steps=2', '--eta=0.9', f'--out={out}', '--overwrite')
+    assert (load_ranks(out).eta, len(load_ranks(out).seed)) == (0.9, 1)
+    assert len(first.seed) == 2
 
 
 # The figure.

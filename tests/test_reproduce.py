@@ -2,16 +2,23 @@
 
 import csv
 import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import reproduce
-from evaluation import estimates, regimes, regimes_scores
+import train
+from evaluation import estimates, regimes, regimes_scores, stages
 from evaluation.regimes_results import load_results
-from helpers import refuse, run
+from helpers import ROOT, assert_equal, refuse, run
 from training.networks import Conv2d, EDMPrecond
+from training.snapshot import load_snapshot
 
 MINI = ('--widths=8,4', '--kimg=1', '--samples=6', '--train=--batch=100 --cres=1', '--jobs=2')
 
@@ -46,6 +53,38 @@ def test_the_main_job_leaves_scores_and_figure_and_does_no_work_twice(folder):
     again = run(reproduce.main, *args).stdout
     assert 'train.py' not in again
     assert {path: path.stat().st_mtime_ns for path in folder.rglob('*') if path.is_file()} == before
+
+
+def test_stopped_and_started_again_equals_never_stopped(folder):
+    """By SIGTERM to reproduce.py while a student is trained; the calls that a user makes."""
+    more = ('--kimg=8', '--samples=2', '--train=--batch=100 --cres=1 --tick=1', '--jobs=1')
+    process = subprocess.Popen([sys.executable, ROOT / 'edm' / 'reproduce.py', 'regimes', '--sizes=3',
+                                '--widths=8,4', *more], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    records = folder / 'evaluation' / 'quickstart' / 'stages'
+    log = records / 'train-n00003-w8.log'
+    until = time.monotonic() + 120
+    while not log.exists() or 'tick 2 ' not in log.read_text():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    process.terminate()
+    process.communicate()
+    assert process.returncode == 143
+    student = folder / 'training' / 'quickstart' / 'n00003-w8'
+    assert not (student / 'network-snapshot-000008.pkl').exists()
+    (state,) = student.glob('training-state-*.pt')
+
+    job = replace(regimes.QUICKSTART, data=os.path.relpath(regimes.DIGITS), sizes=(3,), widths=(8, 4), kimg=8,
+                  num_samples=2, train=(*regimes.QUICKSTART.train, '--batch=100', '--cres=1', '--tick=1'))
+    todo = [stage for stage in regimes.plan(job) if stage.name in ('data-n00003', 'train-n00003-w8')]
+    stages.run_stages(todo, records=records, threads=1)
+    options = json.loads((student / 'training_options.json').read_text())
+    assert options['resume_state_dump'] == str(state.relative_to(folder))
+    script, *args = todo[1].command
+    assert script == 'train.py'
+    run(train.main, *args, f'--outdir={folder / "whole"}')
+    assert_equal(*(load_snapshot(str(path / 'network-snapshot-000008.pkl'))['ema'].state_dict()
+                   for path in (student, folder / 'whole')))
 
 
 def _training_images(folder, size):

@@ -44,16 +44,16 @@ def plan(job: JacobianExperiment) -> list[Stage]:
         outdir = Path('training', job.name, 'network')
         snapshot = outdir / regimes.last_snapshot(train)
         stages.append(Stage(name='train', outputs=(snapshot,), inputs=(Path(data),), cost=10, command=(
-            'train.py', '--outdir', f'{outdir}', '--nosubdir', '--data', data, '--device', job.device,
-            '--seed', f'{job.seed}', *train)))
+            'train.py', '--outdir', f'{outdir}', '--nosubdir', '--resume', 'auto', '--data', data,
+            '--device', job.device, '--seed', f'{job.seed}', *train)))
         networks.insert(0, (label, f'{snapshot}', ('train',)))
     for i, (label, network, needs) in enumerate(networks):
         ranks = job.picture.with_name(f'ranks-{i}.npz')
         series.append(f'{ranks}={label}')
         given = () if needs or is_url(network) else (Path(network),)
         stages.append(Stage(name=f'ranks-{i}', outputs=(ranks,), inputs=given, needs=needs, cost=5, command=(
-            'jacobian.py', '--network_pkl', network, '--out', f'{ranks}', '--device', job.device,
-            *job.jacobian)))
+            'jacobian.py', '--network_pkl', network, '--out', f'{ranks}', '--overwrite',
+            '--device', job.device, *job.jacobian)))
     stages.append(Stage(
         name='picture', outputs=(job.picture,), cost=0.2,
         needs=tuple(f'ranks-{i}' for i in range(len(networks))),

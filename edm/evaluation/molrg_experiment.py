@@ -58,11 +58,11 @@ def plan(job: MoLRGExperiment) -> list[Stage]:
         stages += [
             Stage(name=f'train-{model}', outputs=(job.snapshot(model),), cost=cost, command=(
                 'trainMoLRG.py', '--path', f'datasets/{job.name}', '--outdir', f'training/{job.name}/{model}',
-                '--nosubdir', *_data_options(job.shape), '--device', job.device, '--seed', f'{job.seed}',
-                *train)),
+                '--nosubdir', '--resume', 'auto', *_data_options(job.shape), '--device', job.device,
+                '--seed', f'{job.seed}', *train)),
             Stage(name=f'ranks-{model}', outputs=(ranks,), needs=(f'train-{model}',), command=(
                 'jacobian.py', '--network_pkl', f'{job.snapshot(model)}', '--out', f'{ranks}',
-                '--device', job.device, *job.jacobian))]
+                '--overwrite', '--device', job.device, *job.jacobian))]
     points = [job.folder / f'transition-d{dim}.json' for dim in job.transition.dims]
     for dim, path in zip(job.transition.dims, points, strict=True):
         stages.append(Stage(name=f'transition-d{dim}', outputs=(path,), cost=8, command=(
@@ -126,7 +126,8 @@ PRESETS = {
         name='molrg-paper',
         shape=MoLRGShape(resolution=4, class_num=2, per_class_dim=6, sample_per_class=350),
         low_rank=('--arch', 'param-mlp', '--duration', '2', '--batch', '128'),
-        unet=('--arch', 'ddpmpp', '--embed_channels', '128', '--duration', '6', '--batch', '512'),
+        unet=('--arch', 'ddpmpp', '--embed_channels', '128', '--duration', '6', '--batch', '512',
+              '--dump', '10', '--keep', '1'),
         jacobian=('--seeds', '0-99', '--method', 'exact'),
         transition=Transition(dims=(2, 4, 8, 16), ratios=_RATIOS, trials=100, restarts=10, steps=4000)),
 }

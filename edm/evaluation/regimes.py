@@ -132,7 +132,8 @@ def _teacher_stages(job: Regimes) -> list[Stage]:
         run = Path('training', job.name, 'teacher')
         snapshot = run / last_snapshot(job.teacher_training)
         command = ('train.py', '--outdir', str(run), '--nosubdir', '--data', job.data,
-                   '--device', job.device, '--seed', str(job.seed), *job.teacher_training)
+                   '--resume', 'auto', '--device', job.device, '--seed', str(job.seed),
+                   *job.teacher_training)
         stages.append(Stage(name='teacher', command=command, outputs=(snapshot,), inputs=(Path(job.data),),
                             cost=3 * job.kimg))
         needs, teacher = ('teacher',), str(snapshot)
@@ -141,8 +142,8 @@ def _teacher_stages(job: Regimes) -> list[Stage]:
     images = job.pool
     last = max(job.sizes) + job.num_heldout - 1
     command = ('generate.py', '--network', teacher, '--outdir', str(images), '--seeds', f'0-{last}',
-               '--device', job.device, *job.generate)
-    stages.append(Stage(name='teacher-images', command=command, outputs=(images / f'{last:06d}.png',),
+               '--resume', '--device', job.device, *job.generate)
+    stages.append(Stage(name='teacher-images', command=command, outputs=(images,), num_images=last + 1,
                         inputs=inputs, needs=needs, cost=3))
     return stages
 
@@ -157,9 +158,9 @@ def last_snapshot(train_args: tuple[str, ...]) -> str:
 
 def _student_stages(job: Regimes, size: int, width: int, seed: int) -> list[Stage]:
     name, snapshot = student_name(size, width), job.snapshot(size, width)
-    train = ('train.py', '--outdir', str(snapshot.parent), '--nosubdir', '--data', str(job.dataset(size)),
-             '--model_channels', str(width), *job.duration, '--seed', str(seed), '--device', job.device,
-             *job.train)
+    train = ('train.py', '--outdir', str(snapshot.parent), '--nosubdir', '--resume', 'auto',
+             '--data', str(job.dataset(size)), '--model_channels', str(width), *job.duration,
+             '--seed', str(seed), '--device', job.device, *job.train)
     return [
         Stage(name=f'train-{name}', command=train, outputs=(snapshot,), needs=(f'data-n{size:05d}',),
               cost=3 + job.kimg),
@@ -178,8 +179,8 @@ def _sample_stages(job: Regimes, size: int, width: int | str, options: tuple[str
     name, samples = student_name(size, width), job.samples(size, width)
     last = job.first_sample_seed + job.num_samples - 1
     command = ('generate.py', *options, '--outdir', str(samples), '--seeds',
-               f'{job.first_sample_seed}-{last}', '--device', job.device, *job.generate)
-    return [Stage(name=f'generate-{name}', command=command, outputs=(samples / f'{last:06d}.png',),
+               f'{job.first_sample_seed}-{last}', '--resume', '--device', job.device, *job.generate)
+    return [Stage(name=f'generate-{name}', command=command, outputs=(samples,), num_images=job.num_samples,
                   needs=needs, cost=3),
             _feature_stage(job, name, samples, needs=(f'generate-{name}',))]
 
@@ -212,7 +213,7 @@ PAPER = Regimes(
     name='paper', teacher='https://nvlabs-fi-cdn.nvidia.com/edm/pretrained/edm-cifar10-32x32-uncond-vp.pkl',
     sizes=tuple(2**k for k in range(6, 16)), widths=(128, 64), kimg=50000,
     train=('--cond', '0', '--arch', 'ddpmpp', '--precond', 'vp', '--batch', '128', '--snap', '500',
-           '--dump', '500'),
+           '--dump', '20', '--keep', '1'),
     generate=('--batch', '256'), num_samples=10000, num_heldout=10000, thresholds=(0.6,), descriptor='sscd',
     resolution=32, channels=3)
 

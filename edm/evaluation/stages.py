@@ -1,9 +1,9 @@
 """Experiments as stages: plain calls of the scripts, run in order of need, side by side, and only once."""
 
-import hashlib
-import json
+import ctypes
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -11,20 +11,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
 from tqdm import tqdm
 
+from evaluation.stage_records import Records, missing_output
 from torch_utils.errors import UserError
-from torch_utils.files import sha256_file, write_json
+from torch_utils.files import locked
+from torch_utils.interrupt import StopSignals
 
 SCRIPTS = Path(__file__).resolve().parents[1]
+STOPS = [number for name in ('SIGINT', 'SIGTERM', 'SIGHUP') if (number := getattr(signal, name, None))]
+_DEATH_OF_PARENT = 1  # PR_SET_PDEATHSIG of Linux
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
     """One call of a script.
 
-    command: the script's file name under edm/, then its arguments.
-    inputs: files it reads that no stage makes; outputs: files it leaves.
+    command: the script's file name under edm/, then its arguments. Started again after an interruption it
+        must go on or start anew by itself.
+    inputs: files it reads that no stage makes; outputs: files it leaves, and folders of images, which then
+        hold `num_images`.
     needs: names of the stages that must be finished before.
     cost: how long it takes in comparison with the others, for the time left.
     """
@@ -34,6 +41,7 @@ class Stage:
     outputs: tuple[Path, ...]
     inputs: tuple[Path, ...] = ()
     needs: tuple[str, ...] = ()
+    num_images: int | None = None
     cost: float = 1.0
 
     def command_line(self, threads: int | None = None, gpu: int | None = None) -> str:
@@ -48,51 +56,143 @@ def run_stages(stages: Sequence[Stage], *, records: Path, jobs: int = 1, threads
                gpus: Sequence[int] = (), adopt: bool = False) -> None:
     """Run what is not finished, up to `jobs` stages at a time.
 
-    A stage is finished if its record in the folder `records` tells of the same command, the same contents of
-    input files and equally finished stages before it, and its outputs exist. What a stage prints goes to
-    `records`/NAME.log.
+    stages: each after those it needs. One is finished if its record in the folder `records` (see
+    `evaluation.stage_records`) tells of the same command, the same contents of input files and equally
+    finished stages before it, and its outputs are as it left them.
     threads: CPU threads a stage may use (None: as many as PyTorch likes).
     gpus: numbers of GPUs, each of which has one stage at a time and is the only one that the stage sees; then
         `jobs` is their number.
     adopt: take a stage whose outputs are there for finished, whoever ran it, and record it.
+    One process at a time runs stages with these records; others wait. SIGINT, SIGTERM and SIGHUP end the
+    stages under way, training after it saved its state, then this process: SystemExit with 128 + number.
     Raises UserError that names the stage, its last words and its log, after ending the others.
     """
     records.mkdir(parents=True, exist_ok=True)
-    keys = stage_keys(stages)
-    if adopt:
-        for stage in stages:
-            if not _is_finished(stage, keys, records) and all(path.exists() for path in stage.outputs):
-                _record(stage, keys, records, command=stage.command_line(threads), adopted=True)
-    waiting = [stage for stage in stages if not _is_finished(stage, keys, records)]
-    if len(waiting) < len(stages):
-        print(f'{len(stages) - len(waiting)} of {len(stages)} stages are finished already')
-    finished = {stage.name for stage in stages} - {stage.name for stage in waiting}
-    running: dict[Stage, tuple[subprocess.Popen, float, int | None]] = {}
-    free = list(gpus) if gpus else [None] * jobs
-    progress = Progress(sum(stage.cost for stage in waiting))
-    try:
-        while waiting or running:
-            ready = [stage for stage in waiting if finished.issuperset(stage.needs)]
-            for stage in ready[:len(free)]:
-                gpu = free.pop(0)
-                progress.print(stage.command_line(threads, gpu))
-                waiting.remove(stage)
-                running[stage] = _start(stage, records, threads, gpu), time.monotonic(), gpu
-            for stage, (process, started, gpu) in list(running.items()):
-                if process.poll() is not None:
-                    del running[stage]
-                    free.append(gpu)
-                    _finish(stage, keys, records, process.returncode, time.monotonic() - started, threads)
-                    finished.add(stage.name)
-                    progress.add(stage.cost)
-            progress.show([stage.name for stage in running])
-            time.sleep(0.05)
-    finally:
-        progress.close()
-        for process, *_ in running.values():
-            process.terminate()
-        for process, *_ in running.values():
-            process.wait()
+    with locked(records.parent, 'running stages of') as lock, StopSignals(
+            'the stages under way are ended', STOPS) as signals:
+        runner = _Runner(stages, Records(records), threads, lock)
+        runner.look(adopt)
+        try:
+            while runner.waiting or runner.running:
+                if signals.received:
+                    click.echo('stopped; the same command goes on', err=True)
+                    raise SystemExit(128 + signals.received)
+                runner.step(list(gpus) or [None] * jobs)
+                time.sleep(0.05)
+        finally:
+            runner.close()
+
+
+class _Runner:
+    """The state of `run_stages`: which stages are finished, wait, run."""
+
+    def __init__(self, stages: Sequence[Stage], records: Records, threads: int | None, lock: int):
+        self.waiting, self.running = list(stages), {}  # running: stage -> its process, its GPU
+        self._records, self._threads, self._lock = records, threads, lock
+        self._finished = set()
+        self._progress = Progress(0)
+
+    def look(self, adopt: bool) -> None:
+        """Find out what is finished already; with `adopt`, take what has its outputs for it."""
+        number = len(self.waiting)
+        for stage in list(self.waiting):
+            if not self._is_ready(stage):
+                continue
+            if adopt and not self._records.is_finished(stage) and missing_output(stage) is None:
+                self._records.adopt(stage, stage.command_line(self._threads))
+            self._pass_over_if_finished(stage)
+        if self._finished:
+            print(f'{len(self._finished)} of {number} stages are finished already')
+        self._progress = Progress(sum(stage.cost for stage in self.waiting))
+
+    def step(self, places: Sequence[int | None]) -> None:
+        """Take in what has ended, and start what can be.
+
+        places: for each stage that may run at a time, the number of its GPU, or None.
+        """
+        for stage, (process, _) in list(self.running.items()):
+            if process.poll() is not None:
+                self._take_in(stage, process.returncode)
+        for stage in list(self.waiting):
+            free = list(places)
+            for _, gpu in self.running.values():
+                free.remove(gpu)
+            if free and self._is_ready(stage) and not self._pass_over_if_finished(stage):
+                self._start(stage, free[0])
+        self._progress.show([stage.name for stage in self.running])
+
+    def close(self) -> None:
+        """End what still runs: by SIGTERM, so that it can save its state; at a further signal, at once."""
+        self._progress.close()
+        processes = [process for process, _ in self.running.values()]
+        try:
+            for process in processes:
+                process.terminate()
+            for process in processes:
+                process.wait()
+        except BaseException:
+            for process in processes:
+                process.kill()
+            raise
+        finally:
+            for stage in self.running:
+                self._records.end(stage, 'stopped')
+
+    def _is_ready(self, stage: Stage) -> bool:
+        return self._finished.issuperset(stage.needs)
+
+    def _pass_over_if_finished(self, stage: Stage) -> bool:
+        if not self._records.is_finished(stage):
+            return False
+        self._done(stage)
+        self.waiting.remove(stage)
+        return True
+
+    def _done(self, stage: Stage) -> None:
+        self._finished.add(stage.name)
+        self._progress.add(stage.cost)
+
+    def _start(self, stage: Stage, gpu: int | None) -> None:
+        command = stage.command_line(self._threads, gpu)
+        self._progress.print(command)
+        goes_on = self._records.begin(stage, command)
+        environment = os.environ | ({'OMP_NUM_THREADS': str(self._threads)} if self._threads else {})
+        environment |= {'CUDA_VISIBLE_DEVICES': str(gpu)} if gpu is not None else {}
+        script, *args = stage.command
+        with open(self._log(stage), 'a' if goes_on else 'w') as log:
+            # In a session of its own, so that Ctrl-C reaches it through us, once; inside our lock.
+            process = subprocess.Popen(
+                [sys.executable, os.path.relpath(SCRIPTS / script), *args], env=environment,
+                stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+                pass_fds=[self._lock], preexec_fn=_end_with_parent if sys.platform == 'linux' else None)
+        self.waiting.remove(stage)
+        self.running[stage] = process, gpu
+
+    def _take_in(self, stage: Stage, status: int) -> None:
+        missing, log = missing_output(stage), self._log(stage)
+        failed = status != 0 or missing is not None
+        self._records.end(stage, 'failed' if failed else 'finished')
+        del self.running[stage]
+        repeat = f'(log: {log}; repeat: {stage.command_line(self._threads)})'
+        if status != 0:
+            raise UserError(f'stage {stage.name} ended with status {status}: {last_words(log)} {repeat}')
+        if failed:
+            raise UserError(f'stage {stage.name} did not leave {missing} {repeat}')
+        self._done(stage)
+
+    def _log(self, stage: Stage) -> Path:
+        return self._records.folder / f'{stage.name}.log'
+
+
+def _end_with_parent() -> None:
+    """Have this process get SIGTERM when its parent is gone, even by SIGKILL."""
+    ctypes.CDLL(None).prctl(_DEATH_OF_PARENT, signal.SIGTERM)
+
+
+def last_words(log: Path) -> str:
+    """The last line that is not empty of a file."""
+    lines = log.read_text(errors='replace').strip().splitlines() if log.is_file() else []
+    return lines[-1] if lines else 'it printed nothing'
 
 
 class Progress:
@@ -126,48 +226,3 @@ class Progress:
     def close(self) -> None:
         """Remove the bar."""
         self._bar.close()
-
-
-def stage_keys(stages: Sequence[Stage]) -> dict[str, str]:
-    """Per stage a hash of its command, its input files' contents and the keys of the stages that it needs."""
-    keys = {}
-    for stage in stages:
-        parts = [stage.command, [sha256_file(path) for path in stage.inputs],
-                 [keys[need] for need in stage.needs]]
-        keys[stage.name] = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-    return keys
-
-
-def _is_finished(stage: Stage, keys: dict[str, str], records: Path) -> bool:
-    try:
-        record = json.loads((records / f'{stage.name}.json').read_text())
-    except (OSError, ValueError):
-        return False
-    return record.get('key') == keys[stage.name] and all(path.exists() for path in stage.outputs)
-
-
-def _start(stage: Stage, records: Path, threads: int | None, gpu: int | None) -> subprocess.Popen:
-    script, *args = stage.command
-    environment = os.environ | ({'OMP_NUM_THREADS': str(threads)} if threads else {})
-    environment |= {'CUDA_VISIBLE_DEVICES': str(gpu)} if gpu is not None else {}
-    with open(records / f'{stage.name}.log', 'w') as log:
-        return subprocess.Popen([sys.executable, os.path.relpath(SCRIPTS / script), *args], env=environment,
-                                stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
-
-
-def _finish(stage: Stage, keys: dict[str, str], records: Path, status: int, seconds: float,
-            threads: int | None) -> None:
-    log = records / f'{stage.name}.log'
-    command = stage.command_line(threads)
-    if status != 0:
-        words = log.read_text(errors='replace').strip().splitlines() or ['it printed nothing']
-        raise UserError(f'stage {stage.name} ended with status {status}: {words[-1]} (log: {log}; repeat: '
-                        f'{command})')
-    missing = [str(path) for path in stage.outputs if not path.exists()]
-    if missing:
-        raise UserError(f'stage {stage.name} did not leave {missing[0]} (log: {log}; repeat: {command})')
-    _record(stage, keys, records, command=command, seconds=round(seconds, 1))
-
-
-def _record(stage: Stage, keys: dict[str, str], records: Path, **more) -> None:
-    write_json(records / f'{stage.name}.json', {'key': keys[stage.name], **more})

@@ -34,11 +34,11 @@ def atomic_write(path: str | os.PathLike, mode: str = 'wb') -> Iterator[IO]:
 
 
 @contextlib.contextmanager
-def locked(path: str | os.PathLike, doing: str) -> Iterator[None]:
+def locked(path: str | os.PathLike, doing: str) -> Iterator[int]:
     """Wait until no other process is inside with the same `path`. A killed process is not inside.
 
     doing: what those inside do with it, for a line on stderr. For a file, .NAME.lock is left beside `path`; a
-    folder is locked itself.
+    folder is locked itself. Yields a file descriptor: who inherits it is inside, too.
     """
     import fcntl  # only here: Windows lacks it
 
@@ -51,7 +51,7 @@ def locked(path: str | os.PathLike, doing: str) -> Iterator[None]:
         except BlockingIOError:
             click.echo(f'another process is {doing} {path.name}; waiting for it', err=True)
             fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+        yield lock
     finally:
         os.close(lock)
 

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from torch_utils import distributed
 from torch_utils.errors import UserError
+from torch_utils.interrupt import StopSignals
 from torch_utils.seeding import seed_training
 from training import checkpoint
 from training.batches import Batches
@@ -27,7 +28,6 @@ from training.build import build, build_optimizer
 from training.config import LR_DECAYS, TrainingConfig, split_batch
 from training.data_form import Dataset
 from training.flat import FlatOptimizer, FlatParameters, Gradients
-from training.interrupt import StopSignals
 from training.kernels import choose_kernels, set_precision
 from training.report import describe, report
 from training.run import Run
@@ -67,6 +67,8 @@ def train(config: TrainingConfig, dataset: Dataset, make_net: Callable[[], torch
         stack.enter_context(closing(run.batches))
         save_options(run)
         describe(run, dataset)
+        if run.finished:  # at the start: its state is resumed to make the last snapshot again
+            save_snapshot_and_preview(run)
         total = config.total_kimg * 1000
         hide = log is None or not sys.stderr.isatty()
         with tqdm(total=total, initial=run.cur_nimg, unit='img', unit_scale=True, disable=hide) as progress:
@@ -86,7 +88,8 @@ def train(config: TrainingConfig, dataset: Dataset, make_net: Callable[[], torch
 def _open_log(config: TrainingConfig, state: dict | None) -> RunLog:
     run_dir, history = Path(config.run_dir), {}
     if state is not None:
-        history = {'history': Path(config.resume_state_dump).parent, 'next_tick': state['cur_tick']}
+        at_end = state['cur_nimg'] >= config.total_kimg * 1000  # where a tick may be told that isn't full
+        history = {'history': Path(config.resume_state_dump).parent, 'next_tick': state['cur_tick'] + at_end}
     log = RunLog(run_dir, **history)
     remove_leftovers(run_dir)
     return log

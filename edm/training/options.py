@@ -15,6 +15,7 @@ import click
 from click.core import ParameterSource
 
 from torch_utils import cli
+from torch_utils.errors import UserError
 from training.config import (
     AUGMENTATION,
     LR_DECAYS,
@@ -24,7 +25,9 @@ from training.config import (
     split_batch,
 )
 from training.data_form import Dataset
-from training.run_dir import dir_to_go_on_in, next_run_dir, run_name
+from training.run_dir import dir_to_go_on_in, holds_run_of, next_run_dir, run_name, states_in
+
+AUTO = 'auto'  # of --resume
 
 
 def main_options(*, duration: float) -> Callable:
@@ -140,6 +143,8 @@ def check_options(opts: dict) -> None:
     opts['fp16'] = opts['precision'] == 'fp16'
     if opts['transfer'] and 'ema_rampup' in given_options():
         raise click.UsageError('--ema_rampup: with --transfer the averaged weights have no ramp-up')
+    if opts['resume'] == AUTO and not opts['nosubdir']:
+        raise click.UsageError('--resume auto needs --nosubdir: --outdir is then the run\'s own folder')
     if opts['desc'] and (os.sep in opts['desc'] or '/' in opts['desc']):
         raise click.UsageError(f'--desc {opts["desc"]}: part of a folder\'s name, can\'t hold a slash')
 
@@ -185,7 +190,9 @@ def start_run(config: TrainingConfig, dataset: Dataset, opts: dict, *, outdir: s
         num_processes=_num_processes(), batch_size=opts['batch'], precision=opts['precision'],
         desc=opts['desc'])
     run_dir = state = None
-    if config.resume_state_dump:
+    if config.resume_state_dump == AUTO:
+        run_dir, config, state = _resumed_if_begun(config, dataset, outdir, opts)
+    elif config.resume_state_dump:
         run_dir = dir_to_go_on_in(config.resume_state_dump, outdir, name)
         config, state = _continued(config, opts)
 
@@ -231,6 +238,25 @@ def is_first_process() -> bool:
 
 def _num_processes() -> int:
     return int(os.environ.get('WORLD_SIZE', 1))
+
+
+def _resumed_if_begun(config: TrainingConfig, dataset: Dataset, outdir: str, opts: dict,
+                      ) -> tuple[Path | None, TrainingConfig, dict | None]:
+    """Folder, settings and state of the run in `outdir` if it is this very run; else None, for a new one."""
+    from training.launch import continued
+
+    anew = None, replace(config, resume_state_dump=None), None
+    ignored = () if opts['seed'] is not None else ('seed',)
+    if not holds_run_of(outdir, config.as_json(), getattr(dataset, 'path', None), ignored):
+        return anew
+    if not states_in(outdir):
+        return anew
+    try:
+        return Path(outdir), *continued(replace(config, resume_state_dump=str(outdir)))
+    except UserError as err:  # none of them is whole
+        if is_first_process():
+            click.echo(f'Starts anew: {err}', err=True)
+        return anew
 
 
 def _continued(config: TrainingConfig, opts: dict) -> tuple[TrainingConfig, dict]:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import torch
 
+from torch_utils.interrupt import StopSignals
 from training.batches import Batches
 from training.config import BatchSplit, TrainingConfig
 from training.flat import FlatOptimizer, Gradients
-from training.interrupt import StopSignals
 from training.kernels import Kernels
 from training.run_dir import RunLog
 from training.stats import Moments

@@ -5,7 +5,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
@@ -113,6 +113,25 @@ def run_id(folder: str | os.PathLike) -> str | None:
         return options['made_by']['run_id']
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def holds_run_of(folder: str | os.PathLike, settings: dict, data: str | None, ignored: Sequence[str] = (),
+                 ) -> bool:
+    """Whether a run in `folder` had these settings, as of `TrainingConfig.as_json`, and this very data.
+
+    ignored: further settings that may differ, besides place, device and what the run was resumed from.
+    """
+    from torch_utils.provenance import fingerprint
+
+    try:
+        had = json.loads(Path(folder, 'training_options.json').read_text(encoding='utf-8'))
+        inputs = had.pop('made_by')['inputs']
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+    free = {'run_dir', 'device', 'resume_pkl', 'resume_kimg', 'resume_state_dump', *ignored}
+    had, wanted = ({key: value for key, value in values.items() if key not in free}
+                   for values in (had, json.loads(json.dumps(settings))))
+    return had == wanted and (data is None or inputs.get(str(data)) == fingerprint(data))
 
 
 def tick_after(folder: str | os.PathLike, kimg: int) -> int:

@@ -1,17 +1,43 @@
 """Stages run in order of need, side by side, and only once."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
 
 import pytest
 
 from evaluation import stages
 from evaluation.stages import Stage, run_stages
+from helpers import ROOT
 from torch_utils.errors import UserError
 
 APPEND = """
 import sys
 text, path = sys.argv[1:]
 open(path, 'a').write(text)
+open('calls.txt', 'a').write(text)
+"""
+HOLD = """
+import os, pathlib, signal, sys, time
+path = pathlib.Path(sys.argv[1])
+signal.signal(signal.SIGTERM, lambda *_: (path.with_suffix('.saved').touch(), os._exit(143)))
+path.with_suffix('.begun').write_text(str(os.getpid()))
+while not path.with_suffix('.go').exists():
+    time.sleep(0.02)
+path.touch()
+"""
+RUN = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from evaluation import stages
+stages.SCRIPTS = Path('scripts')
+stages.run_stages([stages.Stage(name='a', command=('hold.py', 'a.txt'), outputs=(Path('a.txt'),))],
+                  records=Path('mine/records'))
 """
 FAIL = """
 print('first words')
@@ -21,13 +47,22 @@ raise SystemExit('no data to be had')
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """An empty folder; append.py and fail.py stand in for the scripts."""
+    """An empty folder; append.py, fail.py and hold.py stand in for the scripts."""
     scripts = tmp_path / 'scripts'
     scripts.mkdir()
-    (scripts / 'append.py').write_text(APPEND)
-    (scripts / 'fail.py').write_text(FAIL)
+    for name, text in (('append', APPEND), ('fail', FAIL), ('hold', HOLD)):
+        (scripts / f'{name}.py').write_text(text)
     monkeypatch.setattr(stages, 'SCRIPTS', scripts)
+    monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+def calls(folder):
+    """What append.py was called with since this was asked last."""
+    path = folder / 'calls.txt'
+    text = path.read_text() if path.exists() else ''
+    path.unlink(missing_ok=True)
+    return text
 
 
 def append(folder, name, text, needs=(), inputs=()):
@@ -51,16 +86,55 @@ def test_a_stage_waits_for_those_it_needs(folder):
 def test_finished_stages_are_not_run_again(folder):
     todo = [append(folder, 'a', 'x'), append(folder, 'b', 'y', needs=('a',))]
     run(folder, *todo)
+    assert calls(folder) == 'xy'
+    run(folder, *todo)
+    assert calls(folder) == ''
+
+
+@pytest.mark.parametrize('damage', [
+    lambda path: path.unlink(), lambda path: path.write_text(''), lambda path: path.write_text('z')])
+def test_an_output_that_is_missing_or_not_as_it_was_left_is_made_again(damage, folder):
+    todo = [append(folder, 'a', 'x'), append(folder, 'b', 'y', needs=('a',))]
+    run(folder, *todo)
+    damage(folder / 'a.txt')
+    calls(folder)
     run(folder, *todo)
     assert (folder / 'a.txt').read_text() == 'x'
-    assert (folder / 'b.txt').read_text() == 'y'
+    assert calls(folder) == 'x'  # with the same contents again, nothing changes for the next stage
 
 
-def test_a_missing_output_is_made_again(folder):
-    run(folder, append(folder, 'a', 'x'))
+def test_a_folder_must_hold_the_images_that_were_made(folder):
+    (folder / 'scripts' / 'images.py').write_text(
+        'import pathlib\n'
+        'for i in range(3): pathlib.Path(f"samples/{i}.png").write_text(str(i))\n'
+        'open("calls.txt", "a").write("x")')
+    stage = Stage(name='a', command=('images.py',), outputs=(folder / 'samples',), num_images=3)
+    (folder / 'samples').mkdir()
+    (folder / 'samples' / '9.png').write_text('of an earlier run')
+    run(folder, stage)
+    assert [path.name for path in sorted((folder / 'samples').iterdir())] == ['0.png', '1.png', '2.png']
+    (folder / 'samples' / 'notes.txt').touch()
+    os.utime(folder / 'samples' / '1.png', (1, 1))
+    run(folder, stage)
+    assert calls(folder) == 'x'  # neither other files nor other times count
+    (folder / 'samples' / '1.png').write_text('')
+    run(folder, stage)
+    (folder / 'samples' / '2.png').unlink()
+    run(folder, stage)
+    assert calls(folder) == 'xx'
+    with pytest.raises(UserError, match='did not leave '):
+        run(folder, replace(stage, num_images=4))
+
+
+def test_what_follows_from_another_output_is_made_again(folder):
+    (folder / 'scripts' / 'time.py').write_text(
+        'import time\nopen("a.txt", "w").write(str(time.time_ns()))\nopen("calls.txt", "a").write("t")')
+    todo = [Stage(name='a', command=('time.py',), outputs=(folder / 'a.txt',)),
+            append(folder, 'b', 'y', needs=('a',))]
+    run(folder, *todo)
     (folder / 'a.txt').unlink()
-    run(folder, append(folder, 'a', 'x'))
-    assert (folder / 'a.txt').read_text() == 'x'
+    run(folder, *todo)
+    assert calls(folder) == 'tyty'
 
 
 def test_another_command_or_input_runs_the_stage_and_all_after_it_again(folder):
@@ -70,10 +144,10 @@ def test_another_command_or_input_runs_the_stage_and_all_after_it_again(folder):
     run(folder, *todo)
     data.write_text('2')
     run(folder, *todo)
-    assert (folder / 'b.txt').read_text() == 'yy'
+    assert calls(folder) == 'xyxy'
     run(folder, append(folder, 'a', 'z', inputs=(data,)), todo[1])
-    assert (folder / 'a.txt').read_text() == 'xxz'
-    assert (folder / 'b.txt').read_text() == 'yyy'
+    assert calls(folder) == 'zy'
+    assert (folder / 'a.txt').read_text() == 'z'  # nothing is left of the outputs before
 
 
 def test_a_failing_stage_is_named_with_its_last_words_and_log(folder):
@@ -82,6 +156,7 @@ def test_a_failing_stage_is_named_with_its_last_words_and_log(folder):
         run(folder, stage)
     with pytest.raises(UserError, match='stage bad'):  # and isn't taken for finished
         run(folder, stage)
+    assert json.loads((folder / 'records' / 'bad.json').read_text())['state'] == 'failed'
 
 
 def test_a_stage_without_its_output_is_not_finished(folder):
@@ -117,3 +192,57 @@ def test_stages_that_others_ran_are_adopted_if_wished(folder):
     run_stages(todo, records=folder / 'records', adopt=True)
     assert (folder / 'a.txt').read_text() == 'made elsewhere'
     assert (folder / 'b.txt').read_text() == 'y'
+
+
+def start_runner(folder):
+    """A process that runs one stage, which holds until a.go is there."""
+    process = subprocess.Popen([sys.executable, '-c', RUN, ROOT / 'edm'], cwd=folder, stderr=subprocess.PIPE,
+                               stdout=subprocess.DEVNULL, text=True, start_new_session=True)
+    wait_for(lambda: (folder / 'a.begun').exists() and (folder / 'a.begun').read_text())
+    return process
+
+
+def wait_for(condition):
+    until = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_the_stages_and_the_next_run_goes_on(number, folder):
+    runner = start_runner(folder)
+    os.killpg(runner.pid, number)  # as Ctrl-C does, to all processes of the group
+    said = runner.communicate()[1]
+    assert runner.returncode == 128 + number
+    assert number.name in said
+    assert 'the same command goes on' in said
+    assert (folder / 'a.saved').exists()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((folder / 'a.begun').read_text()), 0)
+    record = json.loads((folder / 'mine/records/a.json').read_text())
+    assert record['state'] == 'stopped'
+    (folder / 'a.go').touch()
+    subprocess.run([sys.executable, '-c', RUN, ROOT / 'edm'], cwd=folder, check=True, capture_output=True)
+    ended = json.loads((folder / 'mine/records/a.json').read_text())
+    assert ended['state'] == 'finished'
+    assert ended['seconds'] > record['seconds']  # of both parts
+
+
+def test_a_second_run_waits_for_the_first_and_finds_its_work_done(folder):
+    first = start_runner(folder)
+    second = subprocess.Popen([sys.executable, '-c', RUN, ROOT / 'edm'], cwd=folder, stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE, text=True)
+    assert 'another process is running stages of mine; waiting' in second.stderr.readline()
+    (folder / 'a.go').touch()
+    assert '1 of 1 stages are finished already' in second.communicate()[0]
+    first.communicate()
+    assert (first.returncode, second.returncode) == (0, 0)
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='elsewhere stages outlive a killed parent')
+def test_stages_end_in_good_order_when_the_runner_is_killed(folder):
+    runner = start_runner(folder)
+    runner.kill()
+    runner.communicate()
+    wait_for(lambda: (folder / 'a.saved').exists())

@@ -109,6 +109,37 @@ def test_two_processes_killed_and_resumed_equal_two_never_killed(data, tmp_path,
     assert_equal_runs(whole, folder, 3)
 
 
+def test_auto_starts_goes_on_and_ends_the_same_run(data, whole, tmp_path, interrupted):
+    folder = tmp_path / 'auto'
+    args = arguments(data, folder, '--duration=0.003', '--resume=auto')
+    assert interrupted('kill', 7, args) == [-signal.SIGKILL]  # a new run: there is no folder yet
+    assert interrupted('term', 3, args) == [143]  # goes on from tick 1
+    assert load_state(folder / 'training-state-000002.pt')['cur_nimg'] == 1250 + 3 * 250
+    run(train.main, *args)
+    assert_equal_runs(whole, folder, 3)
+    last = folder / 'network-snapshot-000003.pkl'
+    weights = load_snapshot(str(last))['ema'].state_dict()
+    last.write_bytes(b'damaged')
+    run(train.main, *args)  # no step is left; the snapshot is made again
+    assert_equal(load_snapshot(str(last))['ema'].state_dict(), weights)
+    assert_equal_runs(whole, folder, 3)
+
+
+def test_auto_starts_anew_with_other_settings_or_data(data, whole, tmp_path):
+    folder = copy_run(whole, tmp_path)
+    for other in ('--lr=0.1', '--seed=4', '--duration=0.004'):
+        args = arguments(data, folder, '--duration=0.003', '--resume=auto', other, '--dry-run')
+        assert 'resume_state_dump' not in json.loads(run(train.main, *args).stdout), other
+    same = arguments(data, folder, '--duration=0.003', '--resume=auto', '--dry-run')
+    assert 'resume_state_dump' in json.loads(run(train.main, *same).stdout)
+    options = json.loads((folder / 'training_options.json').read_text())
+    options['made_by']['inputs'][str(data)] = '0' * 64  # other images of the same path, number and size
+    (folder / 'training_options.json').write_text(json.dumps(options))
+    assert 'resume_state_dump' not in json.loads(run(train.main, *same).stdout)
+    refuse(train.main, f'--data={data}', f'--outdir={folder}', '--resume=auto', status=2,
+           says=('--resume auto', '--nosubdir'))
+
+
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_a_state_and_a_second_stops_at_once(number, data, whole, tmp_path, monkeypatch):
     folder = tmp_path / 'stopped'

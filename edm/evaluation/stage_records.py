@@ -1,0 +1,137 @@
+"""What is known of an experiment's stages: which are finished and with what outputs, how long they took.
+
+Of each stage that was begun, a folder holds NAME.log, what it printed, and NAME.json: its `key` (see
+`Records.key`) and `command`; `state`, one of STATES; `begun`, seconds since 1970; `seconds`, how long it ran
+before that or, once ended, in all; of a finished one `outputs`: by path a `mark`, which is quick to compare,
+and `sha256` of the contents.
+"""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from torch_utils.files import sha256_file, write_json
+
+STATES = ('running', 'finished', 'failed', 'stopped')
+
+
+class Records:
+    """The records of an experiment's stages in `folder`.
+
+    A stage is asked about when those that it needs are finished.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self._keys, self._contents = {}, {}  # of finished stages, by name: their key, their outputs' SHA-256
+        self._inputs = {}  # what is known of files by path, as of `_seen`
+
+    def key(self, stage) -> str:
+        """A hash of its command, its input files' contents, and keys and outputs of the stages it needs."""
+        parts = [stage.command, [self._input(path) for path in stage.inputs],
+                 [[self._keys[need], self._contents[need]] for need in stage.needs]]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+    def read(self, name: str) -> dict:
+        """The record of a stage; empty if there is none."""
+        try:
+            record = json.loads((self.folder / f'{name}.json').read_text(encoding='utf-8'))
+        except (OSError, ValueError):
+            return {}
+        return record if isinstance(record, dict) else {}
+
+    def is_finished(self, stage) -> bool:
+        """Whether it ended well with this key, and its outputs are still what it left."""
+        record, key = self.read(stage.name), self.key(stage)
+        if record.get('state') != 'finished' or record.get('key') != key or missing_output(stage):
+            return False
+        outputs = {}
+        for path in stage.outputs:
+            recorded = record.get('outputs', {}).get(str(path), {})
+            outputs[str(path)] = recorded if recorded.get('mark') == _mark(path) else _seen(path)
+            if outputs[str(path)]['sha256'] != recorded.get('sha256'):
+                return False
+        if outputs != record['outputs']:  # the same contents with other times
+            self._write(stage.name, record | {'outputs': outputs})
+        self._remember(stage.name, key, outputs)
+        return True
+
+    def begin(self, stage, command: str) -> bool:
+        """Note that it runs from now on; returns whether it goes on with what an equal one left unfinished.
+
+        Otherwise its outputs are removed, so that nothing of another command or other inputs stays in them.
+        """
+        record, key = self.read(stage.name), self.key(stage)
+        goes_on = record.get('key') == key and record.get('state') != 'finished'
+        if not goes_on:
+            for path in stage.outputs:
+                for file in _images(path) if path.is_dir() else [path]:
+                    file.unlink(missing_ok=True)
+        self._write(stage.name, {'key': key, 'command': command, 'state': 'running', 'begun': time.time(),
+                                 'seconds': record.get('seconds', 0) if goes_on else 0})
+        return goes_on
+
+    def end(self, stage, state: str) -> None:
+        """Note how a stage that was begun ended. A finished one has all its outputs."""
+        record = self.read(stage.name)
+        record |= {'state': state, 'seconds': round(record['seconds'] + time.time() - record['begun'], 1)}
+        if state == 'finished':
+            record['outputs'] = {str(path): _seen(path) for path in stage.outputs}
+            self._remember(stage.name, record['key'], record['outputs'])
+        self._write(stage.name, record)
+
+    def adopt(self, stage, command: str) -> None:
+        """Take a stage for finished whose outputs are there, whoever made them."""
+        key, outputs = self.key(stage), {str(path): _seen(path) for path in stage.outputs}
+        self._write(stage.name, {'key': key, 'command': command, 'state': 'finished', 'adopted': True,
+                                 'outputs': outputs})
+        self._remember(stage.name, key, outputs)
+
+    def _input(self, path: Path) -> str:
+        """SHA-256 of a file; that of an unchanged one is computed once."""
+        if self._inputs.get(path, {}).get('mark') != _mark(path):
+            self._inputs[path] = _seen(path)
+        return self._inputs[path]['sha256']
+
+    def _remember(self, name: str, key: str, outputs: dict) -> None:
+        self._keys[name], self._contents[name] = key, [output['sha256'] for output in outputs.values()]
+
+    def _write(self, name: str, record: dict) -> None:
+        write_json(self.folder / f'{name}.json', record)
+
+
+def missing_output(stage) -> Path | None:
+    """The first output that isn't there; a folder of images must have as many as the stage makes."""
+    for path in stage.outputs:
+        if not path.exists() or (path.is_dir() and sum(1 for _ in _images(path)) < (stage.num_images or 0)):
+            return path
+    return None
+
+
+def _images(folder: Path) -> Iterator[Path]:
+    return folder.glob('*.png')
+
+
+def _mark(path: Path) -> str:
+    """Size and time of a file; of a folder, the hash of those of the images in it."""
+    if not path.is_dir():
+        status = path.stat()
+        return f'{status.st_size} {status.st_mtime_ns}'
+    with os.scandir(path) as entries:
+        found = [(entry.name, entry.stat()) for entry in entries if entry.name.endswith('.png')]
+    return _hash_of_lines(f'{name} {status.st_size} {status.st_mtime_ns}' for name, status in found)
+
+
+def _seen(path: Path) -> dict:
+    """Mark and contents of an output, see the module's text; of a folder, of the images in it."""
+    if not path.is_dir():
+        return {'mark': _mark(path), 'sha256': sha256_file(path)}
+    return {'mark': _mark(path),
+            'sha256': _hash_of_lines(f'{image.name} {sha256_file(image)}' for image in _images(path))}
+
+
+def _hash_of_lines(lines: Iterable[str]) -> str:
+    return hashlib.sha256('\n'.join(sorted(lines)).encode('utf-8', 'surrogateescape')).hexdigest()

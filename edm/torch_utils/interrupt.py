@@ -1,0 +1,40 @@
+"""Signals as the wish to stop in good order."""
+
+import os
+import signal
+import threading
+from collections.abc import Sequence
+
+
+class StopSignals:
+    """While entered, a first of `numbers` (SIGINT and SIGTERM) is noted in `received` for a loop to see.
+
+    The next one stops at once: SIGINT raises KeyboardInterrupt, others SystemExit with status 128 + number.
+    Outside the main thread, where Python takes no signals, nothing is noted.
+    says: what follows a first signal, for a line on stderr.
+    """
+
+    def __init__(self, says: str = 'a state is saved after this step',
+                 numbers: Sequence[int] = (signal.SIGINT, signal.SIGTERM)):
+        self.received: int | None = None
+        self._says, self._numbers, self._earlier = says, numbers, {}
+
+    def __enter__(self) -> 'StopSignals':
+        if threading.current_thread() is threading.main_thread():
+            self._earlier = {number: signal.signal(number, self._note) for number in self._numbers}
+        return self
+
+    def __exit__(self, *error) -> None:
+        for number, handler in self._earlier.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame) -> None:
+        if self.received is None:
+            self.received = number
+            # Not through sys.stderr, which the signal may have interrupted.
+            os.write(2, f'\n{signal.Signals(number).name}: {self._says}; a second signal stops at '
+                        'once\n'.encode())
+        elif number == signal.SIGINT:
+            raise KeyboardInterrupt
+        else:
+            raise SystemExit(128 + number)
