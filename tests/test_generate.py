@@ -217,6 +217,8 @@ def test_resume_makes_what_is_missing_and_nothing_else(grey, tmp_path):
     whole, _ = sample(grey, tmp_path / 'a', '--seeds=0-5', '--steps=2')
     sample(grey, tmp_path / 'b', '--seeds=0-3', '--steps=2')
     (tmp_path / 'b' / '000002.png').unlink()
+    for name, size in (('000000.png', 0), ('000003.png', 60)):  # what a power cut may leave
+        os.truncate(tmp_path / 'b' / name, size)
     kept = (tmp_path / 'b' / '000001.png').stat().st_mtime_ns
     again, _ = sample(grey, tmp_path / 'b', '--seeds=0-5', '--steps=2', '--resume', '--batch=2')
     assert again.keys() == whole.keys()

@@ -22,7 +22,7 @@ from torch_utils import distributed, provenance
 from torch_utils.cli import parse_int_list, shorten
 from torch_utils.errors import UserError
 from torch_utils.files import atomic_write, locked, write_json
-from torch_utils.images import make_grid, to_uint8, write_png
+from torch_utils.images import is_whole_png, make_grid, to_uint8, write_png
 from torch_utils.seeding import SampleGenerators
 
 WRITERS = 4  # threads that encode and write PNGs beside the next batch's computation
@@ -110,8 +110,8 @@ def begin_folder(outdir: Path, settings: dict, seeds: Sequence[int], *, subdirs:
                  inputs: Sequence[str] = ()) -> list[int]:
     """Record in `outdir`/generation.json what makes its images; returns the seeds that are still to be done.
 
-    settings: all that decides the pixels. inputs: files, for the record. With `resume`, images that are there
-    stay.
+    settings: all that decides the pixels. inputs: files, for the record. With `resume`, whole images that are
+    there stay.
     Raises UserError if `resume` is asked for where images were made with other settings, or nobody knows how.
     """
     with locked(outdir, 'beginning in'):  # others may add images of their own
@@ -124,7 +124,8 @@ def _begin_folder(outdir: Path, settings: dict, seeds: Sequence[int], subdirs: b
     record = _read_record(outdir / RECORD)
     runs = record.get('runs', []) if record.get('settings_sha256') == key else []
     known = {seed for run in runs for seed in parse_int_list(run['seeds'])}
-    there = {seed for seed in seeds if image_path(outdir, seed, subdirs).is_file()}
+    paths = {seed: image_path(outdir, seed, subdirs) for seed in seeds}
+    there = {seed for seed, path in paths.items() if path.is_file()}
     if resume and there - known:
         raise UserError(f'--resume: --outdir {outdir} has images that were made ' + (
             f'with other settings ({_first_difference(record["settings"], settings)})' if record and not runs
@@ -133,11 +134,11 @@ def _begin_folder(outdir: Path, settings: dict, seeds: Sequence[int], subdirs: b
         print(f'{len(there)} of {len(seeds)} images are in {outdir} already and are replaced',
               file=sys.stderr)
         for seed in there - known:  # so that no image is ever taken for one of these settings
-            image_path(outdir, seed, subdirs).unlink()
+            paths[seed].unlink()
     write_json(outdir / RECORD, {
         'settings': settings, 'settings_sha256': key,
         'runs': [*runs, {'seeds': shorten(seeds), **provenance.record(inputs=inputs)}]})
-    return [seed for seed in seeds if not (resume and seed in there)]
+    return [seed for seed in seeds if not (resume and seed in there and is_whole_png(paths[seed]))]
 
 
 def _json_settings(settings: dict) -> dict:
@@ -201,7 +202,7 @@ def _one_thread_each(threads: int) -> Iterator[None]:
 def _write(path: Path, image: np.ndarray, outdir: Path) -> None:
     if path.parent != outdir:  # which, if it has gone away, is not to come back without its record
         path.parent.mkdir(exist_ok=True)
-    write_png(path, image.transpose(1, 2, 0))
+    write_png(path, image.transpose(1, 2, 0), durable=False)
 
 
 def write_sheet(path: Path, outdir: Path, seeds: Sequence[int], *, subdirs: bool) -> None:

@@ -8,13 +8,14 @@ from typing import Any
 import torch
 
 from torch_utils.errors import UserError
+from torch_utils.memory import keep_freed_memory
 
 
 def pick_device(name: str = 'auto') -> torch.device:
     """The device that `--device` names; every script asks here and nowhere else.
 
     name: 'auto' (the first that is there of cuda, mps, cpu), 'cpu', 'cuda', 'cuda:i' or 'mps'. Plain 'cuda'
-    under torchrun is the GPU of this process's local rank.
+    under torchrun is the GPU of this process's local rank. For a CPU the process keeps freed memory.
     Raises UserError if this machine has no such device.
     """
     if name == 'auto':
@@ -28,6 +29,8 @@ def pick_device(name: str = 'auto') -> torch.device:
         if index >= count:
             raise UserError(f'--device {name}: GPU {index} is asked for and PyTorch finds {count}')
         device = torch.device('cuda', index)
+    if device.type == 'cpu':
+        keep_freed_memory()
     return device
 
 

@@ -16,18 +16,21 @@ from torch_utils.errors import UserError
 
 
 @contextlib.contextmanager
-def atomic_write(path: str | os.PathLike, mode: str = 'wb') -> Iterator[IO]:
+def atomic_write(path: str | os.PathLike, mode: str = 'wb', *, durable: bool = True) -> Iterator[IO]:
     """Open a file beside `path` for writing; it takes `path`'s place once all of it is on the disk.
 
     Text is UTF-8. If the body raises, nothing remains and an older `path` stays as it was.
+    durable: wait for the disk. Without, which is for small files by the thousand, a file may be empty after
+        the machine, not just the process, has died.
     """
     path = Path(path)
     temp = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
     try:
         with open(temp, mode, encoding=None if 'b' in mode else 'utf-8') as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(temp, path)
     finally:
         temp.unlink(missing_ok=True)

@@ -8,6 +8,8 @@ from PIL import Image
 
 from torch_utils.files import atomic_write
 
+PNG_END = b'\0\0\0\0IEND\xaeB`\x82'  # its last chunk, which holds nothing
+
 
 def to_uint8(x: torch.Tensor) -> torch.Tensor:
     """Pixels from [-1, 1] to 0..255: x * 127.5 + 128, clipped, then truncated. uint8 on x's device."""
@@ -19,16 +21,27 @@ def from_uint8(images: torch.Tensor) -> torch.Tensor:
     return images.to(torch.float32) / 127.5 - 1
 
 
-def write_png(path: str | os.PathLike, image: np.ndarray) -> None:
+def write_png(path: str | os.PathLike, image: np.ndarray, *, durable: bool = True) -> None:
     """Write one image, uint8 [H, W, 1] (mode L) or [H, W, 3] (RGB), whole or not at all.
 
+    durable: see `atomic_write`.
     Raises ValueError for another shape or dtype.
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (1, 3):
         raise ValueError(f'a PNG takes uint8 [H, W, 1 or 3], got {image.dtype} {list(image.shape)}')
     pixels = np.ascontiguousarray(image[:, :, 0] if image.shape[2] == 1 else image)
-    with atomic_write(path) as file:
+    with atomic_write(path, durable=durable) as file:
         Image.fromarray(pixels).save(file, format='PNG')
+
+
+def is_whole_png(path: str | os.PathLike) -> bool:
+    """Whether the file is there and ends as a PNG does."""
+    try:
+        with open(path, 'rb') as file:
+            file.seek(-len(PNG_END), os.SEEK_END)
+            return file.read() == PNG_END
+    except OSError:  # also of a file that is shorter
+        return False
 
 
 def make_grid(images: np.ndarray | torch.Tensor, columns: int) -> np.ndarray:
