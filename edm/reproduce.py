@@ -1,11 +1,10 @@
 """Repeat an experiment of the papers: every stage is a plain call of the scripts beside this one."""
 
-import json
 import math
 import os
 import shlex
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -33,7 +32,10 @@ _run_options = cli.options(
     click.option('--emit', type=click.Choice(['slurm', 'make']),
                  help='Print a Slurm script or a Makefile that runs the stages, and stop.'),
     click.option('-n', '--dry-run', is_flag=True,
-                 help='Print the command lines, what they depend on and what they cost, and stop.'))
+                 help='Print the command lines, what they depend on and what they cost, and stop.'),
+    click.option('--assume-img-per-s', metavar='FLOAT', type=cli.FiniteRange(min=0, min_open=True),
+                 help='For --dry-run: how many images a second the network trains on that the estimate names '
+                      'first.  [default: measured on this machine]'))
 
 
 @main.command()
@@ -71,10 +73,6 @@ _run_options = cli.options(
 @cli.options('Execution',
     cli.device_option)
 @_run_options
-@cli.options('Execution',
-    click.option('--assume-img-per-s', metavar='FLOAT', type=cli.FiniteRange(min=0, min_open=True),
-                 help='For --dry-run: how many images a second the widest student trains on.  [default: '
-                      'measured on this machine]'))
 def regimes(preset, device, jobs, gpus, adopt, emit, dry_run, assume_img_per_s, **options):
     """Memorization and generalization over training-set size (paper 1, figure 2).
 
@@ -86,36 +84,19 @@ def regimes(preset, device, jobs, gpus, adopt, emit, dry_run, assume_img_per_s, 
       python edm/reproduce.py regimes --preset=paper --dry-run --assume-img-per-s=2000
     """
     from evaluation import regimes as experiment
+    from evaluation import regimes_scores
     from evaluation.stages import run_stages
 
-    job = _settings(experiment.PRESETS[preset], **options)
-    source = click.get_current_context().get_parameter_source('device')
-    if source is not click.core.ParameterSource.DEFAULT:
-        job = replace(job, device=device)
-    elif gpus:
-        job = replace(job, device='auto')
-    if assume_img_per_s and not dry_run:
-        raise click.UsageError('--assume-img-per-s is for --dry-run')
+    run = {'jobs': jobs, 'gpus': gpus, 'adopt': adopt, 'emit': emit, 'dry_run': dry_run,
+           'assume_img_per_s': assume_img_per_s}
+    job = _on_device(_settings(experiment.PRESETS[preset], **options), device, gpus)
     if not dry_run and not emit:
         _check_data(job)
-    stages = experiment.plan(job)
-    threads = 1 if job.device == 'cpu' else None  # small networks: one thread each, side by side
-    if dry_run or emit:
-        _print_plan(stages, emit)
-        if dry_run:
-            _print_estimate(job, assume_img_per_s)
-        return
-
-    from evaluation import regimes_scores, report
-
     pictures = regimes_scores.picture_stages(job)
-    records = Path('evaluation', job.name, 'stages')
-    report.write_plan(records.parent, asdict(job), {
-        stage.name: stage.command_line(threads) for stage in [*stages, *pictures]})
-    run_stages(stages, records=records, threads=threads, gpus=gpus or (), adopt=adopt,
-               jobs=jobs or (os.cpu_count() if job.device == 'cpu' else 1))
+    if not _run(job, 'regimes', experiment.plan(job), later=pictures, **run):
+        return
     results = regimes_scores.collect(job)
-    run_stages(pictures, records=records)
+    run_stages(pictures, records=_records(job))
     print(regimes_scores.table(results))
     for path in (job.results, job.results.with_suffix('.csv'), *job.pictures):
         print(f'wrote {path}')
@@ -142,8 +123,8 @@ def molrg(preset, name, device, **run):
     """
     from evaluation import molrg_experiment as experiment
 
-    job = _replaced(experiment.PRESETS[preset], name, device)
-    if _run(job, experiment.plan, **run):
+    job = _on_device(_named(experiment.PRESETS[preset], name), device, run['gpus'])
+    if _run(job, 'molrg', experiment.plan(job), **run):
         print(experiment.summary(job))
         for path in job.pictures:
             print(f'wrote {path}')
@@ -167,7 +148,7 @@ def jacobian(preset, networks, name, device, **run):
     """
     from evaluation import jacobian_experiment as experiment
 
-    job = _replaced(experiment.PRESETS[preset], name, device)
+    job = _on_device(_named(experiment.PRESETS[preset], name), device, run['gpus'])
     job = replace(job, networks=(*job.networks, *map(cli.split_label, networks)))
     labels = [label for label, _ in job.networks] + ([job.training[0]] if job.training else [])
     for label in labels:
@@ -176,7 +157,7 @@ def jacobian(preset, networks, name, device, **run):
     for _, path in job.networks:
         if not is_url(path) and not Path(path).is_file():
             raise click.UsageError(f'--networks {path}: no such file')
-    if _run(job, experiment.plan, **run):
+    if _run(job, 'jacobian', experiment.plan(job), **run):
         print(f'wrote {job.picture}')
 
 
@@ -229,25 +210,43 @@ def phase_transition(out, device, dims, ratios, **options):
     print(f'wrote {out}')
 
 
-def _replaced(job, name, device):
-    """The preset with what the command line replaces."""
-    if name is not None:
-        job = replace(job, name=_folder_name(name))
+def _named(job, name: str | None):
+    return job if name is None else replace(job, name=_folder_name(name))
+
+
+def _on_device(job, device: str, gpus: list[int] | None):
+    """The preset, on the device that the command line asks for."""
     source = click.get_current_context().get_parameter_source('device')
-    return job if source is click.core.ParameterSource.DEFAULT else replace(job, device=device)
+    if source is not click.core.ParameterSource.DEFAULT:
+        return replace(job, device=device)
+    return replace(job, device='auto') if gpus else job
 
 
-def _run(job, plan, *, jobs, gpus, adopt, emit, dry_run) -> bool:
-    """Run the stages of an experiment; or, as False, print them."""
+def _records(job) -> Path:
+    return Path('evaluation', job.name, 'stages')
+
+
+def _run(job, experiment: str, stages, *, later=(), jobs, gpus, adopt, emit, dry_run, assume_img_per_s,
+         ) -> bool:
+    """Run the stages of an experiment; or, as False, print them.
+
+    experiment: 'regimes', 'molrg' or 'jacobian'. later: stages that the caller runs after these.
+    """
+    from evaluation import report
     from evaluation.stages import run_stages
 
-    stages = plan(replace(job, device='auto') if gpus else job)
+    if assume_img_per_s and not dry_run:
+        raise click.UsageError('--assume-img-per-s is for --dry-run')
+    on_cpu = job.device == 'cpu'
+    places = len(gpus) if gpus else jobs or (os.cpu_count() if on_cpu else 1)
     if dry_run or emit:
         _print_plan(stages, emit)
+        if dry_run and not emit:
+            _print_estimate(job, experiment, assume_img_per_s, places)
         return False
-    threads = 1 if job.device == 'cpu' else None  # small networks: one thread each, side by side
-    run_stages(stages, records=Path('evaluation', job.name, 'stages'), threads=threads, gpus=gpus or (),
-               adopt=adopt, jobs=jobs or (os.cpu_count() if job.device == 'cpu' else 1))
+    threads = 1 if on_cpu else None  # small networks: one thread each, side by side
+    report.write_plan(_records(job).parent, job, [*stages, *later], threads=threads)
+    run_stages(stages, records=_records(job), threads=threads, gpus=gpus or (), adopt=adopt, jobs=places)
     return True
 
 
@@ -267,25 +266,14 @@ def _print_plan(stages, emit: str | None) -> None:
         print(stage_scripts.outline(stages))
 
 
-def _print_estimate(job, assumed: float | None) -> None:
+def _print_estimate(job, experiment: str, assumed: float | None, places: int) -> None:
     """Hours, disk and memory of the whole experiment."""
-    from evaluation import estimates
+    from evaluation import experiment_costs
     from torch_utils.distributed import pick_device
 
-    kwargs = {width: estimates.student_network(job, width) for width in job.widths}
-    costs = {width: estimates.network_cost(kwargs[width], job.resolution, job.channels)
-             for width in job.widths}
-    widest = max(job.widths)
-    device = pick_device(job.device)
-    speed = assumed or estimates.measured_throughput(kwargs[widest], job.resolution, job.channels, device,
-                                                     batch=8 if job.resolution > 8 else 64)
-    origin = 'assumed' if assumed else f'measured on {device}'
-    print(f'# UNet-{widest} trains on {speed:.1f} images/s ({origin}); all else from operation counts')
-    print(estimates.table(estimates.estimate_regimes(job, costs), 3 * costs[widest].flop * speed))
-    for width, cost in costs.items():
-        held = cost.parameters * estimates.BYTES_PER_PARAMETER['training'] / 1e9
-        print(f'# UNet-{width}: {cost.parameters / 1e6:.1f} M parameters; memory to train {held:.2f} GB + '
-              f'{cost.activation_bytes / 1e6:.1f} MB per image of --batch-gpu')
+    estimate = experiment_costs.ESTIMATES[experiment](job)
+    print(estimate.text(on_cpu=job.device == 'cpu', device=pick_device(job.device), assumed=assumed,
+                        places=places))
 
 
 def _settings(preset, *, train, teacher_training, samples, thresholds, teacher, **options):
@@ -374,14 +362,8 @@ def report_command(folder, out):
     from torch_utils.files import atomic_write, make_output_dir
 
     folder = Path(folder)
-    plan = report.load_plan(folder)
-    figures = folder.parent.parent / 'figures' / folder.name
-    results = figures / 'regimes.json'
-    states = report.stage_states(folder, plan['stages'])
-    page = report.render(
-        f'Experiment {folder.name}', plan, states, sorted(figures.glob('*.png')),
-        json.loads(results.read_text(encoding='utf-8')) if results.is_file() else None, figures)
-    path = Path(out) if out else figures / 'report.html'
+    page = report.page(folder)
+    path = Path(out) if out else report.figures_folder(folder) / 'report.html'
     make_output_dir(path.parent, '--out')
     with atomic_write(path, 'w') as file:
         file.write(page)

@@ -7,7 +7,7 @@ import click
 from torch_utils import cli
 from torch_utils.errors import UserError
 from training import options
-from training.config import ARCHITECTURES, AUGMENT_DIM, PRECONDITIONINGS, TrainingConfig
+from training.config import ARCHITECTURES, AUGMENT_DIM, PRECONDITIONINGS, TrainingConfig, possible_levels
 from training.run_dir import find_states, newest_run_with_state
 
 ARCHS = (*ARCHITECTURES, 'mlp', 'param-mlp')
@@ -193,20 +193,12 @@ def _network_kwargs(opts: dict) -> dict:
     if opts['arch'] != 'adm':
         network['model_channels'] = opts['embed_channels']
     if 'channel_mult' in network:
-        network['channel_mult'] = _levels(network['channel_mult'], opts['img_res'])
+        network['channel_mult'] = possible_levels(network['channel_mult'], opts['img_res'])
     given = {'model_channels': opts['cbase'], 'channel_mult': opts['cres'], 'num_blocks': opts['num_blocks'],
              'attn_resolutions': opts['attn_resolutions'],
              'augment_dim': AUGMENT_DIM if opts['augment'] else None}
     network |= {key: value for key, value in given.items() if value is not None}
     return network | {'dropout': opts['dropout'], 'use_fp16': opts['fp16']}
-
-
-def _levels(channel_mult: list[int], resolution: int) -> list[int]:
-    """The levels that the resolution can be halved to: adm has four, and 4x4 images only three."""
-    possible = 1
-    while resolution % 2**possible == 0:
-        possible += 1
-    return channel_mult[:possible]
 
 
 if __name__ == '__main__':

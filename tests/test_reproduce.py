@@ -145,16 +145,20 @@ def test_dry_run_prints_commands_and_costs_and_writes_nothing(folder):
     printed = run(reproduce.main, 'regimes', '--dry-run', '--assume-img-per-s=500').stdout.splitlines()
     commands = [line for line in printed if line.startswith('python ')]
     assert len(commands) == 1 + 8 + 16 * 3 + 16 * 2
-    # 8 students of width 16 see 20,000 images each: 320 s.
-    (hours,) = [line.split()[4] for line in printed if line.startswith('# train UNet-16')]
-    assert float(hours) == pytest.approx(320 / 3600, abs=0.005)
+    # 8 students of width 16 see 20,000 images each: 320 s, and 3 s to start.
+    (row,) = [line.split()[3:] for line in printed if line.startswith('# train UNet-16')]
+    assert float(row[1]) == pytest.approx((320 + 8 * 3) / 60, abs=0.005)
+    # A snapshot of tick 0, the last, and one state: 24 bytes per parameter.
+    assert float(row[2]) == pytest.approx(8 * 24 * 180193 / 1e6, abs=0.005)
+    assert any('500.0 images/s (assumed)' in line for line in printed)
+    assert any(line.startswith('# ') and 'core minutes' in line for line in printed)
     assert not list(folder.iterdir())
 
 
 def test_operations_are_counted(folder):
     kwargs = {'class_name': 'training.networks.EDMPrecond', 'model_type': 'SongUNet', 'model_channels': 8,
               'channel_mult': [1], 'num_blocks': 1, 'attn_resolutions': []}
-    cost = estimates.network_cost(kwargs, 4, 1)
+    cost = estimates.Network(name='', kwargs=kwargs, resolution=4, channels=1).cost
     net = EDMPrecond(4, 1, **{key: value for key, value in kwargs.items() if key != 'class_name'})
     assert cost.parameters == sum(p.numel() for p in net.parameters())
     weights = [module.weight for module in net.modules() if isinstance(module, Conv2d)]

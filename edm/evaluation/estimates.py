@@ -1,25 +1,22 @@
 """What an experiment will cost before it is run: hours, disk, memory; by a throughput and operation counts.
 
 One number is measured or assumed, the images a second at which one network trains. All else follows by
-counting multiplications: a training image costs three forward passes (forward and both gradients), a sampled
-image 2 * steps - 1.
+counting multiplications, as if every stage made as many a second, and by what stages take besides.
 """
 
+import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from evaluation.regimes import REFERENCES, Regimes
-from torch_utils.cli import parse_int_list
 from training.build import build
-from training.config import PRECONDITIONINGS, network_kwargs
 from training.loss import LOSSES
 
-SAMPLING_PASSES = 35  # 18 steps of Heun's method
-SSCD_FLOP = 2 * 16.4e9  # ResNeXt-101 32x4d on 320x320: 8.0e9 multiplications at 224x224, times (320/224)^2
-PNG_BYTES_PER_VALUE = 1.05  # photographs hardly compress
+START_SECONDS = 3  # of a script before it computes
 BYTES_PER_PARAMETER = {'snapshot': 4, 'state': 16, 'training': 20}  # net, EMA, Adam's two moments, gradient
 
 
@@ -33,25 +30,86 @@ class NetworkCost:
     parameters: int
     activation_bytes: int
 
+    def training_bytes(self, batch: int) -> float:
+        """Memory to train with so many images at once, or to keep their graph."""
+        return self.parameters * BYTES_PER_PARAMETER['training'] + batch * self.activation_bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """A network by the class name and arguments in training_options.json, and the images it is for."""
+
+    name: str
+    kwargs: dict
+    resolution: int
+    channels: int
+
+    def build(self) -> torch.nn.Module:
+        """Make it, on PyTorch's default device. Raises ValueError if arguments and images don't fit."""
+        return build(self.kwargs, img_resolution=self.resolution, img_channels=self.channels, label_dim=0)
+
+    @cached_property
+    def cost(self) -> NetworkCost:
+        """Counted on the meta device: nothing is computed."""
+        with torch.device('meta'):
+            return network_cost(self.build())
+
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """A kind of stage: how many there are, their operations in all and bytes on the disk."""
+    """A kind of stage: how many there are, their operations in all and bytes on the disk.
+
+    seconds: what they take in all besides operations and start. memory_bytes: of one, 0 if it matters little.
+    """
 
     what: str
     stages: int
     flop: float
     disk_bytes: float
+    memory_bytes: float = 0
+    seconds: float = 0
 
 
-def network_cost(kwargs: dict, resolution: int, channels: int) -> NetworkCost:
-    """Count, on the meta device: nothing is computed.
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """An experiment's cost. reference: the network whose throughput counts. notes: what else to say."""
 
-    kwargs: class name and arguments as in training_options.json.
-    """
-    with torch.device('meta'):
-        net = build(kwargs, img_resolution=resolution, img_channels=channels, label_dim=0).eval()
-        x = torch.zeros(1, channels, resolution, resolution)
+    reference: Network
+    lines: Sequence[Line]
+    notes: Sequence[str] = ()
+
+    def text(self, *, on_cpu: bool, device: torch.device, assumed: float | None, places: int) -> str:
+        """The estimate as lines of comment.
+
+        on_cpu: whether the stages are to run on a CPU, one thread each. device: where the throughput is
+        measured, unless it is `assumed`, in images a second. places: how many stages run side by side.
+        """
+        if assumed:
+            speed, origin, unit = assumed, 'assumed', 'core' if on_cpu else 'GPU'
+        elif on_cpu:
+            speed, unit = measured_throughput(self.reference, device, threads=1), 'core'
+            origin = 'measured on one core of this CPU'
+        elif device.type == 'cpu':
+            speed, unit, places = measured_throughput(self.reference, device), 'CPU', 1
+            origin = ('measured on this CPU, as there is no GPU here; --assume-img-per-s tells the hours of '
+                      'another device')
+        else:
+            speed, unit = measured_throughput(self.reference, device), 'GPU'
+            origin = f'measured on {device_name(device)}'
+        flop_per_second = 3 * self.reference.cost.flop * speed
+        minutes = 60 * hours(self.lines, flop_per_second) / places
+        side_by_side = [] if places == 1 else [f'{places} stages side by side: at least ' + (
+            f'{minutes / 60:.2f} hours' if minutes >= 60 else f'{minutes:.2f} minutes')]
+        lines = [f'{self.reference.name}: trains on {speed:.1f} images/s ({origin}); all else follows from '
+                 'operation counts', *table(self.lines, flop_per_second, unit), *side_by_side, *self.notes]
+        return '\n'.join(f'# {line}' for line in lines)
+
+
+def network_cost(net: torch.nn.Module) -> NetworkCost:
+    """Count what a forward pass for one image costs. net: on the meta device."""
+    net.eval()
+    x = torch.zeros(1, net.img_channels, net.img_resolution, net.img_resolution, device='meta')
+    labels = torch.zeros(1, net.label_dim, device='meta') if net.label_dim else None
     counter = FlopCounterMode(display=False)
     saved = {}
 
@@ -60,76 +118,74 @@ def network_cost(kwargs: dict, resolution: int, channels: int) -> NetworkCost:
         return tensor
 
     with counter, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        net(x, torch.ones([], device='meta'))
+        net(x.requires_grad_(), torch.ones([], device='meta'), labels)
     parameters = {id(p.untyped_storage()) for p in net.parameters()}
     kept = sum(tensor.untyped_storage().nbytes() for key, tensor in saved.items() if key not in parameters)
     return NetworkCost(flop=counter.get_total_flops(), activation_bytes=kept,
                        parameters=sum(p.numel() for p in net.parameters()))
 
 
-def measured_throughput(kwargs: dict, resolution: int, channels: int, device: torch.device, batch: int,
-                        ) -> float:
-    """Images a second at which a network trains on `device`, from three steps after a first one."""
-    net = build(kwargs, img_resolution=resolution, img_channels=channels, label_dim=0).to(device).train()
-    loss_fn, images = LOSSES['edm'](), torch.zeros(batch, channels, resolution, resolution, device=device)
+def device_name(device: torch.device) -> str:
+    """What the device calls itself."""
+    return torch.cuda.get_device_name(device) if device.type == 'cuda' else str(device)
+
+
+def measured_throughput(network: Network, device: torch.device, threads: int | None = None) -> float:
+    """Images a second at which a network trains on `device`: the median of a second's steps, at least three.
+
+    threads: of a CPU; None for as many as PyTorch uses.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        return _throughput(network, device)
+    finally:
+        torch.set_num_threads(before)
+
+
+def _throughput(network: Network, device: torch.device) -> float:
+    large = network.resolution > 8
+    batch = (128 if large else 512) if device.type == 'cuda' else (8 if large else 64)
+    net = network.build().to(device).train()
+    loss_fn = LOSSES['edm']()
+    images = torch.zeros(batch, network.channels, network.resolution, network.resolution, device=device)
     times = []
-    for _ in range(4):
+    while len(times) < 4 or sum(times[1:]) < 1:  # without the first, which takes longer
         start = time.perf_counter()
         loss_fn(net, images).sum().backward()
         float(next(net.parameters()).grad.flatten()[0])  # waits for the device
         times.append(time.perf_counter() - start)
-    return batch / sorted(times[1:])[1]
+    return batch / statistics.median(times[1:])
 
 
-def student_network(job: Regimes, width: int) -> dict:
-    """Class name and arguments of a student's network."""
-    args = dict(zip(job.train[::2], job.train[1::2], strict=False))
-    opts = {'arch': args.get('--arch', 'ddpmpp'), 'precond': args.get('--precond', 'edm'),
-            'model_channels': width, 'augment': float(args.get('--augment', 0.12)),
-            'dropout': float(args.get('--dropout', 0.13))}
-    assert opts['precond'] in PRECONDITIONINGS
-    if '--cres' in args:
-        opts['cres'] = parse_int_list(args['--cres'])
-    if '--num_blocks' in args:
-        opts['num_blocks'] = int(args['--num_blocks'])
-    return network_kwargs(opts)
+def hours(lines: Sequence[Line], flop_per_second: float) -> float:
+    """What the lines take together, one stage after the other."""
+    return sum(line.flop / flop_per_second + line.seconds + START_SECONDS * line.stages
+               for line in lines) / 3600
 
 
-def estimate_regimes(job: Regimes, costs: dict[int, NetworkCost]) -> list[Line]:
-    """The lines of the table for the regimes experiment. costs: per width."""
-    values = job.resolution**2 * job.channels
-    png = values * PNG_BYTES_PER_VALUE + 200
-    widest, sizes = max(job.widths), len(job.sizes)
-    pool = max(job.sizes) + job.num_heldout if job.teacher or job.teacher_training else 0
-    features = pool + job.num_samples * sizes * (len(job.widths) + len(REFERENCES))
-    lines = [Line(what='teacher\'s images', stages=int(pool > 0), disk_bytes=pool * png,
-                  flop=pool * SAMPLING_PASSES * costs[widest].flop)]
-    for width, cost in costs.items():
-        lines += [
-            Line(what=f'train UNet-{width}', stages=sizes, flop=3 * 1000 * job.kimg * cost.flop * sizes,
-                 disk_bytes=sizes * cost.parameters * sum(BYTES_PER_PARAMETER[kind]
-                                                          for kind in ('snapshot', 'snapshot', 'state'))),
-            Line(what=f'sample UNet-{width}', stages=sizes, disk_bytes=sizes * job.num_samples * png,
-                 flop=sizes * job.num_samples * SAMPLING_PASSES * cost.flop)]
-    optimal = SAMPLING_PASSES * 4 * values * sum(job.sizes) * job.num_samples  # two matrix products
-    return [*lines,
-            Line(what='sample closed forms', stages=sizes * len(REFERENCES), flop=optimal,
-                 disk_bytes=sizes * len(REFERENCES) * job.num_samples * png),
-            Line(what='training sets', stages=sizes, flop=0, disk_bytes=sum(job.sizes) * (values + 300)),
-            Line(what='features', stages=1 + sizes * (len(job.widths) + len(REFERENCES)),
-                 flop=features * SSCD_FLOP if job.descriptor == 'sscd' else 0,
-                 disk_bytes=features * 4 * (1024 if job.descriptor == 'sscd' else values))]
+def table(lines: Sequence[Line], flop_per_second: float, device: str) -> list[str]:
+    """The lines as rows of text under a head, and their sum; of the memory, the most.
 
-
-def table(lines: list[Line], flop_per_second: float) -> str:
-    """The estimate as text."""
-    rows = [('', 'stages', 'hours', 'disk GB')]
-    rows += [(line.what, str(line.stages), f'{line.flop / flop_per_second / 3600:.2f}',
-              f'{line.disk_bytes / 1e9:.2f}') for line in lines if line.stages]
-    rows.append(('together', str(sum(line.stages for line in lines)),
-                 f'{sum(line.flop for line in lines) / flop_per_second / 3600:.2f}',
-                 f'{sum(line.disk_bytes for line in lines) / 1e9:.2f}'))
+    device: the word for it before hours or minutes.
+    """
+    lines = [line for line in lines if line.stages]
+    total = Line(what='together', stages=sum(line.stages for line in lines),
+                 flop=sum(line.flop for line in lines), disk_bytes=sum(line.disk_bytes for line in lines),
+                 memory_bytes=max(line.memory_bytes for line in lines),
+                 seconds=sum(line.seconds for line in lines))
+    time_unit, time = ('hours', 1) if hours([total], flop_per_second) >= 1 else ('minutes', 60)
+    disk_unit, disk = _bytes_unit(total.disk_bytes)
+    memory_unit, memory = _bytes_unit(total.memory_bytes)
+    rows = [('', 'stages', f'{device} {time_unit}', f'disk {disk_unit}', f'memory {memory_unit}')]
+    rows += [(line.what, f'{line.stages}', f'{hours([line], flop_per_second) * time:.2f}',
+              f'{line.disk_bytes / disk:.2f}',
+              f'{line.memory_bytes / memory:.2f}' if line.memory_bytes else '') for line in [*lines, total]]
     widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
-    return '\n'.join('# ' + '  '.join(cell.ljust(width) if i == 0 else cell.rjust(width)
-                                      for i, (cell, width) in enumerate(zip(row, widths, strict=True)))
-                     for row in rows)
+    return ['  '.join(cell.ljust(width) if i == 0 else cell.rjust(width)
+                      for i, (cell, width) in enumerate(zip(row, widths, strict=True))).rstrip()
+            for row in rows]
+
+
+def _bytes_unit(largest: float) -> tuple[str, float]:
+    return ('GB', 1e9) if largest >= 1e9 else ('MB', 1e6)

@@ -8,7 +8,14 @@ from evaluation import regimes
 from evaluation.stages import Stage
 from torch_utils.files import is_url
 
-_RELEASED = 'https://nvlabs-fi-cdn.nvidia.com/edm/pretrained'
+_SITE = 'https://nvlabs-fi-cdn.nvidia.com/edm/pretrained'
+_DDPMPP = {'arch': 'ddpmpp', 'precond': 'edm', 'augment': 0.15}
+
+# Networks known before they are downloaded: options for `training.config.network_kwargs`, and resolution.
+RELEASED = {
+    f'{_SITE}/edm-cifar10-32x32-uncond-vp.pkl': (_DDPMPP, 32),
+    f'{_SITE}/edm-ffhq-64x64-uncond-vp.pkl': (_DDPMPP | {'cres': [1, 2, 2, 2], 'dropout': 0.05}, 64),
+    f'{_SITE}/edm-afhqv2-64x64-uncond-vp.pkl': (_DDPMPP | {'cres': [1, 2, 2, 2], 'dropout': 0.25}, 64)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +76,5 @@ PRESETS = {
                   regimes.PRESETS['quickstart-teacher'].teacher_training)),
     'paper': JacobianExperiment(
         name='jacobian-paper', training=None, jacobian=('--seeds', '0-99'),
-        networks=(('CIFAR-10', f'{_RELEASED}/edm-cifar10-32x32-uncond-vp.pkl'),
-                  ('FFHQ', f'{_RELEASED}/edm-ffhq-64x64-uncond-vp.pkl'),
-                  ('AFHQ', f'{_RELEASED}/edm-afhqv2-64x64-uncond-vp.pkl'))),
+        networks=tuple(zip(('CIFAR-10', 'FFHQ', 'AFHQ'), RELEASED, strict=True))),
 }

@@ -9,7 +9,7 @@ import itertools
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from evaluation.stages import Stage
+from evaluation.stages import Stage, option_values
 
 EXAMPLES = 4  # samples per training-set size beside the curves
 REFERENCES = ('optimal', 'gaussian')  # denoisers that a training set has in closed form
@@ -149,11 +149,9 @@ def _teacher_stages(job: Regimes) -> list[Stage]:
 
 
 def last_snapshot(train_args: tuple[str, ...]) -> str:
-    """The file that a training script leaves at the end; of equal options the last one counts."""
-    values = [following if arg == '--duration' else arg.removeprefix('--duration=')
-              for arg, following in zip(train_args, (*train_args[1:], ''), strict=True)
-              if arg == '--duration' or arg.startswith('--duration=')]
-    return f'network-snapshot-{max(int(1000 * float(values[-1])), 1):06d}.pkl'
+    """The file that a training script leaves at the end."""
+    duration = option_values(train_args)['--duration']
+    return f'network-snapshot-{max(int(1000 * float(duration)), 1):06d}.pkl'
 
 
 def _student_stages(job: Regimes, size: int, width: int, seed: int) -> list[Stage]:

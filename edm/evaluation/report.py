@@ -3,46 +3,60 @@
 import base64
 import html
 import json
+import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from evaluation.report_tables import Table, recovery_table, result_tables, score_tables
+from evaluation.stage_records import Records
+from evaluation.stages import Stage, last_words
+from torch_utils import provenance
 from torch_utils.errors import UserError
-from torch_utils.files import write_json
+from torch_utils.files import is_locked, write_json
 
 PLAN = 'experiment.json'
 
 STYLE = '''
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; margin: 0 auto; max-width: 62rem; padding: 1rem; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; border-bottom: 1px solid #ddd; }
+h3 { font-size: 1rem; margin: 1.4rem 0 .3rem; }
 figure { margin: 1rem 0; } img { max-width: 100%; height: auto; }
 img.pixels { image-rendering: pixelated; width: 2.6rem; margin: 1px; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .85rem; }
 td, th { padding: .15rem .6rem; text-align: right; white-space: nowrap; }
 th { border-bottom: 1px solid #999; } td:first-child, th:first-child { text-align: left; }
-tr:nth-child(even) td { background: #f6f6f6; } .quiet { color: #777; }
+tr:nth-child(even) td { background: #f6f6f6; } .quiet { color: #666; }
+table.text td { text-align: left; white-space: normal; overflow-wrap: anywhere; vertical-align: top; }
+table.text td:first-child { white-space: nowrap; }
+progress { width: 100%; } .failed { color: #a00; }
 pre { background: #f6f6f6; padding: .7rem; overflow-x: auto; font-size: .78rem; }
 '''
-
-SCORES = {'rp': 'RP', 'gl': 'GL', 'chance_rp': 'RP, different noises', 'heldout_gl': 'GL, held-out images',
-          'optimal_rp': 'RP vs optimal denoiser', 'gaussian_rp': 'RP vs Gaussian denoiser'}
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageState:
-    """How far a stage is: 'finished' (with its seconds, None if unknown), 'begun' or 'waiting'."""
+    """How far a stage is.
+
+    state: 'finished', 'running', 'failed', 'stopped' (which the next run continues) or 'waiting'.
+    seconds: how long it has run by now, None if unknown. words: of one that failed, its last.
+    """
 
     name: str
     command: str
+    outputs: list[Path]
     state: str
     seconds: float | None = None
+    words: str = ''
 
 
-def write_plan(folder: Path, settings: dict, commands: dict[str, str]) -> None:
-    """Say in `folder`/experiment.json what is going to be run. commands: command lines by stage."""
+def write_plan(folder: Path, job, stages: Sequence[Stage], threads: int | None = None) -> None:
+    """Say in `folder`/experiment.json what is going to be run. job: the settings, a dataclass."""
     folder.mkdir(parents=True, exist_ok=True)
-    plan = {'settings': settings, 'stages': commands}
+    plan = {'command': provenance.command_line(), 'settings': asdict(job), 'stages': {
+        stage.name: {'command': stage.command_line(threads), 'outputs': [str(path) for path in stage.outputs]}
+        for stage in stages}}
     path = folder / PLAN
     if not path.is_file() or json.loads(path.read_text(encoding='utf-8')) != json.loads(json.dumps(plan)):
         write_json(path, plan)
@@ -53,49 +67,101 @@ def load_plan(folder: Path, option: str = 'DIR') -> dict:
     path = folder / PLAN
     try:
         plan = json.loads(path.read_text(encoding='utf-8'))
-        if isinstance(plan['settings'], dict) and isinstance(plan['stages'], dict):
+        if isinstance(plan['settings'], dict) and all(
+                isinstance(stage['command'], str) and isinstance(stage['outputs'], list)
+                for stage in plan['stages'].values()):
             return plan
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         pass
     raise UserError(f'{option} {folder}: expected a folder with {PLAN}, which reproduce.py makes under '
                     'evaluation/')
 
 
-def stage_states(folder: Path, commands: dict[str, str]) -> list[StageState]:
+def stage_states(folder: Path, plan: dict) -> list[StageState]:
     """The state of each stage, from the records and logs in `folder`/stages."""
+    records, at_work = Records(folder / 'stages'), is_locked(folder)
     states = []
-    for name, command in commands.items():
-        record, log = folder / 'stages' / f'{name}.json', folder / 'stages' / f'{name}.log'
-        seconds, state = None, 'begun' if log.is_file() else 'waiting'
-        if record.is_file():
-            state = 'finished'
-            seconds = json.loads(record.read_text(encoding='utf-8')).get('seconds')
-        states.append(StageState(name=name, command=command, state=state, seconds=seconds))
+    for name, stage in plan['stages'].items():
+        record = records.read(name)
+        state, seconds = record.get('state', 'waiting'), record.get('seconds')
+        if state == 'running' and at_work:
+            seconds += time.time() - record['begun']
+        elif state == 'running':  # whoever ran it was killed
+            state, seconds = 'stopped', seconds or None
+        words = last_words(records.folder / f'{name}.log') if state == 'failed' else ''
+        states.append(StageState(name=name, command=stage['command'], state=state, seconds=seconds,
+                                 words=words, outputs=[_base(folder) / path for path in stage['outputs']]))
     return states
 
 
-def render(title: str, plan: dict, states: Sequence[StageState], figures: Sequence[Path],
-           results: dict | None, results_folder: Path) -> str:
-    """The page. results: of regimes.json, or None where there are none yet; figures: PNG files that exist."""
-    done = sum(state.state == 'finished' for state in states)
-    parts = [f'<h1>{_text(title)}</h1>',
-             f'<p class="quiet">{done} of {len(states)} stages are finished.</p>']
-    parts += [f'<figure><img src="{_data_url(path)}" alt="{_text(path.stem)}"></figure>' for path in figures]
-    if results:
-        parts += ['<h2>Scores</h2>', _scores(results)]
-        if results.get('examples'):
-            parts += ['<h2>Samples above their nearest training images</h2>',
-                      _examples(results['examples'], results_folder)]
-        if results.get('record'):
-            parts += ['<h2>What made it</h2>', _pairs(results['record'])]
-    parts += ['<h2>Settings</h2>', _pairs(plan['settings']),
-              '<h2>Stages</h2>', _stages(states),
-              '<h2>Commands to repeat it</h2>',
+def _base(folder: Path) -> Path:
+    """The folder from which an experiment's paths start."""
+    return folder.parent.parent
+
+
+def figures_folder(folder: Path) -> Path:
+    """Where the figures of the experiment in `folder` lie."""
+    return _base(folder) / 'figures' / folder.name
+
+
+def page(folder: Path, option: str = 'DIR') -> str:
+    """The page about the experiment in `folder`, evaluation/NAME.
+
+    Of figures and scores it shows those that finished stages left.
+    Raises UserError if `folder` is that of no experiment.
+    """
+    plan = load_plan(folder, option)
+    states = stage_states(folder, plan)
+    title = f'Experiment {folder.resolve().name}'
+    parts = [f'<h1>{_text(title)}</h1>', *_progress(states)]
+    done = [state for state in states if state.state == 'finished']
+    parts += [f'<figure><img src="{_data_url(path)}" alt="{_text(path.stem)}"></figure>'
+              for state in done for path in state.outputs if path.suffix == '.png' and path.is_file()]
+    results = _results(folder, states)
+    tables = score_tables(results) if results else []
+    tables += result_tables([path for state in done for path in state.outputs],
+                            [state.command for state in states])
+    tables += recovery_table([folder / 'stages' / f'{state.name}.log' for state in done
+                              if 'trainMoLRG.py' in state.command])
+    if tables:
+        parts += ['<h2>Scores</h2>', *map(_titled, tables)]
+    if results and results.get('examples'):
+        parts += ['<h2>Samples above their nearest training images</h2>',
+                  _examples(results['examples'], figures_folder(folder))]
+    if results and results.get('record'):
+        parts += ['<h2>What made it</h2>', _pairs(results['record'])]
+    parts += ['<h2>Settings</h2>', _pairs(plan['settings']), '<h2>Time of each stage</h2>', _stages(states),
+              '<h2>Commands to repeat it</h2>', '<p>All of it; what is finished is not run again:</p>',
+              f'<pre>{_text(plan.get("command", ""))}</pre>', '<p>Stage by stage:</p>',
               '<pre>' + '\n'.join(_text(state.command) for state in states) + '</pre>']
     body = '\n'.join(parts)
     return (f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{_text(title)}</title>\n'
             f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
             f'<style>{STYLE}</style></head>\n<body>\n{body}\n</body></html>\n')
+
+
+def _results(folder: Path, states: Sequence[StageState]) -> dict | None:
+    """The contents of regimes.json, once all that it stands on is finished."""
+    path = figures_folder(folder) / 'regimes.json'
+    missing = any(state.state != 'finished' for state in states if not state.name.startswith('figure-'))
+    return None if missing or not path.is_file() else json.loads(path.read_text(encoding='utf-8'))
+
+
+def _progress(states: Sequence[StageState]) -> list[str]:
+    """How much is done, what is under way, what failed."""
+    done = sum(state.state == 'finished' for state in states)
+    spent = sum(state.seconds or 0 for state in states)
+    parts = [f'<p class="quiet">{done} of {len(states)} stages are finished; '
+             f'{_duration(spent)} were spent on stages. Page of '
+             f'{time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())}.</p>']
+    if done < len(states):
+        parts.append(f'<progress max="{len(states)}" value="{done}"></progress>')
+    running = [f'{state.name} ({_duration(state.seconds)})' for state in states if state.state == 'running']
+    if running:
+        parts.append(f'<p>Under way: {_text(", ".join(running))}</p>')
+    parts += [f'<p class="failed">{_text(state.name)} failed: {_text(state.words)}</p>'
+              for state in states if state.state == 'failed']
+    return parts
 
 
 def _text(value) -> str:
@@ -106,9 +172,14 @@ def _data_url(path: Path) -> str:
     return 'data:image/png;base64,' + base64.b64encode(path.read_bytes()).decode()
 
 
-def _table(head: Iterable[str], rows: Iterable[Iterable]) -> str:
-    lines = [_row('th', head), *(_row('td', row) for row in rows)]
-    return '\n'.join(['<div class="wide"><table>', *lines, '</table></div>'])
+def _titled(table: Table) -> str:
+    return f'<h3>{_text(table.title)}</h3>\n{_table(table.head, table.rows)}'
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable], kind: str = '') -> str:
+    lines = [_row('th', head)] if head else []
+    lines += [_row('td', row) for row in rows]
+    return '\n'.join([f'<div class="wide"><table class="{kind}">', *lines, '</table></div>'])
 
 
 def _row(tag: str, cells: Iterable) -> str:
@@ -116,23 +187,8 @@ def _row(tag: str, cells: Iterable) -> str:
 
 
 def _pairs(values: dict) -> str:
-    return _table(['', ''], ((key, value if isinstance(value, str) else json.dumps(value))
-                             for key, value in values.items() if key != 'commands'))
-
-
-def _scores(results: dict) -> str:
-    """A table per threshold: a line per size, value and 95 % interval per curve."""
-    parts = []
-    for threshold, curves in results['scores'].items():
-        columns = []
-        for score, value in curves.items():
-            for models, points in (value.items() if isinstance(value, dict) else [('', value)]):
-                columns.append((f'{SCORES.get(score, score)} {models}'.strip(), points))
-        rows = ([f'{size:,}', *('{value:.3f} ({low:.3f} to {high:.3f})'.format(**points[i])
-                                for _, points in columns)] for i, size in enumerate(results['sizes']))
-        parts += [f'<p>Similarity above {_text(threshold)}, with 95 % intervals:</p>',
-                  _table(['N', *(name for name, _ in columns)], rows)]
-    return '\n'.join(parts)
+    return _table((), ((key, value if isinstance(value, str) else json.dumps(value))
+                       for key, value in values.items() if key != 'commands'), kind='text')
 
 
 def _examples(examples: dict, folder: Path) -> str:
@@ -147,7 +203,15 @@ def _examples(examples: dict, folder: Path) -> str:
 
 
 def _stages(states: Sequence[StageState]) -> str:
-    known = [state.seconds for state in states if state.seconds is not None]
-    rows = [(state.name, state.state, '' if state.seconds is None else f'{state.seconds:.1f}')
-            for state in states]
-    return _table(['stage', 'state', 'seconds'], [*rows, ('together', '', f'{sum(known):.1f}')])
+    rows = [(state.name, state.state, _duration(state.seconds)) for state in states]
+    return _table(['stage', 'state', 'time'],
+                  [*rows, ('together', '', _duration(sum(state.seconds or 0 for state in states)))])
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return ''
+    if seconds < 100:
+        return f'{seconds:.1f} s'
+    minutes = round(seconds / 60)
+    return f'{minutes} min' if minutes < 100 else f'{minutes // 60} h {minutes % 60:02d} min'

@@ -64,7 +64,7 @@ def outline(stages: Sequence[Stage]) -> str:
     """The command lines level by level; those of one level may run side by side."""
     lines = []
     for number, level in enumerate(levels(stages)):
-        lines.append(f'# level {number}: {len(level)} stages' + (
+        lines.append(f'# level {number}: {len(level)} stage{"s" * (len(level) > 1)}' + (
             f', each after those of level {number - 1} that it needs' if number else ''))
         for stage in level:
             after = f'  # after {", ".join(stage.needs)}' if stage.needs else ''

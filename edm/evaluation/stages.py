@@ -83,6 +83,19 @@ def run_stages(stages: Sequence[Stage], *, records: Path, jobs: int = 1, threads
             runner.close()
 
 
+def option_values(args: Sequence[str]) -> dict[str, str]:
+    """The values in a script's arguments by option: of `--a 1` or `--a=1` '1', of a flag ''.
+
+    Of equal options the last one counts.
+    """
+    values = {}
+    for arg, following in zip(args, (*args[1:], '--'), strict=True):
+        if arg.startswith('--'):
+            option, equals, value = arg.partition('=')
+            values[option] = value if equals or following.startswith('--') else following
+    return values
+
+
 class _Runner:
     """The state of `run_stages`: which stages are finished, wait, run."""
 

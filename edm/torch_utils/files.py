@@ -59,6 +59,20 @@ def locked(path: str | os.PathLike, doing: str) -> Iterator[int]:
         os.close(lock)
 
 
+def is_locked(folder: str | os.PathLike) -> bool:
+    """Whether a process is inside `locked` with this folder."""
+    import fcntl
+
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(lock)
+    return False
+
+
 def write_json(path: str | os.PathLike, value: Any) -> None:
     """Write `value` as indented JSON, whole or not at all."""
     with atomic_write(path, 'w') as file:

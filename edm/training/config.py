@@ -51,6 +51,14 @@ def network_kwargs(opts: Mapping) -> dict:
     return network | {'dropout': opts.get('dropout', 0.13), 'use_fp16': opts.get('fp16', False)}
 
 
+def possible_levels(channel_mult: list[int], resolution: int) -> list[int]:
+    """The levels that the resolution can be halved to: adm has four, and 4x4 images only three."""
+    possible = 1
+    while resolution % 2**possible == 0:
+        possible += 1
+    return channel_mult[:possible]
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
     """All settings of a run, under the keys that training_options.json has in NVlabs/edm, and a few more.

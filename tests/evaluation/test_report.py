@@ -2,48 +2,89 @@
 
 import json
 import re
+import time
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import reproduce
-from evaluation import report
+from evaluation import report, report_tables
+from evaluation.jacobian_ranks import new_ranks, save_ranks
+from evaluation.phase_transition import Point, Transition, save_points
+from evaluation.stages import Stage
 from helpers import refuse, run
+from torch_utils.files import locked
 
 SCORE = {'size': 2, 'value': 0.5, 'low': 0.4, 'high': 0.6}
 
 
+@dataclass(frozen=True)
+class Settings:
+    name: str = 'mini'
+    note: str = '<b>&'
+
+
+FIGURE = Path('figures', 'mini', 'regimes.png')
+STAGES = [Stage(name=name, command=(f'{name}.py',), outputs=outputs) for name, outputs in (
+    ('train', ()), ('generate', ()), ('sscd', ()), ('figure-regimes-png', (FIGURE,)))]
+
+
 @pytest.fixture
 def experiment(tmp_path):
-    """An experiment of three stages: finished, begun, waiting."""
+    """An experiment of four stages: finished, running, failed, waiting."""
     folder = tmp_path / 'evaluation' / 'mini'
-    report.write_plan(folder, {'name': 'mini', 'sizes': [2], 'note': '<b>&'},
-                      {name: f'python edm/{name}.py' for name in ('train', 'generate', 'plot')})
+    report.write_plan(folder, Settings(), STAGES)
     (folder / 'stages').mkdir()
-    (folder / 'stages' / 'train.json').write_text(json.dumps({'key': 'x', 'seconds': 12.5}))
-    (folder / 'stages' / 'train.log').touch()
-    (folder / 'stages' / 'generate.log').touch()
+    record(folder, 'train', state='finished', seconds=12.5)
+    record(folder, 'generate', state='running', seconds=30, begun=time.time() - 3570)
+    record(folder, 'sscd', state='failed', seconds=0.5)
+    (folder / 'stages' / 'sscd.log').write_text('begun\nno <network>\n')
+    figure = tmp_path / FIGURE
+    figure.parent.mkdir(parents=True)
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(figure)  # of an earlier run
     return folder
 
 
+def record(folder, name, **values):
+    (folder / 'stages' / f'{name}.json').write_text(json.dumps(values))
+
+
+def page_of(folder):
+    run(reproduce.main, 'report', folder)
+    return (folder.parents[1] / 'figures' / 'mini' / 'report.html').read_text()
+
+
 def test_a_page_of_an_experiment_under_way_tells_how_far_it_is(experiment):
-    printed = run(reproduce.main, 'report', experiment).stdout
-    page = (experiment.parents[1] / 'figures' / 'mini' / 'report.html').read_text()
-    assert 'report.html' in printed
-    assert '1 of 3 stages are finished' in page
-    rows = re.findall(r'<tr><td>(\w+)</td><td>(\w*)</td><td>([\d.]*)</td></tr>', page)
-    assert rows[-4:] == [('train', 'finished', '12.5'), ('generate', 'begun', ''), ('plot', 'waiting', ''),
-                         ('together', '', '12.5')]
+    with locked(experiment, 'running stages of'):
+        page = page_of(experiment)
+    assert '1 of 4 stages are finished; 60 min were spent' in page
+    assert 'Under way: generate (60 min)' in page
+    assert 'sscd failed: no &lt;network&gt;' in page
+    rows = re.findall(r'<tr><td>([\w-]+)</td><td>(\w*)</td><td>([\w. ]*)</td></tr>', page)
+    assert rows[-5:] == [('train', 'finished', '12.5 s'), ('generate', 'running', '60 min'),
+                         ('sscd', 'failed', '0.5 s'), ('figure-regimes-png', 'waiting', ''),
+                         ('together', '', '60 min')]
     assert '&lt;b&gt;&amp;' in page
     assert '<b>' not in page
+    assert 'data:image' not in page  # the figure that is there is of an earlier run
+
+
+def test_a_stage_whose_runner_was_killed_is_not_under_way(experiment):
+    page = page_of(experiment)
+    assert '<td>generate</td><td>stopped</td><td>30.0 s</td>' in page
+    assert 'Under way' not in page
 
 
 def test_a_page_of_a_finished_experiment_holds_scores_and_images_and_no_links(experiment):
     figures = experiment.parents[1] / 'figures' / 'mini'
     (figures / 'examples').mkdir(parents=True)
-    for name in ('regimes.png', 'examples/a.png', 'examples/b.png'):
+    for name in ('examples/a.png', 'examples/b.png'):
         Image.fromarray(np.zeros((8, 8), np.uint8)).save(figures / name)
+    for stage in STAGES:
+        record(experiment, stage.name, state='finished', seconds=1)
     (figures / 'regimes.json').write_text(json.dumps({
         'sizes': [2], 'scores': {'0.97': {'rp': {'16-8': [SCORE]}, 'heldout_gl': [SCORE]}},
         'examples': {'columns': [{'size': 2, 'samples': ['examples/a.png'], 'nearest': ['examples/b.png']}]},
@@ -54,6 +95,22 @@ def test_a_page_of_a_finished_experiment_holds_scores_and_images_and_no_links(ex
     assert '0.500 (0.400 to 0.600)' in page
     assert '2.13.0' in page
     assert not re.search(r'(src|href)="(?!data:)', page)
+
+
+def test_ranks_and_the_phase_transition_become_tables(tmp_path):
+    ranks = new_ranks(range(4), [10, 0.5], dim=8, eta=0.99, settings={}, spectrum=False)
+    ranks.rank = np.array([[8, 2], [8, 4], [8, 2], [8, -1]])
+    save_ranks(tmp_path / 'ranks-0.npz', ranks, {})
+    job = Transition(dims=(2,), ratios=(1, 2), trials=2, restarts=1, steps=1)
+    save_points(tmp_path / 'transition-d2.json', job, [
+        Point(per_class_dim=2, samples=4, errors=np.array([[0.05, 0.05], [0.3, 0.4]]))])
+    by_rank, transition = report_tables.result_tables(
+        sorted(tmp_path.iterdir()), [f'python plot.py --ranks {tmp_path}/ranks-0.npz="Digits, 8x8"'])
+    assert 'Digits, 8x8, 4 noises' in by_rank.title
+    assert by_rank.rows[0] == ['0.1', '1.000 (1.000 to 1.000)', '1.000 to 1.000']
+    # Mean 1/3, standard deviation sqrt(3)/12 of 3: t(0.975, 2) = 4.303 times 1/12 on either side.
+    assert by_rank.rows[1] == ['2', '0.333 (-0.025 to 0.692)', '0.250 to 0.500']
+    assert transition.rows == [['2', '4', '2.00', '0.500 (0.095 to 0.905)', '0.202']]
 
 
 def test_a_folder_that_is_no_experiment_is_refused(tmp_path):
