@@ -1,7 +1,8 @@
-"""Writes the option tables of README.md from the scripts' own help: `make docs`."""
+"""Writes into README.md the option tables, from the scripts' own help, and stages: `make docs`."""
 
 import importlib
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -10,6 +11,9 @@ import click
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / 'README.md'
 BEGIN, END = '<!-- options: made by `make docs` -->\n', '<!-- end of options -->'
+
+
+STAGES_BEGIN, STAGES_END = '<!-- stages: made by `make docs` -->\n', '<!-- end of stages -->'
 
 
 def scripts() -> list[str]:
@@ -58,10 +62,34 @@ def _cell(text: str) -> str:
     return re.sub(r'\s+', ' ', text).replace('|', '\\|').replace('<', '&lt;').strip()
 
 
+def stages() -> str:
+    """Of each experiment's preset `paper`, folded, a command of each kind of stage, and their number."""
+    from evaluation import jacobian_experiment, molrg_experiment, regimes, regimes_scores
+
+    plans = {'regimes': [*regimes.plan(regimes.PAPER), *regimes_scores.picture_stages(regimes.PAPER)],
+             'molrg': molrg_experiment.plan(molrg_experiment.PRESETS['paper']),
+             'jacobian': jacobian_experiment.plan(jacobian_experiment.PRESETS['paper'])}
+    return '\n'.join(_stages(name, plan) for name, plan in plans.items())
+
+
+def _stages(experiment: str, plan: list) -> str:
+    kinds = {}
+    for stage in plan:  # a kind is a name without sizes, widths, dimensions and numbers
+        kinds.setdefault(re.sub(r'-([nwd]?\d+|png|pdf)(?=-|$)', '', stage.name), []).append(stage)
+    lines = ['<details>', f'<summary><code>reproduce.py {experiment}</code></summary>', '', '```']
+    for alike in kinds.values():
+        script, *args = alike[0].command
+        lines += [f'# {alike[0].name}' + (f', and {len(alike) - 1} like it' if len(alike) > 1 else ''),
+                  shlex.join(['python', f'edm/{script}', *args])]
+    return '\n'.join([*lines, '```', '', '</details>', ''])
+
+
 def updated(readme: str) -> str:
-    """The text of README.md with current tables."""
-    before, rest = readme.split(BEGIN)
-    return before + BEGIN + tables() + END + rest.split(END)[1]
+    """The text of README.md with current tables and stages."""
+    for begin, end, text in (BEGIN, END, tables()), (STAGES_BEGIN, STAGES_END, stages()):
+        before, rest = readme.split(begin)
+        readme = before + begin + text + end + rest.split(end)[1]
+    return readme
 
 
 if __name__ == '__main__':

@@ -3,6 +3,7 @@
 import base64
 import html
 import json
+import shlex
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -21,7 +22,7 @@ STYLE = '''
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; margin: 0 auto; max-width: 62rem; padding: 1rem; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; border-bottom: 1px solid #ddd; }
 h3 { font-size: 1rem; margin: 1.4rem 0 .3rem; }
-figure { margin: 1rem 0; } img { max-width: 100%; height: auto; }
+figure { margin: 1rem 0; overflow-x: auto; } figure img { width: 100%; min-width: 38rem; }
 img.pixels { image-rendering: pixelated; width: 2.6rem; margin: 1px; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .85rem; }
@@ -54,7 +55,7 @@ class StageState:
 def write_plan(folder: Path, job, stages: Sequence[Stage], threads: int | None = None) -> None:
     """Say in `folder`/experiment.json what is going to be run. job: the settings, a dataclass."""
     folder.mkdir(parents=True, exist_ok=True)
-    plan = {'command': provenance.command_line(), 'settings': asdict(job), 'stages': {
+    plan = {'command': f'python {provenance.command_line()}', 'settings': asdict(job), 'stages': {
         stage.name: {'command': stage.command_line(threads), 'outputs': [str(path) for path in stage.outputs]}
         for stage in stages}}
     path = folder / PLAN
@@ -187,8 +188,19 @@ def _row(tag: str, cells: Iterable) -> str:
 
 
 def _pairs(values: dict) -> str:
-    return _table((), ((key, value if isinstance(value, str) else json.dumps(value))
-                       for key, value in values.items() if key != 'commands'), kind='text')
+    return _table((), ((key, _value(value)) for key, value in values.items()
+                       if key != 'commands' and value not in (None, {}, [])), kind='text')
+
+
+def _value(value) -> str:
+    """A setting as text; arguments of a script as one types them."""
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return shlex.join(value)
+    if isinstance(value, list) and all(isinstance(item, int | float) for item in value):
+        return ', '.join(map(str, value))
+    if isinstance(value, dict):
+        return ', '.join(f'{key}: {_value(item)}' for key, item in value.items() if item is not None)
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _examples(examples: dict, folder: Path) -> str:

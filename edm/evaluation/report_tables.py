@@ -63,7 +63,8 @@ def _rank_table(path: Path, label: str) -> Table:
             rows.append([f'{1 / sigma:.3g}', ''.join(f'{value:.3f}' for value in share), ''])
             continue
         half = t.ppf(0.975, len(share) - 1) * share.std(ddof=1) / np.sqrt(len(share))
-        rows.append([f'{1 / sigma:.3g}', _interval(share.mean(), share.mean() - half, share.mean() + half),
+        low, high = max(share.mean() - half, 0), min(share.mean() + half, 1)
+        rows.append([f'{1 / sigma:.3g}', _interval(share.mean(), low, high),
                      f'{share.min():.3f} to {share.max():.3f}'])
     title = f'Rank of the Jacobian over dimension ({ranks.dim}): {label}, {len(ranks.seed)} noises'
     return Table(title=title,

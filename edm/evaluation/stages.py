@@ -20,7 +20,6 @@ from torch_utils.files import locked
 from torch_utils.interrupt import StopSignals
 
 SCRIPTS = Path(__file__).resolve().parents[1]
-STOPS = [number for name in ('SIGINT', 'SIGTERM', 'SIGHUP') if (number := getattr(signal, name, None))]
 _DEATH_OF_PARENT = 1  # PR_SET_PDEATHSIG of Linux
 
 
@@ -69,7 +68,7 @@ def run_stages(stages: Sequence[Stage], *, records: Path, jobs: int = 1, threads
     """
     records.mkdir(parents=True, exist_ok=True)
     with locked(records.parent, 'running stages of') as lock, StopSignals(
-            'the stages under way are ended', STOPS) as signals:
+            'the stages under way are ended', _stop_signals()) as signals:
         runner = _Runner(stages, Records(records), threads, lock)
         runner.look(adopt)
         try:
@@ -81,6 +80,13 @@ def run_stages(stages: Sequence[Stage], *, records: Path, jobs: int = 1, threads
                 time.sleep(0.05)
         finally:
             runner.close()
+
+
+def _stop_signals() -> list[int]:
+    """SIGINT, SIGTERM and, where nohup does not keep it away, SIGHUP."""
+    hangup = getattr(signal, 'SIGHUP', None)
+    heard = [] if hangup is None or signal.getsignal(hangup) is signal.SIG_IGN else [hangup]
+    return [signal.SIGINT, signal.SIGTERM, *heard]
 
 
 def option_values(args: Sequence[str]) -> dict[str, str]:

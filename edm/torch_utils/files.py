@@ -54,6 +54,8 @@ def locked(path: str | os.PathLike, doing: str) -> Iterator[int]:
         except BlockingIOError:
             click.echo(f'another process is {doing} {path.name}; waiting for it', err=True)
             fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError:  # a file system without locks
+            pass
         yield lock
     finally:
         os.close(lock)
@@ -68,6 +70,8 @@ def is_locked(folder: str | os.PathLike) -> bool:
         fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
+    except OSError:  # a file system without locks
+        return False
     finally:
         os.close(lock)
     return False

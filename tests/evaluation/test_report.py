@@ -108,8 +108,8 @@ def test_ranks_and_the_phase_transition_become_tables(tmp_path):
         sorted(tmp_path.iterdir()), [f'python plot.py --ranks {tmp_path}/ranks-0.npz="Digits, 8x8"'])
     assert 'Digits, 8x8, 4 noises' in by_rank.title
     assert by_rank.rows[0] == ['0.1', '1.000 (1.000 to 1.000)', '1.000 to 1.000']
-    # Mean 1/3, standard deviation sqrt(3)/12 of 3: t(0.975, 2) = 4.303 times 1/12 on either side.
-    assert by_rank.rows[1] == ['2', '0.333 (-0.025 to 0.692)', '0.250 to 0.500']
+    # Mean 1/3, standard deviation sqrt(3)/12 of 3: t(0.975, 2) = 4.303 times 1/12 on either side, in 0..1.
+    assert by_rank.rows[1] == ['2', '0.333 (0.000 to 0.692)', '0.250 to 0.500']
     assert transition.rows == [['2', '4', '2.00', '0.500 (0.095 to 0.905)', '0.202']]
 
 

@@ -194,10 +194,15 @@ def test_stages_that_others_ran_are_adopted_if_wished(folder):
     assert (folder / 'b.txt').read_text() == 'y'
 
 
-def start_runner(folder):
-    """A process that runs one stage, which holds until a.go is there."""
+def start_runner(folder, hangup=signal.SIG_DFL):
+    """A process that runs one stage, which holds until a.go is there. hangup: what SIGHUP does before."""
+    def set_signals():  # whatever the tests were started from
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGHUP, hangup)
+
     process = subprocess.Popen([sys.executable, '-c', RUN, ROOT / 'edm'], cwd=folder, stderr=subprocess.PIPE,
-                               stdout=subprocess.DEVNULL, text=True, start_new_session=True)
+                               stdout=subprocess.DEVNULL, text=True, start_new_session=True,
+                               preexec_fn=set_signals)
     wait_for(lambda: (folder / 'a.begun').exists() and (folder / 'a.begun').read_text())
     return process
 
@@ -227,6 +232,16 @@ def test_a_signal_ends_the_stages_and_the_next_run_goes_on(number, folder):
     ended = json.loads((folder / 'mine/records/a.json').read_text())
     assert ended['state'] == 'finished'
     assert ended['seconds'] > record['seconds']  # of both parts
+
+
+def test_nohup_keeps_the_stages_running(folder):
+    runner = start_runner(folder, hangup=signal.SIG_IGN)
+    os.killpg(runner.pid, signal.SIGHUP)
+    time.sleep(0.2)
+    (folder / 'a.go').touch()
+    runner.communicate()
+    assert runner.returncode == 0
+    assert not (folder / 'a.saved').exists()
 
 
 def test_a_second_run_waits_for_the_first_and_finds_its_work_done(folder):
