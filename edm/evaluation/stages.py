@@ -1,6 +1,5 @@
 """Experiments as stages: plain calls of the scripts, run in order of need, side by side, and only once."""
 
-import ctypes
 import os
 import shlex
 import signal
@@ -20,7 +19,6 @@ from torch_utils.files import locked
 from torch_utils.interrupt import StopSignals
 
 SCRIPTS = Path(__file__).resolve().parents[1]
-_DEATH_OF_PARENT = 1  # PR_SET_PDEATHSIG of Linux
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,8 +60,9 @@ def run_stages(stages: Sequence[Stage], *, records: Path, jobs: int = 1, threads
     gpus: numbers of GPUs, each of which has one stage at a time and is the only one that the stage sees; then
         `jobs` is their number.
     adopt: take a stage whose outputs are there for finished, whoever ran it, and record it.
-    One process at a time runs stages with these records; others wait. SIGINT, SIGTERM and SIGHUP end the
-    stages under way, training after it saved its state, then this process: SystemExit with 128 + number.
+    One process at a time runs stages with these records; others wait, also for the stages of one that was
+    killed. SIGINT, SIGTERM and SIGHUP end the stages under way, training after it saved its state, then this
+    process: SystemExit with 128 + number.
     Raises UserError that names the stage, its last words and its log, after ending the others.
     """
     records.mkdir(parents=True, exist_ok=True)
@@ -179,11 +178,12 @@ class _Runner:
         environment |= {'CUDA_VISIBLE_DEVICES': str(gpu)} if gpu is not None else {}
         script, *args = stage.command
         with open(self._log(stage), 'a' if goes_on else 'w') as log:
-            # In a session of its own, so that Ctrl-C reaches it through us, once; inside our lock.
+            # In a session of its own, so that Ctrl-C reaches it through us, once. Inside our lock, so that
+            # nobody else begins while it lives, even if this process is killed.
             process = subprocess.Popen(
                 [sys.executable, os.path.relpath(SCRIPTS / script), *args], env=environment,
                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
-                pass_fds=[self._lock], preexec_fn=_end_with_parent if sys.platform == 'linux' else None)
+                pass_fds=[self._lock])
         self.waiting.remove(stage)
         self.running[stage] = process, gpu
 
@@ -201,11 +201,6 @@ class _Runner:
 
     def _log(self, stage: Stage) -> Path:
         return self._records.folder / f'{stage.name}.log'
-
-
-def _end_with_parent() -> None:
-    """Have this process get SIGTERM when its parent is gone, even by SIGKILL."""
-    ctypes.CDLL(None).prctl(_DEATH_OF_PARENT, signal.SIGTERM)
 
 
 def last_words(log: Path) -> str:
