@@ -53,7 +53,9 @@ from torch_utils import cli
     click.option('--trajectory', metavar='NPZ',
                  help='Also save the state and the denoised image at every step.'),
     click.option('--resume', is_flag=True,
-                 help='Keep the images that are there, if they were made the same way.'))
+                 help='Keep the images that are there, if they were made the same way.'),
+    click.option('--overwrite', is_flag=True,
+                 help='With --resume: replace those that were made in another way, instead of refusing.'))
 def main(**opts):
     """Generate images with a trained network, or with a denoiser that a data set has in closed form.
 
@@ -86,7 +88,7 @@ def main(**opts):
             make_output_dir(Path(opts[option]).parent, f'--{option}')
     todo = distributed.from_rank0(generation.begin_folder(
         outdir, settings, seeds, subdirs=opts['subdirs'], resume=opts['resume'],
-        inputs=inputs) if distributed.rank() == 0 else None)
+        overwrite=opts['overwrite'], inputs=inputs) if distributed.rank() == 0 else None)
     threads, batch = 1, pace.DEFAULT_BATCH if opts['batch'] == 'auto' else opts['batch']
     if not _data_denoiser(opts):
         threads = pace.batch_threads(device)
@@ -125,6 +127,8 @@ def _check(opts: dict) -> None:
         path = opts[option]
         if path and (not path.lower().endswith(suffix) or os.path.isdir(path)):
             raise click.UsageError(f'--{option} {path}: expected the name of a file that ends with {suffix}')
+    if opts['overwrite'] and not opts['resume']:
+        raise click.UsageError('--overwrite is for --resume; without it all images are replaced')
     if opts['trajectory'] and opts['resume']:
         raise click.UsageError('--trajectory and --resume can\'t be given together: images that are kept '
                                'have no trajectory')

@@ -235,6 +235,12 @@ def test_resume_refuses_images_of_other_settings(grey, snapshots, tmp_path):
            says=('--resume', 'network_sha256'))
     Image.new('L', (8, 8)).save(tmp_path / '000001.png')
     refuse(generate.main, f'--network={grey}', *args, '--steps=2', status=1, says=('000001.png',))
+    kept = (tmp_path / '000000.png').stat().st_mtime_ns
+    sample(grey, tmp_path, '--seeds=0-1', '--steps=2', '--resume', '--overwrite')
+    assert (tmp_path / '000000.png').stat().st_mtime_ns == kept
+    wanted, _ = sample(grey, tmp_path / 'wanted', '--seeds=0-1', '--steps=3')
+    made, _ = sample(grey, tmp_path, '--seeds=0-1', '--steps=3', '--resume', '--overwrite')
+    assert all(np.array_equal(made[name], wanted[name]) for name in wanted)
 
 
 def test_two_hundred_at_once_in_one_folder_are_all_recorded(tmp_path):
@@ -280,6 +286,7 @@ def test_clipped_noise_levels_are_mentioned(snapshots, tmp_path):
     (('--disc=vp', '--schedule=vp', '--sigma_min=1', '--sigma_max=2'), ('--sigma_min', 'VP schedule')),
     (('--grid=sheet.jpg',), ('--grid', '.png')),
     (('--trajectory=x.npz', '--resume'), ('--trajectory', '--resume')),
+    (('--overwrite',), ('--overwrite', '--resume')),
     (('--device=tpu',), ('--device', 'tpu')),
 ])
 def test_usage_errors_name_the_option(args, says, grey, tmp_path):

@@ -107,38 +107,40 @@ def image_path(outdir: Path, seed: int, subdirs: bool) -> Path:
 
 
 def begin_folder(outdir: Path, settings: dict, seeds: Sequence[int], *, subdirs: bool, resume: bool,
-                 inputs: Sequence[str] = ()) -> list[int]:
+                 overwrite: bool = False, inputs: Sequence[str] = ()) -> list[int]:
     """Record in `outdir`/generation.json what makes its images; returns the seeds that are still to be done.
 
     settings: all that decides the pixels. inputs: files, for the record. With `resume`, whole images that are
-    there stay.
+    there stay; with `overwrite` too, only those of these settings.
     Raises UserError if `resume` is asked for where images were made with other settings, or nobody knows how.
     """
     with locked(outdir, 'beginning in'):  # others may add images of their own
-        return _begin_folder(outdir, _json_settings(settings), seeds, subdirs, resume, inputs)
+        return _begin_folder(outdir, _json_settings(settings), seeds, subdirs, resume, overwrite, inputs)
 
 
 def _begin_folder(outdir: Path, settings: dict, seeds: Sequence[int], subdirs: bool, resume: bool,
-                  inputs: Sequence[str]) -> list[int]:
+                  overwrite: bool, inputs: Sequence[str]) -> list[int]:
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
     record = _read_record(outdir / RECORD)
     runs = record.get('runs', []) if record.get('settings_sha256') == key else []
     known = {seed for run in runs for seed in parse_int_list(run['seeds'])}
     paths = {seed: image_path(outdir, seed, subdirs) for seed in seeds}
     there = {seed for seed, path in paths.items() if path.is_file()}
-    if resume and there - known:
+    if resume and there - known and not overwrite:
         raise UserError(f'--resume: --outdir {outdir} has images that were made ' + (
             f'with other settings ({_first_difference(record["settings"], settings)})' if record and not runs
             else f'by something else ({min(there - known):06d}.png is not in {RECORD})'))
-    if there and not resume:
-        print(f'{len(there)} of {len(seeds)} images are in {outdir} already and are replaced',
+    replaced = there - known if resume else there
+    if replaced:
+        print(f'{len(replaced)} of {len(seeds)} images are in {outdir} already and are replaced',
               file=sys.stderr)
         for seed in there - known:  # so that no image is ever taken for one of these settings
             paths[seed].unlink()
     write_json(outdir / RECORD, {
         'settings': settings, 'settings_sha256': key,
         'runs': [*runs, {'seeds': shorten(seeds), **provenance.record(inputs=inputs)}]})
-    return [seed for seed in seeds if not (resume and seed in there and is_whole_png(paths[seed]))]
+    kept = {seed for seed in there - replaced if is_whole_png(paths[seed])}
+    return [seed for seed in seeds if seed not in kept]
 
 
 def _json_settings(settings: dict) -> dict:

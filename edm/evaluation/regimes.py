@@ -142,7 +142,7 @@ def _teacher_stages(job: Regimes) -> list[Stage]:
     images = job.pool
     last = max(job.sizes) + job.num_heldout - 1
     command = ('generate.py', '--network', teacher, '--outdir', str(images), '--seeds', f'0-{last}',
-               '--resume', '--device', job.device, *job.generate)
+               '--resume', '--overwrite', '--device', job.device, *job.generate)
     stages.append(Stage(name='teacher-images', command=command, outputs=(images,), num_images=last + 1,
                         inputs=inputs, needs=needs, cost=3))
     return stages
@@ -177,7 +177,8 @@ def _sample_stages(job: Regimes, size: int, width: int | str, options: tuple[str
     name, samples = student_name(size, width), job.samples(size, width)
     last = job.first_sample_seed + job.num_samples - 1
     command = ('generate.py', *options, '--outdir', str(samples), '--seeds',
-               f'{job.first_sample_seed}-{last}', '--resume', '--device', job.device, *job.generate)
+               f'{job.first_sample_seed}-{last}', '--resume', '--overwrite', '--device', job.device,
+               *job.generate)
     return [Stage(name=f'generate-{name}', command=command, outputs=(samples,), num_images=job.num_samples,
                   needs=needs, cost=3),
             _feature_stage(job, name, samples, needs=(f'generate-{name}',))]

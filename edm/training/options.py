@@ -25,7 +25,15 @@ from training.config import (
     split_batch,
 )
 from training.data_form import Dataset
-from training.run_dir import dir_to_go_on_in, holds_run_of, next_run_dir, run_name, states_in
+from training.run_dir import (
+    dir_to_go_on_in,
+    holds_run_of,
+    next_run_dir,
+    run_id,
+    run_name,
+    snapshot_name,
+    states_in,
+)
 
 AUTO = 'auto'  # of --resume
 
@@ -208,6 +216,10 @@ def start_run(config: TrainingConfig, dataset: Dataset, opts: dict, *, outdir: s
     if opts['dry_run']:
         _print_settings(config, run_dir or (next_run_dir(outdir, name) if name else outdir))
         return None
+    if state is not None and opts['resume'] == AUTO and (last := _last_snapshot(config, run_dir, state)):
+        if is_first_process():
+            click.echo(f'Done already: {last}')
+        return run_dir
     if prepare is not None:
         make_net = partial(_prepared, make_net, prepare)
     dataset.images([0])  # decodes all to be cached: a broken file stops the run before it has a folder
@@ -257,6 +269,20 @@ def _resumed_if_begun(config: TrainingConfig, dataset: Dataset, outdir: str, opt
         if is_first_process():
             click.echo(f'Starts anew: {err}', err=True)
         return anew
+
+
+def _last_snapshot(config: TrainingConfig, run_dir: Path, state: dict) -> Path | None:
+    """The snapshot at the end of the run of `state`, if the run came to its end and the file is whole."""
+    from training.snapshot import load_snapshot
+
+    path = run_dir / snapshot_name(state['cur_nimg'])
+    if state['cur_nimg'] < config.total_kimg * 1000 or not path.is_file():
+        return None
+    try:
+        made_by = load_snapshot(str(path)).get('made_by')
+    except UserError:
+        return None
+    return path if isinstance(made_by, dict) and made_by.get('run_id') == run_id(run_dir) else None
 
 
 def _continued(config: TrainingConfig, opts: dict) -> tuple[TrainingConfig, dict]:

@@ -119,6 +119,9 @@ def test_auto_starts_goes_on_and_ends_the_same_run(data, whole, tmp_path, interr
     assert_equal_runs(whole, folder, 3)
     last = folder / 'network-snapshot-000003.pkl'
     weights = load_snapshot(str(last))['ema'].state_dict()
+    before = last.read_bytes()
+    assert f'Done already: {last}' in run(train.main, *args).stdout
+    assert last.read_bytes() == before
     last.write_bytes(b'damaged')
     run(train.main, *args)  # no step is left; the snapshot is made again
     assert_equal(load_snapshot(str(last))['ema'].state_dict(), weights)
