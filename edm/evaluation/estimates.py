@@ -101,7 +101,8 @@ class Estimate:
         side_by_side = [] if places == 1 else [f'{places} stages side by side: at least ' + (
             f'{minutes / 60:.2f} hours' if minutes >= 60 else f'{minutes:.2f} minutes')]
         lines = [f'{self.reference.name}: trains on {speed:.1f} images/s ({origin}); all else follows from '
-                 'operation counts', *table(self.lines, flop_per_second, unit), *side_by_side, *self.notes]
+                 'operation counts', *table(self.lines, flop_per_second, unit),
+                 'memory: of one stage on its device; the others need less', *side_by_side, *self.notes]
         return '\n'.join(f'# {line}' for line in lines)
 
 
