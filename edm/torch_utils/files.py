@@ -32,8 +32,9 @@ def atomic_write(path: str | os.PathLike, mode: str = 'wb', *, durable: bool = T
                 file.flush()
                 os.fsync(file.fileno())
         os.replace(temp, path)
-    finally:
+    except BaseException:
         temp.unlink(missing_ok=True)
+        raise
 
 
 @contextlib.contextmanager

@@ -1,7 +1,8 @@
 """generate.py on the CPU.
 
 - `256 samples ...`, `64 samples ...`: whole process beside whole process, from start to exit, with all of
-  PyTorch's threads, then with one. The baseline is tests/benchmarks/plain_sampling.py, the reference's loop.
+  PyTorch's threads, then with one. The baseline is tests/benchmarks/plain_sampling.py, the reference's loop
+  with its batches of 64; ours has `--batch=auto`.
   Their pixels must agree to a grey level. The note gives the processor time of both. On a busy machine look
   at one thread: there the threads of the baseline, which share each operation, lose their time waiting.
 - `share of the bare kernels`: the convolutions and matrix products of a network alone, on the same shapes in
@@ -13,6 +14,7 @@
 
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -50,7 +52,7 @@ def rows() -> Iterator[Row]:
             few = net.img_resolution == 32
             for threads in (torch.get_num_threads(), 1):
                 yield whole_process(folder, folder / f'{i}.pkl', name, number=64 if few else 256,
-                                    must=1.2 if few else 1.5, repeats=1 if few else 3, threads=threads)
+                                    must=1.2 if few else 1.5, repeats=1 if few else 5, threads=threads)
             yield share_of_kernels(net, name)
         yield from half_precision(folder, folder / '2.pkl')
         yield start_and_end(folder, folder / '1.pkl')
@@ -70,14 +72,14 @@ def run(*command, **env: str) -> tuple[float, float]:
     """Seconds from start to exit, and of processor time."""
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     subprocess.run([sys.executable, *map(str, command)], check=True, capture_output=True,
-                   env=os.environ | env)
+                   env=os.environ | {'PYTHONDONTWRITEBYTECODE': ''} | env)  # empty: as for most users
     taken, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
     return taken, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def generate(network: Path, outdir: Path, number: int, *args: str, **env: str) -> tuple[float, float]:
     return run(GENERATE, f'--network={network}', f'--outdir={outdir}', f'--seeds=0-{number - 1}',
-               '--device=cpu', *args, **env)
+               '--device=cpu', '--batch=auto', *args, **env)
 
 
 def read(folder: Path) -> np.ndarray:
@@ -89,6 +91,8 @@ def whole_process(folder: Path, network: Path, name: str, *, number: int, must: 
     ours, plain, env = [], [], {'OMP_NUM_THREADS': str(threads)}
     folders = [folder / f'{kind}-{network.stem}' for kind in ('ours', 'plain')]
     for _ in range(repeats):
+        for path in folders:
+            shutil.rmtree(path, ignore_errors=True)
         ours.append(generate(network, folders[0], number, **env))
         plain.append(run(HERE / 'plain_sampling.py', network, folders[1], number, **env))
     difference = np.abs(read(folders[0]) - read(folders[1])).max()

@@ -1,7 +1,7 @@
 """Training: one step beside the plain formulation, and beside its convolutions and matrix products alone.
 
 * "step of the quickstart's network": widths 16 and 8 on 8x8 digits, batch 64. The baseline is
-  plain_training.py. Eager, and compiled in steady state.
+  plain_training.py, in a process of its own. Eager, and compiled in steady state.
 * "start with compilation": seconds until the first step is done in a fresh process whose compilation another
   process has left in the cache, as between students of equal shape. Not asked for.
 * "step of a 32x32x3 network of 32 channels": the baseline are the convolutions and matrix products of the
@@ -21,17 +21,26 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from measure import Row, run_python, side_by_side
-from plain_training import plain_step
+from measure import Row, elsewhere, run_python, side_by_side
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from helpers import DATA, ROOT, golden
+from torch_utils.distributed import pick_device
 from training import loop, saving
-from training.build import build, build_network
+from training.build import build_network
 from training.config import ARCHITECTURES, TrainingConfig
 from training.dataset import ImageDataset
 
-CPU = torch.device('cpu')
+CPU = pick_device('cpu')
+PATHS = [str(Path(__file__).parent), str(ROOT / 'tests'), str(ROOT / 'edm')]
+DIGITS = ROOT / 'datasets' / 'digits-8x8.zip'
+PLAIN = """import json, sys
+sys.path[:0] = sys.argv[1:4]
+from plain_training import plain_step
+from training.build import build, build_network
+from training.dataset import ImageDataset
+images, (network, loss) = ImageDataset(sys.argv[4]), map(json.loads, sys.argv[5:])
+step = plain_step(build_network(network, images), build(loss), images, batch=64)"""
 QUICKSTART_LOSS = {'class_name': 'training.loss.EDMLoss', 'P_mean': -0.8, 'P_std': 1.2}
 
 
@@ -111,7 +120,7 @@ def bare_kernels(step: Callable[[], None]) -> Callable[[], None]:
 
 def rows() -> Iterator[Row]:
     """All rows; about ten minutes, most of it compilation."""
-    digits = ImageDataset(ROOT / 'datasets' / 'digits-8x8.zip')
+    digits = ImageDataset(DIGITS)
     for width in (16, 8):
         yield from quickstart_rows(digits, width)
     yield start_row()
@@ -121,10 +130,10 @@ def rows() -> Iterator[Row]:
 
 def quickstart_rows(digits, width: int) -> Iterator[Row]:
     settings = {compiled: config(64, width, [1, 2], compile=compiled) for compiled in ('0', '1')}
-    net = build_network(settings['0'].network_kwargs, digits)
-    functions = [plain_step(net, build(QUICKSTART_LOSS), digits, batch=64),
-                 our_step(settings['0'], digits), our_step(settings['1'], digits)]
-    plain, eager, compiled = side_by_side(functions, repeats=60, warmup=5)
+    ours = [our_step(settings[compiled], digits) for compiled in '01']
+    given = settings['0'].network_kwargs, settings['0'].loss_kwargs
+    with elsewhere(PLAIN, *PATHS, str(DIGITS), *map(json.dumps, given)) as plain_step:
+        plain, eager, compiled = side_by_side([plain_step, *ours], repeats=60, warmup=5)
     for name, ours, must in (('eager', eager, 1.15), ('compiled', compiled, 1.5)):
         yield Row(what=f'step of the quickstart\'s network of width {width}, {name}', ours=64 / ours,
                   unit='images/s', baseline=64 / plain, ratio=plain / ours, must=f'>= {must}',
@@ -132,14 +141,12 @@ def quickstart_rows(digits, width: int) -> Iterator[Row]:
 
 
 def start_row() -> Row:
-    code = ('import sys, time; start = time.perf_counter(); sys.path[:0] = sys.argv[1:]\n'
+    code = ('import sys, time; start = time.perf_counter(); sys.path[:0] = sys.argv[1:4]\n'
             'import bench_training as bench\n'
-            'from training.dataset import ImageDataset\n'
-            'digits = ImageDataset(bench.ROOT / "datasets" / "digits-8x8.zip")\n'
-            'bench.our_step(bench.config(64, 16, [1, 2], compile=mode), digits)()\n'
+            'settings = bench.config(64, 16, [1, 2], compile=sys.argv[4])\n'
+            'bench.our_step(settings, bench.ImageDataset(bench.DIGITS))()\n'
             'print(time.perf_counter() - start)')
-    paths = [str(Path(__file__).parent), str(ROOT / 'tests'), str(ROOT / 'edm')]
-    eager, compiled = (float(run_python(code.replace('mode', repr(mode)), *paths)) for mode in '01')
+    eager, compiled = (float(run_python(code, *PATHS, mode)) for mode in '01')
     return Row(what='start with compilation of before, until the first step is done', ours=compiled, unit='s',
                baseline=eager, note='baseline: without compilation')
 

@@ -1,12 +1,13 @@
 """What the benchmarks share: timing side by side in one run, memory, and the rows of their table."""
 
+import contextlib
 import re
 import resource
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,3 +63,22 @@ def run_python(code: str, *args: str) -> str:
     """Run `code` in a fresh Python process, for its own peak of memory or start-up time; what it printed."""
     done = subprocess.run([sys.executable, '-c', code, *args], check=True, capture_output=True, text=True)
     return done.stdout
+
+
+@contextlib.contextmanager
+def elsewhere(code: str, *args: str) -> Iterator[Callable[[], None]]:
+    """A function that calls the `step()` that `code` defines, in a process of its own, and waits for it.
+
+    For a baseline that must not gain from what this process has set up, such as how memory is kept.
+    """
+    loop = code + '\nimport sys\nfor _ in sys.stdin:\n    step()\n    print(flush=True)\n'
+    with subprocess.Popen([sys.executable, '-c', loop, *args], text=True, bufsize=1,
+                          stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+
+        def call():
+            process.stdin.write('\n')
+            if not process.stdout.readline():
+                raise RuntimeError('the process of the baseline has died')
+
+        yield call
+        process.stdin.close()
