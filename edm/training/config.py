@@ -79,8 +79,9 @@ class TrainingConfig:
     resume_pkl: the snapshot to start from, or the one beside resume_state_dump, the state that the run
         continues after resume_kimg.
     preview: draw a grid of samples beside every snapshot.
-    precision: of the network on CUDA, one of PRECISIONS. compile: '0', '1' or 'auto', which compiles a long
-        run if that is faster. memory_format: 'contiguous', 'channels_last' or 'auto', which measures.
+    precision: of the network on CUDA, one of PRECISIONS. compile: '0', '1', 'graphs' or 'auto', which
+        compiles a long run if that is faster. memory_format: 'contiguous', 'channels_last' or 'auto', which
+        measures.
     """
 
     run_dir: str

@@ -12,7 +12,8 @@ from training.config import TrainingConfig
 
 MIN_STEPS = 1000  # of a run in which measuring memory formats pays: it takes as long as about eight of them
 MIN_GAIN = 1.05  # how much faster something must be before it is preferred, lest noise decides
-MIN_COMPILED_SEC = {'cpu': 3600, 'cuda': 900}  # of a run that may be compiled: compiling takes minutes
+# Of a run that may be compiled: the first time compiling takes minutes, later, from its cache, seconds.
+MIN_COMPILED_SEC = {'cpu': 900, 'cuda': 900}
 REPEATS = 3
 
 
@@ -22,6 +23,7 @@ class Kernels:
 
     channels_last: bool = False
     compiled: bool = False
+    graphs: bool = False  # compiled, and launched as CUDA graphs
 
     def as_dict(self) -> dict:
         return asdict(self)
@@ -43,31 +45,48 @@ def choose_kernels(config: TrainingConfig, net: torch.nn.Module, *, micro_batch:
     steps: how many the run has left, each of all its micro-batches. earlier: `as_dict` of the choice of the
         run that this one continues, which stands for auto.
     """
-    choice = None
+    choice, rounds = None, config.batch_size // (micro_batch * distributed.world_size())
     if distributed.rank() == 0:
         given = {'channels_last': {'contiguous': False, 'channels_last': True}.get(config.memory_format),
-                 'compiled': {'0': False, '1': True}.get(config.compile)}
+                 'compiled': {'0': False, '1': True, 'graphs': True}.get(config.compile),
+                 'graphs': None if config.compile == 'auto' else config.compile == 'graphs'}
         fixed = (earlier or {}) | {key: value for key, value in given.items() if value is not None}
-        choice = _choose(config, net, fixed, micro_batch, steps)
+        choice = _choose(net, fixed, micro_batch, steps, rounds)
     choice = distributed.from_rank0(choice)
-    if config.compile == '1':
+    if config.compile in ('1', 'graphs'):
         with distributed.shared_errors():
-            _check_compiler(next(net.parameters()).device)
+            _check_compiler(config.compile, next(net.parameters()).device, rounds)
     return choice
 
 
-def _check_compiler(device: torch.device) -> None:
-    """Raise UserError if PyTorch can't compile for the device."""
+def compile_network(net: torch.nn.Module, kernels: Kernels) -> None:
+    """Let calls of `net` run compiled, if that is the choice; it compiles in the first one."""
+    if kernels.compiled:
+        net.compile(dynamic=False, mode='reduce-overhead' if kernels.graphs else None)
+
+
+def _check_compiler(choice: str, device: torch.device, rounds: int) -> None:
+    """Raise UserError if PyTorch can't compile for the device, or not launch a step as graphs."""
+    if choice == 'graphs':
+        check_graphs(device, rounds)
     try:
         torch.compile(torch.sin)(torch.ones(2, device=device))
     except Exception as err:  # whatever the compiler, or its absence, comes up with
         reason = (str(err).strip().splitlines() or [type(err).__name__])[0]
-        raise UserError(f'--compile 1: PyTorch can\'t compile for {device} here: {reason}') from err
+        raise UserError(f'--compile {choice}: PyTorch can\'t compile for {device} here: {reason}') from err
 
 
-def _choose(config: TrainingConfig, net, fixed: dict, micro_batch: int, steps: int) -> Kernels:
-    rounds = config.batch_size // (micro_batch * distributed.world_size())
-    if len(fixed) < 2 and steps >= MIN_STEPS:
+def check_graphs(device: torch.device, rounds: int) -> None:
+    """Raise UserError if a step of so many rounds of forward and backward passes can't be CUDA graphs."""
+    if device.type != 'cuda':
+        raise UserError(f'--compile graphs: CUDA graphs are for CUDA, and the device is {device}')
+    if rounds > 1:  # a graph's gradients lie where the next round's would
+        raise UserError(f'--compile graphs: expected all images of a step at once, got {rounds} rounds; a '
+                        'larger --batch-gpu or a smaller --batch makes it one')
+
+
+def _choose(net, fixed: dict, micro_batch: int, steps: int, rounds: int) -> Kernels:
+    if not {'channels_last', 'compiled'} <= fixed.keys() and steps >= MIN_STEPS:
         fixed = _measure(net, fixed, micro_batch, steps * rounds)
     return Kernels(**fixed)
 

@@ -28,7 +28,7 @@ from training.build import build, build_optimizer
 from training.config import LR_DECAYS, TrainingConfig, split_batch
 from training.data_form import Dataset
 from training.flat import FlatOptimizer, FlatParameters, Gradients
-from training.kernels import choose_kernels, set_precision
+from training.kernels import choose_kernels, compile_network, set_precision
 from training.report import describe, report
 from training.run import Run
 from training.run_dir import RunLog, remove_leftovers, snapshot_name, state_name
@@ -116,8 +116,7 @@ def prepare(config: TrainingConfig, dataset: Dataset, make_net, *, device, log=N
                              earlier=state['kernels'] if state else None)
     weights = FlatParameters(net, channels_last=kernels.channels_last)
     ema_weights = FlatParameters(ema, channels_last=kernels.channels_last)
-    if kernels.compiled:
-        net.compile(dynamic=False)
+    compile_network(net, kernels)
     gradients = Gradients(weights, num_notes=2)
     run = Run(
         config=config, device=device, split=split, log=log, kernels=kernels, net=net, ema=ema,

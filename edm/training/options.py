@@ -94,9 +94,10 @@ performance_options = cli.options('Performance',
     click.option('--precision', type=click.Choice(PRECISIONS), default='fp32',
                  help='How the network computes on CUDA; elsewhere always in fp32. Weights, embeddings and '
                       'averages stay in float32. fp16 may need --ls.'),
-    click.option('--compile', type=click.Choice(['auto', '0', '1']), default='auto',
-                 help='Compile the network, which takes a minute or more the first time; auto: if the run '
-                      'takes an hour (on CUDA a quarter) and a trial shows that it gains.'),
+    click.option('--compile', type=click.Choice(['auto', '0', '1', 'graphs']), default='auto',
+                 help='Compile the network, which takes a minute or more the first time, then seconds; auto: '
+                      'if the run takes a quarter of an hour and a trial shows that it gains; graphs: also '
+                      'launch it as CUDA graphs, for networks so small that a GPU waits.'),
     click.option('--memory_format', type=click.Choice(['auto', 'contiguous', 'channels_last']),
                  default='auto', help='How features lie in memory; auto: the faster in a trial, in runs of '
                                       '1000 steps and more, else contiguous.'),

@@ -25,7 +25,8 @@ def describe(run: Run, dataset: Dataset) -> None:
     if config.precision != 'fp32' and run.device.type != 'cuda':
         run.print(f'--precision {config.precision} is for CUDA; on {run.device} the network computes in fp32')
     run.print(f'Kernels: {"channels_last" if run.kernels.channels_last else "contiguous"} features, '
-              f'{"compiled" if run.kernels.compiled else "not compiled"}')
+              f'{"compiled" if run.kernels.compiled else "not compiled"}'
+              f'{", in CUDA graphs" if run.kernels.graphs else ""}')
     run.print(f'Training for {config.total_kimg} kimg' + (
         f', from {run.cur_nimg / 1000:g} kimg on' if run.cur_nimg else '') + f', seed {config.seed}')
 

@@ -1,5 +1,6 @@
 """How a run computes: what is chosen, by which measurements, and that it changes no result."""
 
+import contextlib
 import json
 import math
 from dataclasses import replace
@@ -12,6 +13,7 @@ from PIL import Image
 import train
 from golden_networks import golden_network
 from helpers import refuse, run
+from torch_utils.errors import UserError
 from training import kernels
 from training.config import TrainingConfig
 from training.kernels import Kernels, choose_kernels
@@ -43,8 +45,8 @@ class Probe:
 
 
 @pytest.mark.parametrize(('times', 'changes', 'steps', 'earlier', 'expected', 'measured'), [
-    ((2, 1, 9), {}, 1000, None, Kernels(channels_last=True), 2),
-    ((1, 0.99, 9), {}, 1000, None, Kernels(), 2),  # no more than noise
+    ((0.2, 0.1, 9), {}, 1000, None, Kernels(channels_last=True), 2),
+    ((0.1, 0.099, 9), {}, 1000, None, Kernels(), 2),  # no more than noise
     ((2, 1, 9), {}, 999, None, Kernels(), 0),  # too short for a trial
     ((2, 1, 0.5), {}, 5000, None, Kernels(channels_last=True, compiled=True), 3),
     ((2, 1, 0.99), {}, 5000, None, Kernels(channels_last=True), 3),
@@ -55,6 +57,10 @@ class Probe:
      0),
     ((2, 1, 0.5), {}, 5000, {'channels_last': False, 'compiled': True}, Kernels(compiled=True), 0),
     ((2, 1, 0.5), {'compile': '0'}, 5000, {'channels_last': True, 'compiled': True},
+     Kernels(channels_last=True), 0),
+    ((2, 1, 0.5), {}, 800, {'channels_last': True, 'compiled': True, 'graphs': True},
+     Kernels(channels_last=True, compiled=True, graphs=True), 0),
+    ((2, 1, 0.5), {'compile': '0'}, 800, {'channels_last': True, 'compiled': True, 'graphs': True},
      Kernels(channels_last=True), 0),
 ])
 def test_what_is_faster_is_chosen(times, changes, steps, earlier, expected, measured, monkeypatch):
@@ -98,14 +104,33 @@ def test_compiled_training_makes_the_same_snapshot(images, tmp_path, monkeypatch
         compile_module(self, backend='eager', **options)
 
     monkeypatch.setattr(torch.nn.Module, 'compile', compile_eagerly)
-    monkeypatch.setattr(kernels, '_check_compiler', lambda device: None)
+    monkeypatch.setattr(kernels, '_check_compiler', lambda *args: None)
     for mode in '01':
         run(train.main, f'--outdir={tmp_path / mode}', f'--data={images}', *TINY, f'--compile={mode}')
-    assert calls == [{'dynamic': False}]
+    assert calls == [{'dynamic': False, 'mode': None}]
     nets = [load_snapshot(str(tmp_path / mode / 'network-snapshot-000001.pkl'))['ema'] for mode in '01']
     weights = [net.state_dict() for net in nets]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     assert 'compiled' in (tmp_path / '1' / 'log.txt').read_text()
+
+
+def test_graphs_are_for_cuda(images, tmp_path):
+    refuse(train.main, f'--outdir={tmp_path / "run"}', f'--data={images}', *TINY, '--compile=graphs',
+           status=1, says=('--compile graphs', 'cpu'))
+
+
+def test_graphs_are_for_steps_of_one_round():
+    for rounds, fine in ((1, True), (2, False)):
+        with contextlib.nullcontext() if fine else pytest.raises(UserError, match='--batch-gpu'):
+            kernels.check_graphs(torch.device('cuda'), rounds)
+
+
+def test_graphs_are_asked_of_the_compiler(monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch.nn.Module, 'compile', lambda net, **options: asked.append(options['mode']))
+    for choice in (Kernels(), Kernels(compiled=True), Kernels(compiled=True, graphs=True)):
+        kernels.compile_network(torch.nn.Identity(), choice)
+    assert asked == [None, 'reduce-overhead']
 
 
 def test_a_missing_compiler_is_one_line(images, tmp_path, monkeypatch):
