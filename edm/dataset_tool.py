@@ -71,12 +71,14 @@ def main(source: str, dest: str, max_images: int | None, random_subset: int | No
         raise click.UsageError(f'--random-subset={random_subset} needs --max-images')
     check_size(transform, resolution)
 
+    from torch_utils.memory import keep_freed_memory
     from torch_utils.processes import usable_cores
     from training.dataset import kept_by_max_size
     from training.dataset_writer import write_dataset
     from training.image_sources import open_source
     from training.image_transforms import make_transform
 
+    keep_freed_memory()
     images = open_source(source)
     if random_subset is not None:
         images = images.some(kept_by_max_size(images.total, max_images, random_subset))

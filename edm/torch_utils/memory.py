@@ -1,4 +1,4 @@
-"""What the C library does with memory that tensors leave."""
+"""What the C library does with memory that tensors and images leave."""
 
 import ctypes
 import functools
@@ -14,8 +14,9 @@ MMAP_THRESHOLDS = (1 << 26, 1 << 25)  # the second is the most that older versio
 def keep_freed_memory() -> None:
     """Let a process keep, for its next tensors, up to 1 GiB that earlier ones left; with glibc alone.
 
-    By default glibc returns most of it to the system after every layer of a network, which then has to hand
-    out, and fill with zeros, the same pages for the next: up to a quarter of the time of a network on a CPU.
+    By default glibc returns most of it to the system after every layer of a network, or image, and the system
+    has to hand out, and fill with zeros, the same pages for the next: of the time of a small network on a
+    CPU up to a quarter. Processes that are forked later do alike.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
