@@ -37,7 +37,8 @@ sys.path[:0] = sys.argv[1:3]
 import torch
 from evaluation.open_denoiser import open_denoiser
 from measure import peak_mib
-net = open_denoiser('optimal', sys.argv[3], torch.device('cpu'))
+from torch_utils.distributed import pick_device
+net = open_denoiser('optimal', sys.argv[3], pick_device('cpu'))
 for sigma in (80.0, 1.0, 0.002):
     net(torch.randn(64, 3, 32, 32, dtype=torch.float64) * sigma, sigma)
 print(peak_mib())
