@@ -13,9 +13,11 @@ from measure import Row, side_by_side
 
 from evaluation.jacobian import choose_layout, jacobian_rows, set_memory_format
 from evaluation.jacobian_study import Method, find_ranks
+from torch_utils.distributed import pick_device
 from training.networks import EDMPrecond
 
 SIGMA = 1.0
+pick_device('cpu')  # as jacobian.py does: the process keeps freed memory
 
 
 def rows():

@@ -1,13 +1,16 @@
 """Run the benchmarks and write their table: `make bench`, or this file with the names of some of them.
 
 Each bench_NAME.py beside this file has a docstring that explains its rows and a function `rows()` that
-yields them. The table goes to tests/benchmarks/results.md and results.json.
+yields them, in a process of its own: what one sets up does not help another, nor its baseline. The table goes
+to tests/benchmarks/results.md and results.json.
 """
 
 import importlib
 import json
+import multiprocessing
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -29,7 +32,7 @@ def main(names: list[str]) -> None:
     for name in names or known:
         start = time.perf_counter()
         results[name] = []
-        for row in importlib.import_module(f'bench_{name}').rows():
+        for row in _rows(name):
             results[name].append(row)
             print(f'{name}: {row.what}: {_cells(row)}', flush=True)
         print(f'{name}: {time.perf_counter() - start:.0f} s', flush=True)
@@ -39,6 +42,32 @@ def main(names: list[str]) -> None:
     (HERE / 'results.json').write_text(json.dumps({'record': record, 'rows': as_json}, indent=2) + '\n')
     missed = [row.what for rows in results.values() for row in rows if row.reached is False]
     print(f'{len(missed)} of {sum(map(len, results.values()))} rows miss what they must reach')
+
+
+def _rows(name: str) -> Iterator[Row]:
+    """The rows of a benchmark, each as soon as it is known; if its process fails, so does this one."""
+    spawn = multiprocessing.get_context('spawn')
+    ours, theirs = spawn.Pipe(duplex=False)
+    process = spawn.Process(target=_measure, args=(name, theirs))
+    process.start()
+    theirs.close()
+    while (row := _received(ours)) is not None:
+        yield row
+    process.join()
+    if process.exitcode != 0:
+        sys.exit(f'Error: bench_{name}.py ended with status {process.exitcode}')
+
+
+def _measure(name: str, connection) -> None:
+    for row in importlib.import_module(f'bench_{name}').rows():
+        connection.send(row)
+
+
+def _received(connection) -> Row | None:
+    try:
+        return connection.recv()
+    except EOFError:
+        return None
 
 
 def _cells(row: Row) -> str:
