@@ -98,7 +98,9 @@ def main(**opts):
                                      spectrum=opts['save_spectrum'])
     if opts['out']:
         make_output_dir(Path(opts['out']).parent, '--out')
-        ranks = distributed.from_rank0(_resumed(opts, ranks))
+        with distributed.shared_errors():
+            ranks = _resumed(opts, ranks) if distributed.rank() == 0 else ranks
+        ranks = distributed.from_rank0(ranks)
 
     def save():
         if opts['out']:

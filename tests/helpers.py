@@ -40,13 +40,13 @@ def refuse(command, *args, status: int, says: tuple[str, ...] = ()) -> str:
 
 
 def torchrun(num_processes: int, script: str, *args) -> str:
-    """Run edm/SCRIPT under torchrun on the CPU, one thread a process; returns what it printed."""
+    """Run edm/SCRIPT under torchrun on the CPU, one thread a process; returns all that it printed."""
     launch = [sys.executable, '-m', 'torch.distributed.run', '--standalone',
               f'--nproc_per_node={num_processes}']
     done = subprocess.run([*launch, ROOT / 'edm' / script, *map(str, args)], text=True, check=False,
                           capture_output=True, timeout=300, env=os.environ | {'OMP_NUM_THREADS': '1'})
     assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    return done.stdout + done.stderr
 
 
 def assert_equal(a, b, where='state'):

@@ -11,8 +11,6 @@ import click
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / 'README.md'
 BEGIN, END = '<!-- options: made by `make docs` -->\n', '<!-- end of options -->'
-
-
 STAGES_BEGIN, STAGES_END = '<!-- stages: made by `make docs` -->\n', '<!-- end of stages -->'
 
 

@@ -121,8 +121,10 @@ def test_processes_share_the_seeds(nets, tmp_path):
     alone, shared = tmp_path / 'alone.npz', tmp_path / 'shared.npz'
     args = (f'--network_pkl={nets["edm"]}', '--device=cpu', '--seeds=0-2', '--steps=3')
     run(jacobian.main, *args, f'--out={alone}')
-    printed = torchrun(2, 'jacobian.py', *args, f'--out={shared}')
+    shared.write_bytes(b'PK')
+    printed = torchrun(2, 'jacobian.py', *args, f'--out={shared}', '--overwrite')
     assert printed.count('SNR') == 9
+    assert printed.count('Starts anew') == 1
     np.testing.assert_array_equal(load_ranks(alone).rank, load_ranks(shared).rank)
 
 

@@ -6,10 +6,14 @@ Paper 1 is "The Emergence of Reproducibility and Consistency in Diffusion Models
 """
 
 import itertools
+import math
+import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from evaluation.stages import Stage, option_values
+from torch_utils.errors import UserError
+from training.run_dir import snapshot_name
 
 EXAMPLES = 4  # samples per training-set size beside the curves
 REFERENCES = ('optimal', 'gaussian')  # denoisers that a training set has in closed form
@@ -149,9 +153,17 @@ def _teacher_stages(job: Regimes) -> list[Stage]:
 
 
 def last_snapshot(train_args: tuple[str, ...]) -> str:
-    """The file that a training script leaves at the end."""
-    duration = option_values(train_args)['--duration']
-    return f'network-snapshot-{max(int(1000 * float(duration)), 1):06d}.pkl'
+    """The file that a training script leaves once the images of --duration were seen, in whole batches.
+
+    Raises UserError if --duration or --batch is no number.
+    """
+    options = option_values(train_args)
+    try:
+        total = 1000 * max(int(1000 * float(options.get('--duration', 200))), 1)  # as train.py's default
+        batch = int(options.get('--batch', 512))
+        return snapshot_name(math.ceil(total / batch) * batch)
+    except (ValueError, OverflowError, ZeroDivisionError) as err:
+        raise UserError(f'--duration, --batch in {shlex.join(train_args)}: {err}') from err
 
 
 def _student_stages(job: Regimes, size: int, width: int, seed: int) -> list[Stage]:
