@@ -32,8 +32,7 @@ from training.config import ARCHITECTURES, TrainingConfig, network_kwargs
 @cli.options('Output',
     click.option('--resume', metavar='PT|DIR|auto',
                  help='Continue from a state, or the newest of a run\'s folder. auto: from the newest in '
-                      '--outdir, with --nosubdir, if its run had the same settings and data; else start '
-                      'anew.'))
+                      f'--outdir, with --nosubdir, {options.AUTO_HELP}'))
 def main(**opts):
     """Train a diffusion model on a data set of images.
 

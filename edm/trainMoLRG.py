@@ -82,8 +82,8 @@ class Resume(click.ParamType):
     'Output',
     click.option('--resume', metavar='BOOL|PT|DIR|auto', type=Resume(), default=False,
                  help='Continue the newest run on this data in --outdir that has saved a state; or a state, '
-                      'or the newest one in a folder. auto: from the newest of this run, with --nosubdir, if '
-                      'it had the same settings and data; else start anew.'),
+                      'or the newest one in a folder. auto: from the newest in its folder, with --nosubdir, '
+                      f'{options.AUTO_HELP}'),
     click.option('--resumedir', metavar='DIR',
                  help='Continue the newest state in this run\'s folder, and write there.'))
 def main(**opts):

@@ -74,6 +74,7 @@ def launch(config: TrainingConfig, dataset: Dataset, make_net: Callable[[], torc
     distributed.init(device)
     source = card = None
     with distributed.shared_errors():
+        _check_common_state(state)
         if state is not None:
             checkpoint.check_state(state, sketch(make_net), dataset, config.optimizer_kwargs['class_name'],
                                    f'--resume {config.resume_state_dump}')
@@ -90,3 +91,13 @@ def launch(config: TrainingConfig, dataset: Dataset, make_net: Callable[[], torc
     received = train(config, dataset, make_net, device=device, state=state, source=source, card=card)
     distributed.shutdown()
     return Path(config.run_dir), received
+
+
+def _check_common_state(state: dict | None) -> None:
+    """Raise UserError if the processes, each of which has looked for itself, found different states."""
+    found = distributed.gather(None if state is None else state['cur_nimg'])
+    for rank, nimg in enumerate(found):
+        if nimg != found[0]:
+            words = ['no state' if n is None else f'one after {n / 1000:g} kimg' for n in (found[0], nimg)]
+            raise UserError(f'--resume: process 0 found {words[0]} to go on from, process {rank} {words[1]}; '
+                            'all machines must share the folder')

@@ -27,7 +27,7 @@ from training.config import (
 from training.data_form import Dataset
 from training.run_dir import (
     dir_to_go_on_in,
-    holds_run_of,
+    how_run_differs,
     next_run_dir,
     run_id,
     run_name,
@@ -36,6 +36,8 @@ from training.run_dir import (
 )
 
 AUTO = 'auto'  # of --resume
+AUTO_HELP = ('if its run had the same data and settings, but for those that can\'t change the weights, such '
+             'as --dump; with --lr_decay=none it may get another --duration. Else start anew and say why.')
 
 
 def main_options(*, duration: float) -> Callable:
@@ -259,17 +261,24 @@ def _resumed_if_begun(config: TrainingConfig, dataset: Dataset, outdir: str, opt
     from training.launch import continued
 
     anew = None, replace(config, resume_state_dump=None), None
-    ignored = () if opts['seed'] is not None else ('seed',)
-    if not holds_run_of(outdir, config.as_json(), getattr(dataset, 'path', None), ignored):
+    if not Path(outdir).is_dir() or not states_in(outdir):
         return anew
-    if not states_in(outdir):
-        return anew
-    try:
-        return Path(outdir), *continued(replace(config, resume_state_dump=str(outdir)))
-    except UserError as err:  # none of them is whole
-        if is_first_process():
-            click.echo(f'Starts anew: {err}', err=True)
-        return anew
+    ignored = [] if opts['seed'] is not None else ['seed']
+    if config.lr_decay == 'none':  # no step depends on where the run will end
+        ignored.append('total_kimg')
+    why = how_run_differs(outdir, config.as_json(), getattr(dataset, 'path', None), ignored)
+    if why is None:
+        try:
+            resumed, state = continued(replace(config, resume_state_dump=str(outdir)))
+        except UserError as err:  # none of them is whole
+            why = err
+        else:
+            if state['cur_nimg'] < config.total_kimg * 1000 + config.batch_size:
+                return Path(outdir), resumed, state
+            why = f'the run has seen {state["cur_nimg"] / 1000:g} kimg, total_kimg is {config.total_kimg}'
+    if is_first_process():
+        click.echo(f'Starts anew: {why}', err=True)
+    return anew
 
 
 def _last_snapshot(config: TrainingConfig, run_dir: Path, state: dict) -> Path | None:

@@ -115,23 +115,43 @@ def run_id(folder: str | os.PathLike) -> str | None:
         return None
 
 
-def holds_run_of(folder: str | os.PathLike, settings: dict, data: str | None, ignored: Sequence[str] = (),
-                 ) -> bool:
-    """Whether a run in `folder` had these settings, as of `TrainingConfig.as_json`, and this very data.
+# Settings in which one and the same run may differ: where and how it is carried out, and what it leaves.
+_FREE = {'run_dir', 'device', 'resume_pkl', 'resume_kimg', 'resume_state_dump', 'kimg_per_tick',
+         'snapshot_ticks', 'state_dump_ticks', 'states_kept', 'max_nan_steps', 'preview',
+         'dataset_kwargs.cache', 'data_loader_kwargs.num_workers', 'data_loader_kwargs.pin_memory',
+         'data_loader_kwargs.prefetch_factor'}
 
-    ignored: further settings that may differ, besides place, device and what the run was resumed from.
+
+def how_run_differs(folder: str | os.PathLike, settings: dict, data: str | None, ignored: Sequence[str] = (),
+                    ) -> str | None:
+    """Why the run in `folder` is not one of these settings and this very data, in words; None if it is.
+
+    settings: as of `TrainingConfig.as_json`. ignored: keys that may differ besides those which can't change
+    the weights.
     """
     from torch_utils.provenance import fingerprint
 
     try:
         had = json.loads(Path(folder, 'training_options.json').read_text(encoding='utf-8'))
         inputs = had.pop('made_by')['inputs']
+        data_had = inputs.get(str(data))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return False
-    free = {'run_dir', 'device', 'resume_pkl', 'resume_kimg', 'resume_state_dump', *ignored}
-    had, wanted = ({key: value for key, value in values.items() if key not in free}
-                   for values in (had, json.loads(json.dumps(settings))))
-    return had == wanted and (data is None or inputs.get(str(data)) == fingerprint(data))
+        return f'{folder} has no training_options.json that tells what its states are of'
+    had, wanted = _flattened(had), _flattened(json.loads(json.dumps(settings)))
+    compared = [key for key in {**had, **wanted} if key not in _FREE and key not in ignored]
+    differing = [f'{key} was {had.get(key)}, is {wanted.get(key)}' for key in compared
+                 if had.get(key) != wanted.get(key)]
+    if differing:
+        return '; '.join(differing)
+    return None if data is None or data_had == fingerprint(data) else f'{data} has other contents now'
+
+
+def _flattened(values: dict, prefix: str = '') -> dict:
+    """A nested dict as one with keys such as `outer.inner`."""
+    flat = {}
+    for key, value in values.items():
+        flat |= _flattened(value, f'{prefix}{key}.') if isinstance(value, dict) else {f'{prefix}{key}': value}
+    return flat
 
 
 def tick_after(folder: str | os.PathLike, kimg: int) -> int:

@@ -15,7 +15,7 @@ import torch
 import train
 from helpers import assert_equal, refuse, run
 from image_sets import write
-from training import loop
+from training import launch, loop
 from training.checkpoint import load_state
 from training.loop import update_ema
 from training.snapshot import load_snapshot
@@ -128,19 +128,71 @@ def test_auto_starts_goes_on_and_ends_the_same_run(data, whole, tmp_path, interr
     assert_equal_runs(whole, folder, 3)
 
 
-def test_auto_starts_anew_with_other_settings_or_data(data, whole, tmp_path):
-    folder = copy_run(whole, tmp_path)
-    for other in ('--lr=0.1', '--seed=4', '--duration=0.004'):
-        args = arguments(data, folder, '--duration=0.003', '--resume=auto', other, '--dry-run')
-        assert 'resume_state_dump' not in json.loads(run(train.main, *args).stdout), other
-    same = arguments(data, folder, '--duration=0.003', '--resume=auto', '--dry-run')
-    assert 'resume_state_dump' in json.loads(run(train.main, *same).stdout)
+def auto(data, folder, *args):
+    """The state that --resume=auto would go on from, or None, and what is said about it."""
+    done = run(train.main, *arguments(data, folder, '--duration=0.003', '--resume=auto', *args, '--dry-run'))
+    return json.loads(done.stdout).get('resume_state_dump'), done.stderr
+
+
+def test_auto_starts_anew_with_other_settings_or_data_and_says_why(data, whole, tmp_path):
+    folder, newest = copy_run(whole, tmp_path), 'training-state-000003.pt'
+    for args, why in ((['--lr=0.1'], 'optimizer_kwargs.lr was 0.001, is 0.1'),
+                      (['--seed=4'], 'seed was 3, is 4'),
+                      (['--augment=0'], 'augment_kwargs.p was 0.12, is None'),
+                      (['--lr_decay=cosine', '--duration=0.004'], 'total_kimg was 3, is 4'),
+                      (['--duration=0.002'], 'the run has seen 3 kimg, total_kimg is 2')):
+        state, said = auto(data, folder, *args)
+        assert state is None, args
+        assert said.count('Starts anew: ') == 1
+        assert why in said
+    assert auto(data, tmp_path / 'nothing', '--lr=0.1') == (None, 'Dry run: nothing was written\n')
+    assert auto(data, folder)[0] == str(folder / newest)
     options = json.loads((folder / 'training_options.json').read_text())
     options['made_by']['inputs'][str(data)] = '0' * 64  # other images of the same path, number and size
     (folder / 'training_options.json').write_text(json.dumps(options))
-    assert 'resume_state_dump' not in json.loads(run(train.main, *same).stdout)
+    state, said = auto(data, folder)
+    assert state is None
+    assert f'Starts anew: {data} has other contents now' in said
     refuse(train.main, f'--data={data}', f'--outdir={folder}', '--resume=auto', status=2,
            says=('--resume auto', '--nosubdir'))
+
+
+def test_auto_goes_on_whatever_can_not_change_the_weights(data, whole, tmp_path):
+    folder = copy_run(whole, tmp_path)
+    state, said = auto(data, folder, '--workers=3', '--cache=0', '--dump=7', '--keep=1', '--snap=2',
+                       '--tick=2', '--max-nan=5', '--preview')
+    assert state == str(folder / 'training-state-000003.pt')
+    assert 'anew' not in said
+
+
+def test_auto_extends_a_run_to_the_bits_of_one_that_was_longer_from_the_start(data, whole, tmp_path):
+    folder, longer = copy_run(whole, tmp_path), tmp_path / 'longer'
+    run(train.main, *arguments(data, folder, '--duration=0.004', '--resume=auto'))
+    run(train.main, *arguments(data, longer, '--duration=0.004'))
+    assert_equal_runs(longer, folder, 4)
+
+
+def test_auto_passes_over_a_damaged_state_with_a_warning(data, whole, tmp_path):
+    folder = copy_run(whole, tmp_path)
+    newest = folder / 'training-state-000003.pt'
+    newest.write_bytes(newest.read_bytes()[:-2000])
+    state, said = auto(data, folder)
+    assert state == str(folder / 'training-state-000002.pt')
+    assert len(re.findall(f'^Passed over: .*{newest}', said, re.MULTILINE)) == 1
+    run(train.main, *arguments(data, folder, '--duration=0.003', '--resume=auto'))
+    assert_equal_runs(whole, folder, 3)
+    for path in folder.glob('*.pt'):
+        path.write_bytes(b'')
+    state, said = auto(data, folder)
+    assert state is None
+    assert 'Starts anew: ' in said
+
+
+def test_processes_that_find_different_states_do_not_train(data, whole, tmp_path, monkeypatch):
+    folder = copy_run(whole, tmp_path)
+    monkeypatch.setattr(launch.distributed, 'gather', lambda value: [value, None])
+    refuse(train.main, *arguments(data, folder, '--duration=0.004', '--resume=auto'), status=1,
+           says=('--resume: process 0 found one after 3 kimg', 'process 1 no state', 'share'))
 
 
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
