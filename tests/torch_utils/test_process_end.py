@@ -15,8 +15,8 @@ from torch_utils import cli
 from torch_utils.errors import UserError
 
 class Witness:
-    def __del__(self):
-        os.write(1, b'taken apart\n')
+    def __del__(self, write=os.write):
+        write(1, b'taken apart\n')
 
 witness = Witness()
 
