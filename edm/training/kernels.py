@@ -12,8 +12,8 @@ from training.config import TrainingConfig
 
 MIN_STEPS = 1000  # of a run in which measuring memory formats pays: it takes as long as about eight of them
 MIN_GAIN = 1.05  # how much faster something must be before it is preferred, lest noise decides
-# Of a run that may be compiled: the first time compiling takes minutes, later, from its cache, seconds.
-MIN_COMPILED_SEC = {'cpu': 900, 'cuda': 900}
+MIN_COMPILED_SEC = 900  # of a run that may be compiled: the first time it takes minutes, from a cache seconds
+COMPILED_ON = ('cpu', 'cuda')
 REPEATS = 3
 
 
@@ -53,9 +53,11 @@ def choose_kernels(config: TrainingConfig, net: torch.nn.Module, *, micro_batch:
         fixed = (earlier or {}) | {key: value for key, value in given.items() if value is not None}
         choice = _choose(net, fixed, micro_batch, steps, rounds)
     choice = distributed.from_rank0(choice)
-    if config.compile in ('1', 'graphs'):
-        with distributed.shared_errors():
-            _check_compiler(config.compile, next(net.parameters()).device, rounds)
+    with distributed.shared_errors():
+        if choice.graphs:
+            check_graphs(next(net.parameters()).device, rounds)
+        if config.compile in ('1', 'graphs'):
+            _check_compiler(config.compile, next(net.parameters()).device)
     return choice
 
 
@@ -65,10 +67,8 @@ def compile_network(net: torch.nn.Module, kernels: Kernels) -> None:
         net.compile(dynamic=False, mode='reduce-overhead' if kernels.graphs else None)
 
 
-def _check_compiler(choice: str, device: torch.device, rounds: int) -> None:
-    """Raise UserError if PyTorch can't compile for the device, or not launch a step as graphs."""
-    if choice == 'graphs':
-        check_graphs(device, rounds)
+def _check_compiler(choice: str, device: torch.device) -> None:
+    """Raise UserError if PyTorch can't compile for the device."""
     try:
         torch.compile(torch.sin)(torch.ones(2, device=device))
     except Exception as err:  # whatever the compiler, or its absence, comes up with
@@ -99,7 +99,7 @@ def _measure(net, fixed: dict, micro_batch: int, passes: int) -> dict:
     if len(formats) == 2:
         fixed = fixed | {'channels_last': seconds[False] > MIN_GAIN * seconds[True]}
     best = seconds[fixed['channels_last']]
-    long = best * passes > MIN_COMPILED_SEC.get(probe.device.type, math.inf)
+    long = probe.device.type in COMPILED_ON and best * passes > MIN_COMPILED_SEC
     if 'compiled' not in fixed and long:
         compiled = probe.in_format(fixed['channels_last']).compiled_seconds()
         fixed = fixed | {'compiled': best > MIN_GAIN * compiled}
@@ -115,6 +115,9 @@ class _Probe:
         self.images = torch.linspace(-1, 1, math.prod(shape), device=self.device).view(shape)
         self.sigma = torch.ones(micro_batch, 1, 1, 1, device=self.device)
         self.labels = torch.zeros(micro_batch, net.label_dim, device=self.device) if net.label_dim else None
+        augmenting = getattr(getattr(net, 'model', None), 'map_augment', None)
+        self.more = {} if augmenting is None else {  # as in the run, or another network is compiled
+            'augment_labels': torch.zeros(micro_batch, augmenting.in_features, device=self.device)}
 
     def in_format(self, channels_last: bool) -> '_Probe':
         self.net.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
@@ -127,7 +130,7 @@ class _Probe:
         with torch.random.fork_rng(devices=devices):  # for dropout
             for _ in range(1 + REPEATS):
                 start = time.perf_counter()
-                self.net(self.images, self.sigma, self.labels).square().mean().backward()
+                self.net(self.images, self.sigma, self.labels, **self.more).square().mean().backward()
                 if self.device.type == 'cuda':
                     torch.cuda.synchronize(self.device)
                 times.append(time.perf_counter() - start)

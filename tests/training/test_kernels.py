@@ -58,8 +58,6 @@ class Probe:
     ((2, 1, 0.5), {}, 5000, {'channels_last': False, 'compiled': True}, Kernels(compiled=True), 0),
     ((2, 1, 0.5), {'compile': '0'}, 5000, {'channels_last': True, 'compiled': True},
      Kernels(channels_last=True), 0),
-    ((2, 1, 0.5), {}, 800, {'channels_last': True, 'compiled': True, 'graphs': True},
-     Kernels(channels_last=True, compiled=True, graphs=True), 0),
     ((2, 1, 0.5), {'compile': '0'}, 800, {'channels_last': True, 'compiled': True, 'graphs': True},
      Kernels(channels_last=True), 0),
 ])
@@ -117,6 +115,12 @@ def test_compiled_training_makes_the_same_snapshot(images, tmp_path, monkeypatch
 def test_graphs_are_for_cuda(images, tmp_path):
     refuse(train.main, f'--outdir={tmp_path / "run"}', f'--data={images}', *TINY, '--compile=graphs',
            status=1, says=('--compile graphs', 'cpu'))
+
+
+def test_graphs_of_an_earlier_run_are_checked_anew():
+    earlier, net = Kernels(compiled=True, graphs=True).as_dict(), torch.nn.Linear(1, 1)
+    with pytest.raises(UserError, match='the device is cpu'):
+        choose_kernels(CONFIG, net, micro_batch=8, steps=800, earlier=earlier)
 
 
 def test_graphs_are_for_steps_of_one_round():
