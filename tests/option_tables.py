@@ -1,5 +1,10 @@
-"""Writes into README.md the option tables, from the scripts' own help, and stages: `make docs`."""
+"""Writes what follows from the code into README.md and tests/benchmarks/README.md: `make docs`.
 
+The option tables come from the scripts' own help, stages from the experiments' plans, what the benchmarks' rows
+are from their docstrings.
+"""
+
+import ast
 import importlib
 import re
 import shlex
@@ -10,7 +15,9 @@ import click
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / 'README.md'
+BENCHMARKS = ROOT / 'tests' / 'benchmarks' / 'README.md'
 BEGIN, END = '<!-- options: made by `make docs` -->\n', '<!-- end of options -->'
+ROWS_BEGIN, ROWS_END = '<!-- rows: made by `make docs` -->\n', '<!-- end of rows -->'
 STAGES_BEGIN, STAGES_END = '<!-- stages: made by `make docs` -->\n', '<!-- end of stages -->'
 
 
@@ -82,14 +89,32 @@ def _stages(experiment: str, plan: list) -> str:
     return '\n'.join([*lines, '```', '', '</details>', ''])
 
 
+def benchmark_rows() -> str:
+    """A section per benchmark: what its docstring says of its rows."""
+    sections = []
+    for path in sorted(BENCHMARKS.parent.glob('bench_*.py')):
+        text = ast.get_docstring(ast.parse(path.read_text(encoding='utf-8')))
+        sections.append(f'### {path.stem.removeprefix("bench_")}\n\n{text}\n')
+    return '\n'.join(sections)
+
+
 def updated(readme: str) -> str:
     """The text of README.md with current tables and stages."""
-    for begin, end, text in (BEGIN, END, tables()), (STAGES_BEGIN, STAGES_END, stages()):
-        before, rest = readme.split(begin)
-        readme = before + begin + text + end + rest.split(end)[1]
-    return readme
+    readme = _replaced(readme, BEGIN, END, tables())
+    return _replaced(readme, STAGES_BEGIN, STAGES_END, stages())
+
+
+def updated_benchmarks(readme: str) -> str:
+    """The text of tests/benchmarks/README.md with current explanations."""
+    return _replaced(readme, ROWS_BEGIN, ROWS_END, benchmark_rows())
+
+
+def _replaced(readme: str, begin: str, end: str, text: str) -> str:
+    before, rest = readme.split(begin)
+    return before + begin + text + end + rest.split(end)[1]
 
 
 if __name__ == '__main__':
     sys.path.insert(0, str(ROOT / 'edm'))
-    README.write_text(updated(README.read_text(encoding='utf-8')), encoding='utf-8')
+    for path, update in (README, updated), (BENCHMARKS, updated_benchmarks):
+        path.write_text(update(path.read_text(encoding='utf-8')), encoding='utf-8')

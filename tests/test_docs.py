@@ -33,6 +33,11 @@ def test_option_tables_are_current():
     assert option_tables.updated(README) == README, 'run `make docs`'
 
 
+def test_every_row_of_the_benchmarks_is_explained():
+    text = option_tables.BENCHMARKS.read_text(encoding='utf-8')
+    assert option_tables.updated_benchmarks(text) == text, 'run `make docs`'
+
+
 @pytest.mark.parametrize('name', COMMANDS)
 def test_help_says_what_every_option_means(name):
     for param in COMMANDS[name].params:

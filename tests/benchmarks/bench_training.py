@@ -3,7 +3,7 @@
 * "step of the quickstart's network": widths 16 and 8 on 8x8 digits, batch 64. The baseline is
   plain_training.py, in a process of its own. Eager, and compiled in steady state.
 * "start with compilation": seconds until the first step is done in a fresh process whose compilation another
-  process has left in the cache, as between students of equal shape. Not asked for.
+  process has left in the cache, as between students of equal shape. No limit is set.
 * "step of a 32x32x3 network of 32 channels": the baseline are the convolutions and matrix products of the
   same step, forward and both gradients, called bare with the same tensors. The ratio is the step's time over
   theirs.
