@@ -1,7 +1,7 @@
 """Writes what follows from the code into README.md and tests/benchmarks/README.md: `make docs`.
 
-The option tables come from the scripts' own help, stages from the experiments' plans, what the benchmarks' rows
-are from their docstrings.
+The option tables come from the scripts' own help, stages from the experiments' plans, what the benchmarks'
+rows are from their docstrings.
 """
 
 import ast
