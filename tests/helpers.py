@@ -1,6 +1,7 @@
 """What the tests share: golden files, running a script in this process or under torchrun."""
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -39,14 +40,35 @@ def refuse(command, *args, status: int, says: tuple[str, ...] = ()) -> str:
     return lines[0]
 
 
+_LAUNCH = [sys.executable, '-m', 'torch.distributed.run']
+
+
 def torchrun(num_processes: int, script: str, *args) -> str:
     """Run edm/SCRIPT under torchrun on the CPU, one thread a process; returns all that it printed."""
-    launch = [sys.executable, '-m', 'torch.distributed.run', '--standalone',
-              f'--nproc_per_node={num_processes}']
+    launch = [*_LAUNCH, '--standalone', f'--nproc_per_node={num_processes}']
     done = subprocess.run([*launch, ROOT / 'edm' / script, *map(str, args)], text=True, check=False,
                           capture_output=True, timeout=300, env=os.environ | {'OMP_NUM_THREADS': '1'})
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
+
+
+def torchrun_on_two_machines(script: str, *args) -> str:
+    """The same as two launches of one process each, which find each other as those of two machines do."""
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    launch = [*_LAUNCH, '--nnodes=2', '--nproc_per_node=1', '--rdzv_backend=c10d',
+              f'--rdzv_endpoint=127.0.0.1:{port}', '--rdzv_id=1', ROOT / 'edm' / script, *map(str, args)]
+    one_thread = os.environ | {'OMP_NUM_THREADS': '1'}
+    machines = [subprocess.Popen(launch, env=one_thread, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                 text=True) for _ in range(2)]
+    try:
+        printed = [machine.communicate(timeout=300)[0] for machine in machines]
+    finally:
+        for machine in machines:
+            machine.kill()
+    assert [machine.returncode for machine in machines] == [0, 0], printed
+    return ''.join(printed)
 
 
 def assert_equal(a, b, where='state'):

@@ -4,9 +4,6 @@ import gzip
 import http.server
 import json
 import os
-import socket
-import subprocess
-import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -17,7 +14,7 @@ from PIL import Image
 
 import generate
 from evaluation import generation
-from helpers import DATA, ROOT, golden, refuse, run, torchrun
+from helpers import DATA, golden, refuse, run, torchrun, torchrun_on_two_machines
 from torch_utils.seeding import SampleGenerators
 from training.networks import EDMPrecond
 from training.snapshot import save_snapshot
@@ -112,18 +109,8 @@ def test_an_image_does_not_depend_on_the_number_of_processes(snapshots, tmp_path
 
 def test_two_machines_that_share_a_folder_share_the_seeds(grey, tmp_path):
     one, _ = sample(grey, tmp_path / 'one', '--seeds=0-4', '--steps=2')
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
-    launch = [sys.executable, '-m', 'torch.distributed.run', '--nnodes=2', '--nproc_per_node=1',
-              '--rdzv_id=1', '--rdzv_backend=c10d', f'--rdzv_endpoint=127.0.0.1:{port}',
-              ROOT / 'edm' / 'generate.py', f'--network={grey}', f'--outdir={tmp_path / "two"}',
-              '--seeds=0-4', '--steps=2', '--device=cpu']
-    one_thread = os.environ | {'OMP_NUM_THREADS': '1'}
-    machines = [subprocess.Popen(launch, env=one_thread, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                                 text=True) for _ in range(2)]
-    printed = [machine.communicate(timeout=300)[0] for machine in machines]
-    assert [machine.returncode for machine in machines] == [0, 0], printed
+    torchrun_on_two_machines('generate.py', f'--network={grey}', f'--outdir={tmp_path / "two"}',
+                             '--seeds=0-4', '--steps=2', '--device=cpu')
     two = images(tmp_path / 'two')
     assert two.keys() == one.keys()
     assert all(np.abs(two[name].astype(int) - one[name]).max() <= 1 for name in one)

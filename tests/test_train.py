@@ -10,7 +10,7 @@ from PIL import Image
 
 import train
 from fixed_noise import FixedNoiseLoss
-from helpers import refuse, run, torchrun
+from helpers import assert_equal, refuse, run, torchrun, torchrun_on_two_machines
 from training import build, saving
 from training.run_dir import RunLog
 from training.snapshot import load_snapshot
@@ -266,6 +266,20 @@ def test_two_processes_train_one_network_as_one_process_does(finished, images, t
             moved = (one['net'][name] - start[name]).norm()
             assert (weights - one['net'][name]).norm() <= 1e-3 * moved, name
             assert moved > 0
+
+
+def test_two_machines_that_share_a_folder_train_as_one_with_two_processes(images, tmp_path):
+    args = (f'--data={images}', '--nosubdir', '--duration=0.001', '--dump=1', '--seed=3', *TINY,
+            '--batch=250')
+    torchrun(2, 'train.py', f'--outdir={tmp_path / "one"}', *args)
+    printed = torchrun_on_two_machines('train.py', f'--outdir={tmp_path / "two"}', *args)
+    assert printed.count('Batch: 250 = 2 processes x 1 round') == 1, printed
+    states = [torch.load(tmp_path / name / 'training-state-000001.pt') for name in ('one', 'two')]
+    for state in states:
+        del state['elapsed_sec'], state['run_id']
+    assert_equal(*states)
+    one, two = ({path.name for path in (tmp_path / name).iterdir()} for name in ('one', 'two'))
+    assert one == two
 
 
 def test_one_image_is_enough(tmp_path):
