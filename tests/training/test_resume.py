@@ -157,12 +157,17 @@ def test_auto_starts_anew_with_other_settings_or_data_and_says_why(data, whole, 
            says=('--resume auto', '--nosubdir'))
 
 
-def test_auto_goes_on_whatever_can_not_change_the_weights(data, whole, tmp_path):
-    folder = copy_run(whole, tmp_path)
-    state, said = auto(data, folder, '--workers=3', '--cache=0', '--dump=7', '--keep=1', '--snap=2',
-                       '--tick=2', '--max-nan=5', '--preview')
-    assert state == str(folder / 'training-state-000003.pt')
+def test_auto_goes_on_with_other_settings_that_leave_the_weights_alone(data, whole, tmp_path):
+    folder, newest = copy_run(whole, tmp_path), 'training-state-000003.pt'
+    (folder / newest).unlink()
+    said = run(train.main, *arguments(
+        data, folder, '--duration=0.003', '--resume=auto', '--workers=3', '--cache=0', '--dump=7', '--keep=1',
+        '--snap=2', '--tick=2', '--max-nan=5', '--preview')).stderr
     assert 'anew' not in said
+    assert json.loads((folder / 'training_options.json').read_text())['resume_kimg'] == 2
+    states = [load_state(path / newest) for path in (whole, folder)]
+    for key in ('net', 'ema', 'optimizer_state', 'data_order', 'random_states', 'cur_nimg'):
+        assert_equal(states[0][key], states[1][key], key)
 
 
 def test_auto_extends_a_run_to_the_bits_of_one_that_was_longer_from_the_start(data, whole, tmp_path):
