@@ -11,6 +11,7 @@ import click
 
 from torch_utils import cli
 from torch_utils.files import is_url
+from torch_utils.processes import usable_cores
 
 
 @click.group(cls=cli.Group)
@@ -85,7 +86,6 @@ def regimes(preset, device, jobs, gpus, adopt, emit, dry_run, assume_img_per_s, 
     """
     from evaluation import regimes as experiment
     from evaluation import regimes_scores
-    from evaluation.stages import run_stages
 
     run = {'jobs': jobs, 'gpus': gpus, 'adopt': adopt, 'emit': emit, 'dry_run': dry_run,
            'assume_img_per_s': assume_img_per_s}
@@ -96,7 +96,7 @@ def regimes(preset, device, jobs, gpus, adopt, emit, dry_run, assume_img_per_s, 
     if not _run(job, 'regimes', experiment.plan(job), later=pictures, **run):
         return
     results = regimes_scores.collect(job)
-    run_stages(pictures, records=_records(job))
+    _run_later(job, pictures)
     print(regimes_scores.table(results))
     for path in (job.results, job.results.with_suffix('.csv'), *job.pictures):
         print(f'wrote {path}')
@@ -230,40 +230,53 @@ def _run(job, experiment: str, stages, *, later=(), jobs, gpus, adopt, emit, dry
          ) -> bool:
     """Run the stages of an experiment; or, as False, print them.
 
-    experiment: 'regimes', 'molrg' or 'jacobian'. later: stages that the caller runs after these.
+    experiment: 'regimes', 'molrg' or 'jacobian'. later: stages that the caller runs after these, by
+    `_run_later`.
     """
-    from evaluation import report
+    from evaluation import report, stage_scripts
     from evaluation.stages import run_stages
 
+    if emit and dry_run:
+        raise click.UsageError('--emit and --dry-run can\'t be given together: one prints a script, the '
+                               'other commands and costs')
     if assume_img_per_s and not dry_run:
         raise click.UsageError('--assume-img-per-s is for --dry-run')
-    on_cpu = job.device == 'cpu'
-    places = len(gpus) if gpus else jobs or (os.cpu_count() if on_cpu else 1)
-    if dry_run or emit:
-        _print_plan(stages, emit)
-        if dry_run and not emit:
-            _print_estimate(job, experiment, assume_img_per_s, places)
+    places = len(gpus) if gpus else jobs or (usable_cores() if job.device == 'cpu' else 1)
+    if emit:
+        write = {'slurm': stage_scripts.slurm_script, 'make': stage_scripts.makefile}[emit]
+        print(write(stages, _last_command(), records=_records(job), threads=_threads(job)), end='')
         return False
-    threads = 1 if on_cpu else None  # small networks: one thread each, side by side
-    report.write_plan(_records(job).parent, job, [*stages, *later], threads=threads)
-    run_stages(stages, records=_records(job), threads=threads, gpus=gpus or (), adopt=adopt, jobs=places)
+    if dry_run:
+        print(stage_scripts.outline(stages, later, threads=_threads(job)))
+        _print_estimate(job, experiment, assume_img_per_s, places)
+        return False
+
+    def begin():
+        report.write_plan(_records(job).parent, job, [*stages, *later], threads=_threads(job))
+
+    run_stages(stages, records=_records(job), jobs=places, threads=_threads(job), gpus=gpus or (),
+               adopt=adopt, begin=begin)
     return True
 
 
-def _print_plan(stages, emit: str | None) -> None:
-    """The stages as commands, or as the script that `--emit` names; it ends with this command and --adopt."""
-    from evaluation import stage_scripts
+def _run_later(job, stages) -> None:
+    """Run stages that stand on what was made of the others."""
+    from evaluation.stages import run_stages
 
-    words = [word for word in sys.argv[1:] if word not in ('-n', '--dry-run')]
+    run_stages(stages, records=_records(job), threads=_threads(job), quiet=True)
+
+
+def _threads(job) -> int | None:
+    """CPU threads of a stage: small networks on a CPU have one each, side by side."""
+    return 1 if job.device == 'cpu' else None
+
+
+def _last_command() -> str:
+    """This command without --emit, to take in what the script has run, and to draw."""
+    words = sys.argv[1:]
     words = [word for i, word in enumerate(words)
              if not word.startswith('--emit') and (i == 0 or words[i - 1] != '--emit')]
-    last = shlex.join(['python', os.path.relpath(__file__), *words, '--adopt'])
-    if emit == 'slurm':
-        print(stage_scripts.slurm_script(stages, last), end='')
-    elif emit == 'make':
-        print(stage_scripts.makefile(stages, last), end='')
-    else:
-        print(stage_scripts.outline(stages))
+    return shlex.join(['python', os.path.relpath(__file__), *words, '--adopt'])
 
 
 def _print_estimate(job, experiment: str, assumed: float | None, places: int) -> None:
@@ -363,7 +376,7 @@ def report_command(folder, out):
 
     folder = Path(folder)
     page = report.page(folder)
-    path = Path(out) if out else report.figures_folder(folder) / 'report.html'
+    path = Path(out) if out else Path(os.path.relpath(report.figures_folder(folder) / 'report.html'))
     make_output_dir(path.parent, '--out')
     with atomic_write(path, 'w') as file:
         file.write(page)

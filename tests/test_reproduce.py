@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -52,6 +53,7 @@ def test_the_main_job_leaves_scores_and_figure_and_does_no_work_twice(folder):
     before = {path: path.stat().st_mtime_ns for path in folder.rglob('*') if path.is_file()}
     again = run(reproduce.main, *args).stdout
     assert 'train.py' not in again
+    assert again.count(' are finished already') == 1
     assert {path: path.stat().st_mtime_ns for path in folder.rglob('*') if path.is_file()} == before
 
 
@@ -141,10 +143,14 @@ def test_scores_are_those_of_the_definitions(folder):
     assert values(found['gaussian_rp']['1']) == pytest.approx([1 / 3, 2 / 3])
 
 
-def test_dry_run_prints_commands_and_costs_and_writes_nothing(folder):
+def test_dry_run_prints_commands_and_costs_and_writes_nothing(folder, monkeypatch):
+    monkeypatch.setattr(reproduce, 'usable_cores', lambda: 7)  # of which a batch system may give but some
     printed = run(reproduce.main, 'regimes', '--dry-run', '--assume-img-per-s=500').stdout.splitlines()
-    commands = [line for line in printed if line.startswith('python ')]
-    assert len(commands) == 1 + 8 + 16 * 3 + 16 * 2
+    commands = [line for line in printed if line.startswith('OMP_NUM_THREADS=1 python ')]
+    assert len(commands) == 1 + 8 + 16 * 3 + 16 * 2 + 4
+    assert [line.split()[3] for line in commands[-4:]] == ['regimes', 'regimes', 'denoisers', 'denoisers']
+    collected = next(i for i, line in enumerate(printed) if 'collects the scores' in line)
+    assert printed[collected + 1:collected + 5] == commands[-4:]
     # 8 students of width 16 see 20,000 images each: 320 s, and 3 s to start.
     (row,) = [line.split()[3:] for line in printed if line.startswith('# train UNet-16')]
     assert float(row[1]) == pytest.approx((320 + 8 * 3) / 60, abs=0.005)
@@ -152,6 +158,7 @@ def test_dry_run_prints_commands_and_costs_and_writes_nothing(folder):
     assert float(row[2]) == pytest.approx(8 * 24 * 180193 / 1e6, abs=0.005)
     assert any('500.0 images/s (assumed)' in line for line in printed)
     assert any(line.startswith('# ') and 'core minutes' in line for line in printed)
+    assert '# 7 stages side by side' in '\n'.join(printed)
     assert not list(folder.iterdir())
 
 
@@ -167,12 +174,18 @@ def test_operations_are_counted(folder):
     assert cost.activation_bytes > 4 * 16 * 8 * 10
 
 
-def test_a_plan_can_be_handed_to_slurm_and_make(folder):
-    script = run(reproduce.main, 'regimes', '--preset=paper', '--emit=slurm').stdout
+def test_a_plan_can_be_handed_to_slurm_and_make(folder, monkeypatch):
+    monkeypatch.setattr(sys, 'argv', ['edm/reproduce.py', 'regimes', '--preset=paper', '--emit', 'slurm'])
+    script = run(reproduce.main, *sys.argv[1:]).stdout
+    assert 'edm/reproduce.py regimes --preset=paper --adopt' in script
+    assert 'OMP_NUM_THREADS' not in script
     assert script.startswith('#!/usr/bin/env bash')
     assert script.count('edm/train.py') == 20
     make = run(reproduce.main, 'regimes', '--emit=make').stdout
-    assert 'stages/train-n00002-w16.done: stages/data-n00002.done' in make
+    stages = 'evaluation/quickstart/stages'
+    assert re.search(rf'^{stages}/train-n00002-w16-\w{{12}}\.done: {stages}/data-n00002-\w{{12}}\.done$',
+                     make, re.MULTILINE)
+    assert make.count('OMP_NUM_THREADS=1 python') == make.count('.json &&') == 89
     assert not list(folder.iterdir())
 
 

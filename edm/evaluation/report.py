@@ -3,6 +3,7 @@
 import base64
 import html
 import json
+import os
 import shlex
 import time
 from collections.abc import Iterable, Sequence
@@ -59,20 +60,27 @@ def write_plan(folder: Path, job, stages: Sequence[Stage], threads: int | None =
         stage.name: {'command': stage.command_line(threads), 'outputs': [str(path) for path in stage.outputs]}
         for stage in stages}}
     path = folder / PLAN
-    if not path.is_file() or json.loads(path.read_text(encoding='utf-8')) != json.loads(json.dumps(plan)):
+    if _json_of(path) != json.loads(json.dumps(plan)):
         write_json(path, plan)
+
+
+def _json_of(path: Path):
+    """What a file holds; None if it isn't there or is damaged."""
+    try:
+        return json.loads(path.read_text(encoding='utf-8'))
+    except (OSError, ValueError):
+        return None
 
 
 def load_plan(folder: Path, option: str = 'DIR') -> dict:
     """What `write_plan` wrote. Raises UserError if there is none."""
-    path = folder / PLAN
+    plan = _json_of(folder / PLAN)
     try:
-        plan = json.loads(path.read_text(encoding='utf-8'))
         if isinstance(plan['settings'], dict) and all(
                 isinstance(stage['command'], str) and isinstance(stage['outputs'], list)
                 for stage in plan['stages'].values()):
             return plan
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (KeyError, TypeError, AttributeError):
         pass
     raise UserError(f'{option} {folder}: expected a folder with {PLAN}, which reproduce.py makes under '
                     'evaluation/')
@@ -97,12 +105,17 @@ def stage_states(folder: Path, plan: dict) -> list[StageState]:
 
 def _base(folder: Path) -> Path:
     """The folder from which an experiment's paths start."""
-    return folder.parent.parent
+    return _absolute(folder).parent.parent
+
+
+def _absolute(folder: Path) -> Path:
+    """The path from the root; symbolic links stay: figures lie beside evaluation/, not what it links to."""
+    return Path(os.path.abspath(folder))
 
 
 def figures_folder(folder: Path) -> Path:
     """Where the figures of the experiment in `folder` lie."""
-    return _base(folder) / 'figures' / folder.name
+    return _base(folder) / 'figures' / _absolute(folder).name
 
 
 def page(folder: Path, option: str = 'DIR') -> str:
@@ -113,7 +126,7 @@ def page(folder: Path, option: str = 'DIR') -> str:
     """
     plan = load_plan(folder, option)
     states = stage_states(folder, plan)
-    title = f'Experiment {folder.resolve().name}'
+    title = f'Experiment {_absolute(folder).name}'
     parts = [f'<h1>{_text(title)}</h1>', *_progress(states)]
     done = [state for state in states if state.state == 'finished']
     parts += [f'<figure><img src="{_data_url(path)}" alt="{_text(path.stem)}"></figure>'
@@ -129,6 +142,8 @@ def page(folder: Path, option: str = 'DIR') -> str:
     if results and results.get('examples'):
         parts += ['<h2>Samples above their nearest training images</h2>',
                   _examples(results['examples'], figures_folder(folder))]
+    else:
+        parts += _first_samples(done)
     if results and results.get('record'):
         parts += ['<h2>What made it</h2>', _pairs(results['record'])]
     parts += ['<h2>Settings</h2>', _pairs(plan['settings']), '<h2>Time of each stage</h2>', _stages(states),
@@ -204,13 +219,27 @@ def _value(value) -> str:
 
 
 def _examples(examples: dict, folder: Path) -> str:
-    parts = ['<div class="wide"><table>']
+    rows = []
     for column in examples['columns']:
-        for kind in ('samples', 'nearest'):
-            images = ''.join(f'<img class="pixels" src="{_data_url(folder / name)}" alt="">'
-                             for name in column[kind] if (folder / name).is_file())
-            label = f'N = {column["size"]:,}' if kind == 'samples' else 'nearest'
-            parts.append(f'<tr><td>{label}</td><td style="text-align:left">{images}</td></tr>')
+        rows += [(f'N = {column["size"]:,}', [folder / name for name in column['samples']]),
+                 ('nearest', [folder / name for name in column['nearest']])]
+    return _image_table(rows)
+
+
+def _first_samples(states: Iterable[StageState]) -> list[str]:
+    """What there is to see before samples are compared: the first images in the folders that stages left."""
+    rows = [(folder.name, sorted(folder.glob('*.png'))[:8])
+            for state in states for folder in state.outputs if folder.is_dir()]
+    return ['<h2>First images</h2>', _image_table(rows)] if rows else []
+
+
+def _image_table(rows: Iterable[tuple[str, Iterable[Path]]]) -> str:
+    """A label and images per row; files that aren't there are left out."""
+    parts = ['<div class="wide"><table>']
+    for label, paths in rows:
+        images = ''.join(f'<img class="pixels" src="{_data_url(path)}" alt="">'
+                         for path in paths if path.is_file())
+        parts.append(f'<tr><td>{_text(label)}</td><td style="text-align:left">{images}</td></tr>')
     return '\n'.join([*parts, '</table></div>'])
 
 

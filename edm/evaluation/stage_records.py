@@ -1,21 +1,24 @@
 """What is known of an experiment's stages: which are finished and with what outputs, how long they took.
 
 Of each stage that was begun, a folder holds NAME.log, what it printed, and NAME.json: its `key` (see
-`Records.key`) and `command`; `state`, one of STATES; `begun`, seconds since 1970; `seconds`, how long it ran
-before that or, once ended, in all; of a finished one `outputs`: by path a `mark`, which is quick to compare,
-and `sha256` of the contents.
+`Records.key`) and `command`; `state`: running, finished, failed or stopped; `begun`, seconds since 1970;
+`seconds`, how long it ran before that or, once ended, in all; of a finished one `outputs`: by path a `mark`,
+which is quick to compare, and `sha256` of the contents. One that was adopted is finished, with `adopted` in
+place of the times. Scripts of `evaluation.stage_scripts` leave NAME-HASH.done there and remove NAME.json.
 """
 
 import hashlib
 import json
 import os
 import time
+import zipfile
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from torch_utils.files import sha256_file, write_json
+import numpy as np
 
-STATES = ('running', 'finished', 'failed', 'stopped')
+from torch_utils.files import sha256_file, write_json
 
 
 class Records:
@@ -62,14 +65,17 @@ class Records:
     def begin(self, stage, command: str) -> bool:
         """Note that it runs from now on; returns whether it goes on with what an equal one left unfinished.
 
-        Otherwise its outputs are removed, so that nothing of another command or other inputs stays in them.
+        Otherwise outputs that were recorded are removed, so that nothing of another command or other inputs
+        stays in them. What is there without a record is the user's; the script itself deals with it.
         """
         record, key = self.read(stage.name), self.key(stage)
         goes_on = record.get('key') == key and record.get('state') != 'finished'
-        if not goes_on:
+        if record and not goes_on:
             for path in stage.outputs:
                 for file in _images(path) if path.is_dir() else [path]:
                     file.unlink(missing_ok=True)
+        for marker in self.folder.glob(f'{stage.name}-????????????.done'):  # true of other outputs
+            marker.unlink()
         self._write(stage.name, {'key': key, 'command': command, 'state': 'running', 'begun': time.time(),
                                  'seconds': record.get('seconds', 0) if goes_on else 0})
         return goes_on
@@ -83,12 +89,28 @@ class Records:
             self._remember(stage.name, record['key'], record['outputs'])
         self._write(stage.name, record)
 
+    def may_adopt(self, stage) -> bool:
+        """Whether its outputs are there, and are not what another command or an unfinished run left."""
+        record = self.read(stage.name)
+        if missing_output(stage) or record.get('state', 'finished') != 'finished':
+            return False
+        recorded = record.get('outputs', {})
+        unchanged = all(recorded.get(str(path), {}).get('mark') == _mark(path) for path in stage.outputs)
+        return not record or not unchanged or record.get('key') == self.key(stage)
+
     def adopt(self, stage, command: str) -> None:
         """Take a stage for finished whose outputs are there, whoever made them."""
         key, outputs = self.key(stage), {str(path): _seen(path) for path in stage.outputs}
         self._write(stage.name, {'key': key, 'command': command, 'state': 'finished', 'adopted': True,
                                  'outputs': outputs})
         self._remember(stage.name, key, outputs)
+
+    def stop_stale(self) -> None:
+        """Note as stopped what a killed process left as running; for who alone may run stages now."""
+        for path in self.folder.glob('*.json'):
+            record = self.read(path.stem)
+            if record.get('state') == 'running':
+                self._write(path.stem, record | {'state': 'stopped'})
 
     def _input(self, path: Path) -> str:
         """SHA-256 of a file; that of an unchanged one is computed once."""
@@ -104,11 +126,32 @@ class Records:
 
 
 def missing_output(stage) -> Path | None:
-    """The first output that isn't there; a folder of images must have as many as the stage makes."""
+    """The first output that isn't there or not whole.
+
+    A folder of images must have as many as the stage makes, or more; a file of ranks must have them all.
+    """
     for path in stage.outputs:
-        if not path.exists() or (path.is_dir() and sum(1 for _ in _images(path)) < (stage.num_images or 0)):
+        if path.is_dir():
+            whole = number_of_images(path) >= (stage.num_images or 0)
+        else:
+            whole = path.exists() and (not path.match('ranks-*.npz') or _has_all_ranks(path))
+        if not whole:
             return path
     return None
+
+
+def number_of_images(folder: Path) -> int:
+    """How many there are in a folder of images."""
+    return sum(1 for _ in _images(folder))
+
+
+def _has_all_ranks(path: Path) -> bool:
+    """Whether a file of `evaluation.jacobian_ranks` lacks none."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return bool((file['rank'] >= 0).all())
+    except (OSError, ValueError, KeyError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error):
+        return False
 
 
 def _images(folder: Path) -> Iterator[Path]:

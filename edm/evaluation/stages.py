@@ -6,14 +6,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
 from tqdm import tqdm
 
-from evaluation.stage_records import Records, missing_output
+from evaluation.stage_records import Records, missing_output, number_of_images
 from torch_utils.errors import UserError
 from torch_utils.files import locked
 from torch_utils.interrupt import StopSignals
@@ -50,7 +50,8 @@ class Stage:
 
 
 def run_stages(stages: Sequence[Stage], *, records: Path, jobs: int = 1, threads: int | None = None,
-               gpus: Sequence[int] = (), adopt: bool = False) -> None:
+               gpus: Sequence[int] = (), adopt: bool = False, begin: Callable[[], None] | None = None,
+               quiet: bool = False) -> None:
     """Run what is not finished, up to `jobs` stages at a time.
 
     stages: each after those it needs. One is finished if its record in the folder `records` (see
@@ -59,7 +60,9 @@ def run_stages(stages: Sequence[Stage], *, records: Path, jobs: int = 1, threads
     threads: CPU threads a stage may use (None: as many as PyTorch likes).
     gpus: numbers of GPUs, each of which has one stage at a time and is the only one that the stage sees; then
         `jobs` is their number.
-    adopt: take a stage whose outputs are there for finished, whoever ran it, and record it.
+    adopt: take a stage whose outputs are there for finished, whoever ran it, and record it; not if its record
+        says that they are of another command, or that it was not finished.
+    begin: called once no other process runs stages. quiet: don't say how many are finished already.
     One process at a time runs stages with these records; others wait, also for the stages of one that was
     killed. SIGINT, SIGTERM and SIGHUP end the stages under way, training after it saved its state, then this
     process: SystemExit with 128 + number.
@@ -69,7 +72,9 @@ def run_stages(stages: Sequence[Stage], *, records: Path, jobs: int = 1, threads
     with locked(records.parent, 'running stages of') as lock, StopSignals(
             'the stages under way are ended', _stop_signals()) as signals:
         runner = _Runner(stages, Records(records), threads, lock)
-        runner.look(adopt)
+        if begin is not None:
+            begin()
+        runner.look(adopt, quiet)
         try:
             while runner.waiting or runner.running:
                 if signals.received:
@@ -110,16 +115,17 @@ class _Runner:
         self._finished = set()
         self._progress = Progress(0)
 
-    def look(self, adopt: bool) -> None:
+    def look(self, adopt: bool, quiet: bool) -> None:
         """Find out what is finished already; with `adopt`, take what has its outputs for it."""
+        self._records.stop_stale()
         number = len(self.waiting)
         for stage in list(self.waiting):
             if not self._is_ready(stage):
                 continue
-            if adopt and not self._records.is_finished(stage) and missing_output(stage) is None:
+            if adopt and not self._records.is_finished(stage) and self._records.may_adopt(stage):
                 self._records.adopt(stage, stage.command_line(self._threads))
             self._pass_over_if_finished(stage)
-        if self._finished:
+        if self._finished and not quiet:
             print(f'{len(self._finished)} of {number} stages are finished already')
         self._progress = Progress(sum(stage.cost for stage in self.waiting))
 
@@ -188,19 +194,31 @@ class _Runner:
         self.running[stage] = process, gpu
 
     def _take_in(self, stage: Stage, status: int) -> None:
-        missing, log = missing_output(stage), self._log(stage)
-        failed = status != 0 or missing is not None
+        fault, log = _fault(stage), self._log(stage)
+        failed = status != 0 or fault is not None
         self._records.end(stage, 'failed' if failed else 'finished')
         del self.running[stage]
         repeat = f'(log: {log}; repeat: {stage.command_line(self._threads)})'
         if status != 0:
             raise UserError(f'stage {stage.name} ended with status {status}: {last_words(log)} {repeat}')
         if failed:
-            raise UserError(f'stage {stage.name} did not leave {missing} {repeat}')
+            raise UserError(f'stage {stage.name} {fault} {repeat}')
         self._done(stage)
 
     def _log(self, stage: Stage) -> Path:
         return self._records.folder / f'{stage.name}.log'
+
+
+def _fault(stage: Stage) -> str | None:
+    """What is wrong with the outputs of a stage that has run."""
+    missing = missing_output(stage)
+    if missing is not None:
+        return f'did not leave {missing}'
+    for path in stage.outputs:
+        if stage.num_images and path.is_dir() and number_of_images(path) > stage.num_images:
+            return (f'makes {stage.num_images} images, but {path} holds {number_of_images(path)}: remove '
+                    'those that are not of it')
+    return None
 
 
 def last_words(log: Path) -> str:

@@ -1,5 +1,7 @@
 """The report page: everything in one file, and honest about what is not there yet."""
 
+import base64
+import io
 import json
 import re
 import time
@@ -72,6 +74,23 @@ def test_a_page_of_an_experiment_under_way_tells_how_far_it_is(experiment):
     assert 'data:image' not in page  # the figure that is there is of an earlier run
 
 
+def test_before_scores_are_collected_the_first_samples_of_finished_stages_are_shown(experiment):
+    samples = [Path('evaluation', 'mini', 'samples', name) for name in ('n00002-w8', 'n00002-w4')]
+    report.write_plan(experiment, Settings(), [
+        Stage(name=stage.name, command=stage.command, outputs=(folder,))
+        for stage, folder in zip(STAGES[:2], samples, strict=True)])
+    for folder in samples:
+        (experiment.parents[1] / folder).mkdir(parents=True)
+        for i in range(10):
+            Image.fromarray(np.full((2, 2), i, np.uint8)).save(experiment.parents[1] / folder / f'{i}.png')
+    page = page_of(experiment)
+    assert '<td>n00002-w8</td>' in page
+    assert 'n00002-w4</td>' not in page  # whose stage is not finished
+    shown = [np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))[0, 0]
+             for data in re.findall(r'src="data:image/png;base64,([^"]*)"', page)]
+    assert shown == list(range(8))
+
+
 def test_a_stage_whose_runner_was_killed_is_not_under_way(experiment):
     page = page_of(experiment)
     assert '<td>generate</td><td>stopped</td><td>30.0 s</td>' in page
@@ -95,6 +114,28 @@ def test_a_page_of_a_finished_experiment_holds_scores_and_images_and_no_links(ex
     assert '0.500 (0.400 to 0.600)' in page
     assert '2.13.0' in page
     assert not re.search(r'(src|href)="(?!data:)', page)
+
+
+def test_the_folder_may_be_named_from_anywhere(experiment, monkeypatch):
+    for stage in STAGES:
+        record(experiment, stage.name, state='finished', seconds=1)
+    page = experiment.parents[1] / 'figures' / 'mini' / 'report.html'
+    for place, name in ((experiment.parent, 'mini'), (experiment, '.'), (experiment / 'stages', '..')):
+        monkeypatch.chdir(place)
+        run(reproduce.main, 'report', name)
+        text = page.read_text()
+        page.unlink()
+        assert text.count('data:image/png;base64,') == 1
+        assert '<h1>Experiment mini</h1>' in text
+
+
+@pytest.mark.parametrize('damage', ['', '{"command": ', '[]'])
+def test_a_damaged_plan_is_written_anew(damage, experiment):
+    whole = (experiment / 'experiment.json').read_text()
+    (experiment / 'experiment.json').write_text(damage)
+    refuse(reproduce.main, 'report', experiment, status=1, says=('experiment.json',))
+    report.write_plan(experiment, Settings(), STAGES)
+    assert (experiment / 'experiment.json').read_text() == whole
 
 
 def test_ranks_and_the_phase_transition_become_tables(tmp_path):

@@ -8,12 +8,14 @@ import sys
 import time
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from evaluation import stages
 from evaluation.stages import Stage, run_stages
 from helpers import ROOT
 from torch_utils.errors import UserError
+from torch_utils.files import is_locked
 
 APPEND = """
 import sys
@@ -111,6 +113,8 @@ def test_a_folder_must_hold_the_images_that_were_made(folder):
     stage = Stage(name='a', command=('images.py',), outputs=(folder / 'samples',), num_images=3)
     (folder / 'samples').mkdir()
     (folder / 'samples' / '9.png').write_text('of an earlier run')
+    (folder / 'records').mkdir()
+    (folder / 'records' / 'a.json').write_text('{"key": "of another command", "state": "finished"}')
     run(folder, stage)
     assert [path.name for path in sorted((folder / 'samples').iterdir())] == ['0.png', '1.png', '2.png']
     (folder / 'samples' / 'notes.txt').touch()
@@ -124,6 +128,22 @@ def test_a_folder_must_hold_the_images_that_were_made(folder):
     assert calls(folder) == 'xx'
     with pytest.raises(UserError, match='did not leave '):
         run(folder, replace(stage, num_images=4))
+
+
+def test_what_is_there_without_a_record_is_not_removed(folder):
+    """A user who has made images and snapshots by hand may have forgotten --adopt."""
+    (folder / 'scripts' / 'nothing.py').write_text('')
+    (folder / 'samples').mkdir()
+    for name in 'samples/0.png', 'samples/1.png', 'net.pkl':
+        (folder / name).write_text('by hand')
+    stage = Stage(name='a', command=('nothing.py',), outputs=(folder / 'samples', folder / 'net.pkl'),
+                  num_images=2)
+    run(folder, stage)
+    assert [path.read_text() for path in folder.rglob('*.p[nk][gl]')] == ['by hand'] * 3
+    (folder / 'samples' / '2.png').touch()
+    (folder / 'records' / 'a.json').unlink()
+    with pytest.raises(UserError, match=r'stage a makes 2 images, but .*samples holds 3'):
+        run(folder, stage)
 
 
 def test_what_follows_from_another_output_is_made_again(folder):
@@ -192,6 +212,62 @@ def test_stages_that_others_ran_are_adopted_if_wished(folder):
     run_stages(todo, records=folder / 'records', adopt=True)
     assert (folder / 'a.txt').read_text() == 'made elsewhere'
     assert (folder / 'b.txt').read_text() == 'y'
+    other = append(folder, 'b', 'z', needs=('a',))
+    run_stages([todo[0], other], records=folder / 'records', adopt=True)
+    assert (folder / 'b.txt').read_text() == 'z'  # y was known to be of the other command
+    (folder / 'b.txt').write_text('made since')
+    run_stages(todo, records=folder / 'records', adopt=True)
+    assert (folder / 'b.txt').read_text() == 'made since'
+
+
+@pytest.mark.parametrize('state', ['running', 'stopped', 'failed'])
+def test_an_unfinished_stage_is_not_adopted(state, folder):
+    stage = append(folder, 'a', 'x')
+    run(folder, stage)
+    record = folder / 'records' / 'a.json'
+    record.write_text(json.dumps(json.loads(record.read_text()) | {'state': state}))
+    run_stages([stage], records=folder / 'records', adopt=True)
+    assert calls(folder) == 'xx'
+
+
+def test_a_file_that_lacks_ranks_is_not_adopted(folder):
+    (folder / 'scripts' / 'ranks.py').write_text(
+        'import numpy\nnumpy.savez("ranks-0.npz", rank=[[1, 2], [3, 4]])')
+    ranks = folder / 'ranks-0.npz'
+    stage = Stage(name='a', command=('ranks.py',), outputs=(ranks,))
+    for half in (lambda: np.savez(ranks, rank=[[1, 2], [-1, -1]]), lambda: ranks.write_text('cut short')):
+        half()
+        (folder / 'records' / 'a.json').unlink(missing_ok=True)
+        run_stages([stage], records=folder / 'records', adopt=True)
+        assert np.load(ranks)['rank'].min() == 1
+
+
+def test_what_a_killed_runner_left_as_running_is_noted_as_stopped(folder):
+    """Before anything is run, so that a report does not show it as under way beside what is."""
+    (folder / 'records').mkdir()
+    for name in 'old', 'b':
+        (folder / 'records' / f'{name}.json').write_text(
+            json.dumps({'state': 'running', 'key': 'k', 'begun': time.time() - 3600, 'seconds': 0}))
+    (folder / 'scripts' / 'see.py').write_text(
+        'import json\nopen("seen.txt", "w").write(json.load(open("records/old.json"))["state"] +\n'
+        '    json.load(open("records/b.json"))["state"])')
+    run(folder, Stage(name='a', command=('see.py',), outputs=()), append(folder, 'b', 'y', needs=('a',)))
+    assert (folder / 'seen.txt').read_text() == 'stoppedstopped'
+
+
+def test_what_is_to_be_done_first_is_done_when_nobody_else_runs_stages(folder):
+    seen, mine = [], folder / 'mine'
+    run_stages([], records=mine / 'records', begin=lambda: seen.append(is_locked(mine)))
+    assert seen == [True]
+
+
+def test_a_marker_of_other_files_is_removed(folder):
+    """A Makefile that is run again must not take what reproduce.py has replaced for its own."""
+    (folder / 'records').mkdir()
+    for name in 'a-0123456789ab', 'a-log-0123456789ab':
+        (folder / 'records' / f'{name}.done').touch()
+    run(folder, append(folder, 'a', 'x'))
+    assert [path.name for path in (folder / 'records').glob('*.done')] == ['a-log-0123456789ab.done']
 
 
 def start_runner(folder, hangup=signal.SIG_DFL):
