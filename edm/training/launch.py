@@ -25,14 +25,15 @@ def sketch(make_net: Callable[[], torch.nn.Module]) -> torch.nn.Module:
         return make_net()
 
 
-def continued(config: TrainingConfig) -> tuple[TrainingConfig, dict]:
+def continued(config: TrainingConfig, *, own_only: bool = False) -> tuple[TrainingConfig, dict]:
     """The settings and the state of a run that goes on from `config.resume_state_dump`, a file or a folder.
 
-    Of a folder the newest whole state that its run saved is taken. What the command line can't repeat comes
-    from the state: the seed, and the EMA's ramp-up if it was off.
+    Of a folder the newest whole state that its run saved is taken; one that names no run counts as such,
+    unless `own_only`. What the command line can't repeat comes from the state: the seed, and the EMA's
+    ramp-up if it was off.
     Raises UserError if there is no such state.
     """
-    path, state = _newest_whole_state(config.resume_state_dump)
+    path, state = _newest_whole_state(config.resume_state_dump, own_only)
     if state['seed'] is not None:
         ratio = None if state['ema_rampup_ratio'] is None else config.ema_rampup_ratio
         config = replace(config, seed=state['seed'], ema_rampup_ratio=ratio)
@@ -41,7 +42,7 @@ def continued(config: TrainingConfig) -> tuple[TrainingConfig, dict]:
     return config, state
 
 
-def _newest_whole_state(resume: str) -> tuple[Path, dict]:
+def _newest_whole_state(resume: str, own_only: bool) -> tuple[Path, dict]:
     paths = find_states(resume)
     if Path(resume).is_file():
         return paths[0], checkpoint.load_state(paths[0])
@@ -52,9 +53,10 @@ def _newest_whole_state(resume: str) -> tuple[Path, dict]:
         except UserError as err:
             why = str(err)
         else:
-            if state['run_id'] in (own, None):
+            if state['run_id'] == own or (state['run_id'] is None and not own_only):
                 return path, state
-            why = f'{path} is of an earlier run in this folder'
+            why = f'{path} is of ' + ('other software, which names no run' if state['run_id'] is None
+                                      else 'an earlier run in this folder')
         if os.environ.get('RANK', '0') == '0':
             click.echo(f'Passed over: {why}', err=True)
     raise UserError(f'--resume {resume}: none of the states in this folder can be continued')

@@ -269,7 +269,7 @@ def _resumed_if_begun(config: TrainingConfig, dataset: Dataset, outdir: str, opt
     why = how_run_differs(outdir, config.as_json(), getattr(dataset, 'path', None), ignored)
     if why is None:
         try:
-            resumed, state = continued(replace(config, resume_state_dump=str(outdir)))
+            resumed, state = continued(replace(config, resume_state_dump=str(outdir)), own_only=True)
         except UserError as err:  # none of them is whole
             why = err
         else:

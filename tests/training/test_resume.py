@@ -193,6 +193,22 @@ def test_auto_passes_over_a_damaged_state_with_a_warning(data, whole, tmp_path):
     assert 'Starts anew: ' in said
 
 
+def test_auto_passes_over_states_of_other_software(data, whole, tmp_path):
+    folder = copy_run(whole, tmp_path)
+    foreign = [folder / f'training-state-00000{number}.pt' for number in (3, 9)]
+    ours = load_state(foreign[0])
+    optimizer_state = {'state': {}, 'param_groups': []}
+    torch.save({'net': ours['net'], 'optimizer_state': optimizer_state}, foreign[0])
+    torch.save({'net': {'other': torch.zeros(1)}, 'optimizer_state': optimizer_state}, foreign[1])
+    state, said = auto(data, folder)
+    assert state == str(folder / 'training-state-000002.pt')
+    for path in foreign:
+        assert len(re.findall(f'^Passed over: {path} is of other software', said, re.MULTILINE)) == 1
+    run(train.main, *arguments(data, folder, '--duration=0.003', '--resume=auto'))
+    foreign[1].unlink()
+    assert_equal_runs(whole, folder, 3)
+
+
 def test_processes_that_find_different_states_do_not_train(data, whole, tmp_path, monkeypatch):
     folder = copy_run(whole, tmp_path)
     monkeypatch.setattr(launch.distributed, 'gather', lambda value: [value, None])
