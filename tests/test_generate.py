@@ -15,6 +15,7 @@ from PIL import Image
 import generate
 from evaluation import generation
 from helpers import DATA, golden, refuse, run, torchrun, torchrun_on_two_machines
+from torch_utils.errors import UserError
 from torch_utils.seeding import SampleGenerators
 from training.networks import EDMPrecond
 from training.snapshot import save_snapshot
@@ -228,6 +229,24 @@ def test_resume_refuses_images_of_other_settings(grey, snapshots, tmp_path):
     wanted, _ = sample(grey, tmp_path / 'wanted', '--seeds=0-1', '--steps=3')
     made, _ = sample(grey, tmp_path, '--seeds=0-1', '--steps=3', '--resume', '--overwrite')
     assert all(np.array_equal(made[name], wanted[name]) for name in wanted)
+
+
+@pytest.mark.parametrize('runs', [[{'seeds': 'x'}], [{'seeds': 3}], [{}], ['0'], {}, 7, None])
+def test_a_damaged_record_counts_as_none(runs, tmp_path):
+    def begin(**options):
+        return generation.begin_folder(tmp_path, {'num_steps': 2}, [0], subdirs=False, **options)
+
+    begin(resume=False)
+    path = tmp_path / 'generation.json'
+    damaged = json.dumps({**json.loads(path.read_text()), 'runs': runs})
+    path.write_text(damaged)
+    Image.new('L', (8, 8)).save(tmp_path / '000000.png')
+    with pytest.raises(UserError, match='000000.png is not in generation.json'):
+        begin(resume=True)
+    assert begin(resume=True, overwrite=True) == [0]
+    path.write_text(damaged)
+    assert begin(resume=False) == [0]
+    assert [run['seeds'] for run in json.loads(path.read_text())['runs']] == ['0']
 
 
 def test_two_hundred_at_once_in_one_folder_are_all_recorded(tmp_path):

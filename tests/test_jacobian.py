@@ -191,6 +191,19 @@ def test_a_file_of_other_ranks_is_not_continued(nets, tmp_path):
     assert len(first.seed) == 2
 
 
+def test_a_file_with_foreign_settings_is_refused_or_begun_anew(nets, tmp_path):
+    out = tmp_path / 'ranks.npz'
+    args = ('--seeds=0', '--steps=2', f'--out={out}')
+    ranks(nets['edm'], *args)
+    with np.load(out) as file:
+        arrays = dict(file)
+    np.savez(out, **{**arrays, 'settings': np.array('[1]')})
+    refuse(jacobian.main, f'--network_pkl={nets["edm"]}', '--device=cpu', *args, status=1,
+           says=('--out', str(out), 'settings'))
+    assert 'Starts anew' in ranks(nets['edm'], *args, '--overwrite').stderr
+    assert load_ranks(out).rank.tolist() == arrays['rank'].tolist()
+
+
 # The figure.
 
 

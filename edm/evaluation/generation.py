@@ -122,7 +122,7 @@ def _begin_folder(outdir: Path, settings: dict, seeds: Sequence[int], subdirs: b
                   overwrite: bool, inputs: Sequence[str]) -> list[int]:
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
     record = _read_record(outdir / RECORD)
-    runs = record.get('runs', []) if record.get('settings_sha256') == key else []
+    runs = record['runs'] if record.get('settings_sha256') == key else []
     known = {seed for run in runs for seed in parse_int_list(run['seeds'])}
     paths = {seed: image_path(outdir, seed, subdirs) for seed in seeds}
     there = {seed for seed, path in paths.items() if path.is_file()}
@@ -149,12 +149,14 @@ def _json_settings(settings: dict) -> dict:
 
 
 def _read_record(path: Path) -> dict:
+    """The record of a folder, with `settings` and `runs`; an empty one for none, or one that is damaged."""
     try:
         record = json.loads(path.read_text(encoding='utf-8'))
-    except (OSError, ValueError):
+        for run in record['runs']:
+            parse_int_list(run['seeds'])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
-    complete = isinstance(record, dict) and isinstance(record.get('settings'), dict)
-    return record if complete else {}
+    return record if isinstance(record['runs'], list) and isinstance(record.get('settings'), dict) else {}
 
 
 def _first_difference(old: dict, new: dict) -> str:

@@ -93,6 +93,8 @@ def load_ranks(path: str | os.PathLike, option: str = '--ranks') -> Ranks:
 
 def _check(ranks: Ranks) -> None:
     """Raise ValueError if the arrays contradict each other."""
+    if not isinstance(ranks.settings, dict):
+        raise ValueError('settings is no JSON object')
     n, levels = len(ranks.seed), len(ranks.sigma)
     shapes = {'seed': (n,), 'sigma': (levels,), 'class_label': (n,),
               **dict.fromkeys(('rank', 'rank_low', 'rank_high'), (n, levels))}
