@@ -99,7 +99,8 @@ class Records:
         return not record or not unchanged or record.get('key') == self.key(stage)
 
     def adopt(self, stage, command: str) -> None:
-        """Take a stage for finished whose outputs are there, whoever made them."""
+        """Take a stage for finished whose outputs are there, whoever made them; its log is of another run."""
+        (self.folder / f'{stage.name}.log').unlink(missing_ok=True)
         key, outputs = self.key(stage), {str(path): _seen(path) for path in stage.outputs}
         self._write(stage.name, {'key': key, 'command': command, 'state': 'finished', 'adopted': True,
                                  'outputs': outputs})

@@ -218,6 +218,7 @@ def test_stages_that_others_ran_are_adopted_if_wished(folder):
     (folder / 'b.txt').write_text('made since')
     run_stages(todo, records=folder / 'records', adopt=True)
     assert (folder / 'b.txt').read_text() == 'made since'
+    assert not (folder / 'records' / 'b.log').exists()  # which told of z
 
 
 @pytest.mark.parametrize('state', ['running', 'stopped', 'failed'])
