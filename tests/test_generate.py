@@ -241,7 +241,7 @@ def test_a_damaged_record_counts_as_none(runs, tmp_path):
     damaged = json.dumps({**json.loads(path.read_text()), 'runs': runs})
     path.write_text(damaged)
     Image.new('L', (8, 8)).save(tmp_path / '000000.png')
-    with pytest.raises(UserError, match='000000.png is not in generation.json'):
+    with pytest.raises(UserError, match=r'000000\.png is not in generation\.json'):
         begin(resume=True)
     assert begin(resume=True, overwrite=True) == [0]
     path.write_text(damaged)

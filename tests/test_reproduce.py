@@ -207,6 +207,17 @@ def test_bad_input_is_refused_in_one_line(args, status, says, folder):
     assert not (folder / 'figures').exists()
 
 
+@pytest.mark.parametrize('wrong', [
+    '--cres=abc', '--cres=0', '--attn_resolutions=x', '--batch=abc', '--batch-gpu=0', '--dropout=x',
+    '--dropout=nan', '--snap=0', '--snap', '--tick=0', '--keep=-1', '--duration=0', '--duration=inf',
+    '--arch=none', '--precond=none', '--num_blocks=1.5'])
+def test_a_dry_run_refuses_arguments_that_it_cannot_estimate(wrong, folder):
+    for option, preset in (('--train', 'quickstart'), ('--teacher-training', 'quickstart-teacher')):
+        refuse(reproduce.main, 'regimes', f'--preset={preset}', '--dry-run', '--assume-img-per-s=500',
+               f'{option}={wrong}', status=1, says=(option,))
+    assert not list(folder.iterdir())
+
+
 def test_a_finished_file_of_results_is_json_without_machine_paths(folder):
     job = regimes.QUICKSTART
     commands = regimes_scores._commands(job)

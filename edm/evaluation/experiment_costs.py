@@ -4,6 +4,8 @@ Of floating-point operations a training image costs three forward passes (forwar
 sampled image 2 * steps - 1, a row of a Jacobian one backward pass to the image and a share of a forward one.
 """
 
+import math
+
 import torch
 
 from evaluation.estimates import BYTES_PER_PARAMETER, Estimate, Line, Network, NetworkCost, network_cost
@@ -14,8 +16,9 @@ from evaluation.molrg_experiment import MoLRGExperiment
 from evaluation.regimes import REFERENCES, Regimes
 from evaluation.stages import option_values
 from torch_utils.cli import parse_int_list
+from torch_utils.errors import UserError
 from torch_utils.files import is_url
-from training.config import network_kwargs, possible_levels
+from training.config import ARCHITECTURES, PRECONDITIONINGS, network_kwargs, possible_levels
 from training.dataset import ImageDataset
 from training.snapshot import load_network
 
@@ -28,12 +31,50 @@ ROWS_AT_ONCE = 64
 # its training, and, in operations of the U-Net, each number in a step of many trainings at once.
 LOW_RANK_STEP_SECONDS = 0.0025
 LOW_RANK_FLOP_PER_NUMBER = 1300
+# What a training script's options may be, of those that an estimate reads.
+_COUNTS = ('--tick', '--snap', '--dump', '--keep', '--batch', '--batch-gpu', '--model_channels', '--cbase',
+           '--num_blocks')
+_PROBABILITIES = ('--augment', '--dropout')
+_CHOICES = {'--arch': ARCHITECTURES, '--precond': PRECONDITIONINGS}
+
+
+def check_training(args: tuple[str, ...], option: str) -> None:
+    """Raise UserError naming `option`, which gave these arguments of train.py, if one can't be estimated."""
+    for name, text in option_values(args).items():
+        try:
+            if name in _COUNTS and int(text) < 1:
+                raise ValueError('it must be at least 1')
+            if name in _PROBABILITIES and not 0 <= float(text) <= 1:
+                raise ValueError('it must lie within 0 and 1')
+            if name == '--duration' and not 0 < float(text) < math.inf:
+                raise ValueError('it must be above 0 and finite')
+            if name in ('--cres', '--attn_resolutions'):
+                parse_int_list(text)
+            if name in _CHOICES and text not in _CHOICES[name]:
+                raise ValueError(f'it must be one of {", ".join(_CHOICES[name])}')
+        except ValueError as err:
+            raise UserError(f'{option}: {name} {text}: {err}') from err
+
+
+def _check_network(network: Network, option: str) -> None:
+    try:
+        _ = network.cost  # builds it
+    except ValueError as err:
+        raise UserError(f'{option}: no network for these images: {err}') from err
 
 
 def regimes_estimate(job: Regimes) -> Estimate:
-    """Training sets, students, their samples and features; the widest student is the reference."""
+    """Training sets, students, their samples and features; the widest student is the reference.
+
+    Raises UserError naming --train or --teacher-training if their arguments are none of train.py.
+    """
+    for args, option in ((job.train, '--train'), (job.teacher_training, '--teacher-training')):
+        if args:
+            check_training(args, option)
     students = {width: Network(name=f'UNet-{width}', kwargs=_network_of(job.train, model_channels=width),
                                resolution=job.resolution, channels=job.channels) for width in job.widths}
+    for student in students.values():
+        _check_network(student, '--train, --widths')
     widest = students[max(job.widths)]
     values = job.resolution**2 * job.channels
     png = values * PNG_BYTES_PER_VALUE + 200
@@ -41,9 +82,10 @@ def regimes_estimate(job: Regimes) -> Estimate:
     pool = max(job.sizes) + job.num_heldout if job.teacher or job.teacher_training else 0
     lines = []
     if job.teacher_training:
-        lines.append(_training('train the teacher', 1, job.teacher_training, Network(
-            name='', kwargs=_network_of(job.teacher_training), resolution=job.resolution,
-            channels=job.channels)))
+        teacher = Network(name='', kwargs=_network_of(job.teacher_training), resolution=job.resolution,
+                          channels=job.channels)
+        _check_network(teacher, '--teacher-training')
+        lines.append(_training('train the teacher', 1, job.teacher_training, teacher))
     lines.append(Line(what='teacher\'s images', stages=int(pool > 0), disk_bytes=pool * png,
                       flop=pool * SAMPLING_PASSES * widest.cost.flop))
     for student in students.values():

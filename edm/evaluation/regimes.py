@@ -134,7 +134,7 @@ def _teacher_stages(job: Regimes) -> list[Stage]:
     stages, needs, teacher, inputs = [], (), job.teacher, ()
     if teacher is None:
         run = Path('training', job.name, 'teacher')
-        snapshot = run / last_snapshot(job.teacher_training)
+        snapshot = run / last_snapshot(job.teacher_training, '--teacher-training')
         command = ('train.py', '--outdir', str(run), '--nosubdir', '--data', job.data,
                    '--resume', 'auto', '--device', job.device, '--seed', str(job.seed),
                    *job.teacher_training)
@@ -152,10 +152,10 @@ def _teacher_stages(job: Regimes) -> list[Stage]:
     return stages
 
 
-def last_snapshot(train_args: tuple[str, ...]) -> str:
+def last_snapshot(train_args: tuple[str, ...], option: str = '--train') -> str:
     """The file that a training script leaves once the images of --duration were seen, in whole batches.
 
-    Raises UserError if --duration or --batch is no number.
+    Raises UserError naming `option`, which gave the arguments, if --duration or --batch is no number.
     """
     options = option_values(train_args)
     try:
@@ -163,7 +163,7 @@ def last_snapshot(train_args: tuple[str, ...]) -> str:
         batch = int(options.get('--batch', 512))
         return snapshot_name(math.ceil(total / batch) * batch)
     except (ValueError, OverflowError, ZeroDivisionError) as err:
-        raise UserError(f'--duration, --batch in {shlex.join(train_args)}: {err}') from err
+        raise UserError(f'{option}: --duration, --batch in {shlex.join(train_args)}: {err}') from err
 
 
 def _student_stages(job: Regimes, size: int, width: int, seed: int) -> list[Stage]:
