@@ -7,6 +7,7 @@
 * "step of a 32x32x3 network of 32 channels": the baseline are the convolutions and matrix products of the
   same step, forward and both gradients, called bare with the same tensors. The ratio is the step's time over
   theirs.
+* "attention": of 64 channels at 16x16, 16 images, forward and backward; beside `scaled_dot_product_attention`.
 * "golden run, compiled": the largest difference of the averaged weights from training.npz, relative to the
   weights, tensor by tensor, without the keys' biases, whose gradients are rounding noise.
 
@@ -22,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from measure import Row, elsewhere, run_python, side_by_side
+from torch.nn.functional import scaled_dot_product_attention
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from helpers import DATA, ROOT, golden
@@ -30,6 +32,7 @@ from training import loop, saving
 from training.build import build_network
 from training.config import ARCHITECTURES, TrainingConfig
 from training.dataset import ImageDataset
+from training.networks import attention_weights
 
 CPU = pick_device('cpu')
 PATHS = [str(Path(__file__).parent), str(ROOT / 'tests'), str(ROOT / 'edm')]
@@ -125,6 +128,7 @@ def rows() -> Iterator[Row]:
         yield from quickstart_rows(digits, width)
     yield start_row()
     yield share_row()
+    yield attention_row()
     yield golden_row()
 
 
@@ -158,6 +162,21 @@ def share_row() -> Row:
     return Row(what='step of a 32x32x3 network of 32 channels', ours=1000 * ours, unit='ms',
                baseline=1000 * bare, ratio=ours / bare, must='<= 1.25', reached=ours / bare <= 1.25,
                note='baseline: its convolutions and matrix products alone')
+
+
+def attention_row() -> Row:
+    q, k, v = torch.randn(3, 16, 64, 256).requires_grad_().unbind()
+
+    def ours():
+        return attention_weights(q, k) @ v.transpose(1, 2)
+
+    def fused():
+        return scaled_dot_product_attention(*(x.transpose(1, 2)[:, None] for x in (q, k, v)))
+
+    times = side_by_side([lambda: torch.autograd.grad(ours().sum(), (q, k, v)),
+                          lambda: torch.autograd.grad(fused().sum(), (q, k, v))], repeats=40, warmup=5)
+    return Row(what='attention', ours=1000 * times[0], baseline=1000 * times[1], unit='ms',
+               ratio=times[1] / times[0], note='baseline: scaled_dot_product_attention')
 
 
 def golden_row() -> Row:
