@@ -7,7 +7,8 @@
 * "step of a 32x32x3 network of 32 channels": the baseline are the convolutions and matrix products of the
   same step, forward and both gradients, called bare with the same tensors. The ratio is the step's time over
   theirs.
-* "attention": of 64 channels at 16x16, 16 images, forward and backward; beside `scaled_dot_product_attention`.
+* "attention": of 64 channels at 16x16, 16 images, forward and backward, beside PyTorch's
+  `scaled_dot_product_attention`.
 * "golden run, compiled": the largest difference of the averaged weights from training.npz, relative to the
   weights, tensor by tensor, without the keys' biases, whose gradients are rounding noise.
 
