@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from training.build import build
 from training.loss import LOSSES
 
-START_SECONDS = 3  # of a script before it computes
+START_SECONDS = 2  # of a script before it computes
 BYTES_PER_PARAMETER = {'snapshot': 4, 'state': 16, 'training': 20}  # net, EMA, Adam's two moments, gradient
 
 
