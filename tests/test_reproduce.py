@@ -151,9 +151,9 @@ def test_dry_run_prints_commands_and_costs_and_writes_nothing(folder, monkeypatc
     assert [line.split()[3] for line in commands[-4:]] == ['regimes', 'regimes', 'denoisers', 'denoisers']
     collected = next(i for i, line in enumerate(printed) if 'collects the scores' in line)
     assert printed[collected + 1:collected + 5] == commands[-4:]
-    # 8 students of width 16 see 20,000 images each: 320 s, and 3 s to start.
+    # 8 students of width 16 see 20,000 images each: 320 s, and 2 s to start.
     (row,) = [line.split()[3:] for line in printed if line.startswith('# train UNet-16')]
-    assert float(row[1]) == pytest.approx((320 + 8 * 3) / 60, abs=0.005)
+    assert float(row[1]) == pytest.approx((320 + 8 * 2) / 60, abs=0.005)
     # A snapshot of tick 0, the last, and one state: 24 bytes per parameter.
     assert float(row[2]) == pytest.approx(8 * 24 * 180193 / 1e6, abs=0.005)
     assert any('500.0 images/s (assumed)' in line for line in printed)
