@@ -129,11 +129,11 @@ class Records:
 def missing_output(stage) -> Path | None:
     """The first output that isn't there or not whole.
 
-    A folder of images must have as many as the stage makes, or more; a file of ranks must have them all.
+    A folder of images must have as many as the stage makes, no more; a file of ranks must have them all.
     """
     for path in stage.outputs:
         if path.is_dir():
-            whole = number_of_images(path) >= (stage.num_images or 0)
+            whole = stage.num_images in (None, number_of_images(path))
         else:
             whole = path.exists() and (not path.match('ranks-*.npz') or _has_all_ranks(path))
         if not whole:

@@ -211,14 +211,12 @@ class _Runner:
 
 def _fault(stage: Stage) -> str | None:
     """What is wrong with the outputs of a stage that has run."""
-    missing = missing_output(stage)
-    if missing is not None:
-        return f'did not leave {missing}'
     for path in stage.outputs:
         if stage.num_images and path.is_dir() and number_of_images(path) > stage.num_images:
             return (f'makes {stage.num_images} images, but {path} holds {number_of_images(path)}: remove '
                     'those that are not of it')
-    return None
+    missing = missing_output(stage)
+    return None if missing is None else f'did not leave {missing}'
 
 
 def last_words(log: Path) -> str:

@@ -130,6 +130,20 @@ def test_a_folder_must_hold_the_images_that_were_made(folder):
         run(folder, replace(stage, num_images=4))
 
 
+@pytest.mark.parametrize('adopt', [False, True])
+def test_a_folder_of_more_images_than_are_wanted_is_made_anew(adopt, folder):
+    (folder / 'scripts' / 'images.py').write_text(
+        'import pathlib, sys\n'
+        'for i in range(int(sys.argv[1])): pathlib.Path(f"samples/{i}.png").write_text(str(i))')
+    (folder / 'samples').mkdir()
+    for number in 6, 4:
+        stage = Stage(name='a', command=('images.py', str(number)), outputs=(folder / 'samples',),
+                      num_images=number)
+        run_stages([stage], records=folder / 'records', adopt=adopt)
+        (folder / 'samples' / '0.png').touch()  # so that it is not known as what the other command left
+    assert len(list((folder / 'samples').iterdir())) == 4
+
+
 def test_what_is_there_without_a_record_is_not_removed(folder):
     """A user who has made images and snapshots by hand may have forgotten --adopt."""
     (folder / 'scripts' / 'nothing.py').write_text('')
