@@ -89,7 +89,7 @@ def _transition_table(paths: Sequence[str]) -> Table:
 
 def recovery_table(logs: Iterable[Path]) -> list[Table]:
     """The errors that trainMoLRG.py printed last, per class, if one of the logs has them."""
-    for log in logs:
+    for log in filter(Path.is_file, logs):  # an adopted stage has none
         found = re.findall(r'^Recovery error: ([^()]*) \(', log.read_text(errors='replace'), re.MULTILINE)
         if found:
             return [Table(title='Low-rank model: recovery error (root mean square of the sines of the angles '
