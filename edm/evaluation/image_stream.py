@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from PIL import Image
 
+from torch_utils.processes import usable_cores
 from training.dataset import ImageDataset
 from training.image_files import decode_image, is_image_name, open_files
 
@@ -52,8 +53,7 @@ def open_images(path: str, option: str) -> ImageStream:
 
 def default_workers() -> int:
     """Threads that decode images: as many as there are cores for each process of this machine, at most 8."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
-    return max(1, min(8, cores // int(os.environ.get('LOCAL_WORLD_SIZE', 1))))
+    return max(1, min(8, usable_cores() // int(os.environ.get('LOCAL_WORLD_SIZE', 1))))
 
 
 def map_ahead(function: Callable[[Item], Result], items: Iterable[Item], workers: int,

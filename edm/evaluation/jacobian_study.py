@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import psutil
 import torch
 from tqdm import tqdm
 
@@ -58,7 +57,7 @@ def check_memory(dim: int, device: torch.device, method: Method) -> Method:
     Raises UserError if `exact` needs more memory than there is.
     """
     need = exact_bytes(dim)
-    have = torch.cuda.mem_get_info(device)[1] if device.type == 'cuda' else psutil.virtual_memory().total
+    have = distributed.total_memory(device)
     if need <= have or method.name == 'randomized':
         return method
     if method.name == 'exact':

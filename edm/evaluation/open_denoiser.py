@@ -94,7 +94,5 @@ def _on_all_processes(action: Callable):
 
 def _default_cache_bytes(device: torch.device) -> float:
     """A quarter of the GPU's memory, or of the RAM that the processes of this machine share."""
-    if device.type == 'cuda':
-        return torch.cuda.mem_get_info(device)[1] / 4
-    import psutil
-    return psutil.virtual_memory().total / 4 / int(os.environ.get('LOCAL_WORLD_SIZE', 1))
+    sharing = 1 if device.type == 'cuda' else int(os.environ.get('LOCAL_WORLD_SIZE', 1))
+    return distributed.total_memory(device) / 4 / sharing

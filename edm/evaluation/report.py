@@ -4,6 +4,7 @@ import base64
 import html
 import json
 import os
+import re
 import shlex
 import time
 from collections.abc import Iterable, Sequence
@@ -57,7 +58,8 @@ def write_plan(folder: Path, job, stages: Sequence[Stage], threads: int | None =
     """Say in `folder`/experiment.json what is going to be run. job: the settings, a dataclass."""
     folder.mkdir(parents=True, exist_ok=True)
     plan = {'command': f'python {provenance.command_line()}', 'settings': asdict(job), 'stages': {
-        stage.name: {'command': stage.command_line(threads), 'outputs': [str(path) for path in stage.outputs]}
+        stage.name: {'command': stage.command_line(threads), 'needs': stage.needs,
+                     'outputs': [str(path) for path in stage.outputs]}
         for stage in stages}}
     path = folder / PLAN
     if _json_of(path) != json.loads(json.dumps(plan)):
@@ -87,11 +89,19 @@ def load_plan(folder: Path, option: str = 'DIR') -> dict:
 
 
 def stage_states(folder: Path, plan: dict) -> list[StageState]:
-    """The state of each stage, from the records and logs in `folder`/stages."""
+    """The state of each stage, from the records and logs in `folder`/stages.
+
+    A record of another command, or of what followed from one, is none of this plan's.
+    """
     records, at_work = Records(folder / 'stages'), is_locked(folder)
-    states = []
+    states, finished = [], set()
     for name, stage in plan['stages'].items():
         record = records.read(name)
+        if (_words(record.get('command', '')) != _words(stage['command'])
+                or not finished.issuperset(stage.get('needs', []))):
+            record = {}
+        elif record['state'] == 'finished':
+            finished.add(name)
         state, seconds = record.get('state', 'waiting'), record.get('seconds')
         if state == 'running' and at_work:
             seconds += time.time() - record['begun']
@@ -101,6 +111,17 @@ def stage_states(folder: Path, plan: dict) -> list[StageState]:
         states.append(StageState(name=name, command=stage['command'], state=state, seconds=seconds,
                                  words=words, outputs=[_base(folder) / path for path in stage['outputs']]))
     return states
+
+
+def _words(command: str) -> list[str]:
+    """A stage's script and arguments, wherever it is called from, on whatever threads and GPUs."""
+    try:
+        words = shlex.split(command)
+    except ValueError:  # edited by hand
+        return [command]
+    while words and re.match(r'\w+=', words[0]):
+        del words[0]
+    return [Path(words[1]).name, *words[2:]] if len(words) > 1 else words
 
 
 def _base(folder: Path) -> Path:
@@ -134,7 +155,7 @@ def page(folder: Path, option: str = 'DIR') -> str:
     results = _results(folder, states)
     tables = score_tables(results) if results else []
     tables += result_tables([path for state in done for path in state.outputs],
-                            [state.command for state in states])
+                            [word for state in states for word in _words(state.command)])
     tables += recovery_table([folder / 'stages' / f'{state.name}.log' for state in done
                               if 'trainMoLRG.py' in state.command])
     if tables:
@@ -160,7 +181,7 @@ def _results(folder: Path, states: Sequence[StageState]) -> dict | None:
     """The contents of regimes.json, once all that it stands on is finished."""
     path = figures_folder(folder) / 'regimes.json'
     missing = any(state.state != 'finished' for state in states if not state.name.startswith('figure-'))
-    return None if missing or not path.is_file() else json.loads(path.read_text(encoding='utf-8'))
+    return None if missing else _json_of(path)
 
 
 def _progress(states: Sequence[StageState]) -> list[str]:

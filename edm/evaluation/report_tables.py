@@ -1,8 +1,7 @@
 """The tables of an experiment's page, from the files that its stages leave."""
 
 import re
-import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import numpy as np
 from evaluation.jacobian_ranks import load_ranks
 from evaluation.scores import wilson_interval
 from torch_utils.cli import split_label
+from torch_utils.errors import UserError
 
 SCORES = {'rp': 'RP', 'gl': 'GL', 'chance_rp': 'RP, different noises', 'heldout_gl': 'GL, held-out images',
           'optimal_rp': 'RP vs optimal denoiser', 'gaussian_rp': 'RP vs Gaussian denoiser'}
@@ -40,15 +40,24 @@ def score_tables(results: dict) -> list[Table]:
     return tables
 
 
-def result_tables(outputs: Iterable[Path], commands: Iterable[str]) -> list[Table]:
-    """Of files ranks-*.npz and transition-*.json among `outputs`; curves have their names in the commands."""
-    words = [word for command in commands for word in shlex.split(command) if '.npz=' in word]
-    labels = {Path(path).name: label for label, path in map(split_label, words)}
+def result_tables(outputs: Iterable[Path], words: Iterable[str]) -> list[Table]:
+    """Of files ranks-*.npz and transition-*.json among `outputs`; in place of a damaged one's what is wrong.
+
+    words: of the commands; some name the curves.
+    """
+    labels = {Path(path).name: label for label, path in map(split_label, (w for w in words if '.npz=' in w))}
     outputs = list(outputs)
-    tables = [_rank_table(path, labels.get(path.name, path.stem)) for path in outputs
+    tables = [_or_what_is_wrong(_rank_table, path, labels.get(path.name, path.stem)) for path in outputs
               if path.match('ranks-*.npz') and path.is_file()]
     transitions = [str(path) for path in outputs if path.match('transition-*.json') and path.is_file()]
-    return tables + ([_transition_table(transitions)] if transitions else [])
+    return tables + ([_or_what_is_wrong(_transition_table, transitions)] if transitions else [])
+
+
+def _or_what_is_wrong(make: Callable[..., Table], *args) -> Table:
+    try:
+        return make(*args)
+    except UserError as err:
+        return Table(title=f'No table: {err}', head=[], rows=[])
 
 
 def _rank_table(path: Path, label: str) -> Table:

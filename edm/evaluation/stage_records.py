@@ -13,7 +13,7 @@ import os
 import time
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -39,12 +39,12 @@ class Records:
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def read(self, name: str) -> dict:
-        """The record of a stage; empty if there is none."""
+        """The record of a stage; empty if there is none, or none such as is written here."""
         try:
             record = json.loads((self.folder / f'{name}.json').read_text(encoding='utf-8'))
         except (OSError, ValueError):
             return {}
-        return record if isinstance(record, dict) else {}
+        return record if _is_record(record) else {}
 
     def is_finished(self, stage) -> bool:
         """Whether it ended well with this key, and its outputs are still what it left."""
@@ -53,7 +53,7 @@ class Records:
             return False
         outputs = {}
         for path in stage.outputs:
-            recorded = record.get('outputs', {}).get(str(path), {})
+            recorded = record['outputs'].get(str(path), {})
             outputs[str(path)] = recorded if recorded.get('mark') == _mark(path) else _seen(path)
             if outputs[str(path)]['sha256'] != recorded.get('sha256'):
                 return False
@@ -83,6 +83,8 @@ class Records:
     def end(self, stage, state: str) -> None:
         """Note how a stage that was begun ended. A finished one has all its outputs."""
         record = self.read(stage.name)
+        if not record:  # somebody removed it meanwhile: then nothing is known of the stage
+            return
         record |= {'state': state, 'seconds': round(record['seconds'] + time.time() - record['begun'], 1)}
         if state == 'finished':
             record['outputs'] = {str(path): _seen(path) for path in stage.outputs}
@@ -114,9 +116,9 @@ class Records:
                 self._write(path.stem, record | {'state': 'stopped'})
 
     def _input(self, path: Path) -> str:
-        """SHA-256 of a file; that of an unchanged one is computed once."""
-        if self._inputs.get(path, {}).get('mark') != _mark(path):
-            self._inputs[path] = _seen(path)
+        """SHA-256 of a file or of all in a folder; that of an unchanged one is computed once."""
+        if self._inputs.get(path, {}).get('mark') != _mark(path, _all_files):
+            self._inputs[path] = _seen(path, _all_files)
         return self._inputs[path]['sha256']
 
     def _remember(self, name: str, key: str, outputs: dict) -> None:
@@ -155,26 +157,38 @@ def _has_all_ranks(path: Path) -> bool:
         return False
 
 
+def _is_record(record) -> bool:
+    """Whether it has what its state demands, each of its type."""
+    kinds = {'key': str, 'seconds': int | float, 'begun': int | float, 'outputs': dict}
+    needed = {'running': ['seconds', 'begun'], 'finished': ['outputs'], 'failed': [], 'stopped': []}
+    return (isinstance(record, dict) and record.get('state') in needed
+            and all(name in record for name in needed[record['state']])
+            and all(isinstance(record[name], kind) for name, kind in kinds.items() if name in record)
+            and all(isinstance(output, dict) for output in record.get('outputs', {}).values()))
+
+
 def _images(folder: Path) -> Iterator[Path]:
     return folder.glob('*.png')
 
 
-def _mark(path: Path) -> str:
-    """Size and time of a file; of a folder, the hash of those of the images in it."""
-    if not path.is_dir():
-        status = path.stat()
-        return f'{status.st_size} {status.st_mtime_ns}'
-    with os.scandir(path) as entries:
-        found = [(entry.name, entry.stat()) for entry in entries if entry.name.endswith('.png')]
-    return _hash_of_lines(f'{name} {status.st_size} {status.st_mtime_ns}' for name, status in found)
+def _all_files(folder: Path) -> Iterator[Path]:
+    return (Path(parent, name) for parent, _, names in os.walk(folder) for name in names)
 
 
-def _seen(path: Path) -> dict:
-    """Mark and contents of an output, see the module's text; of a folder, of the images in it."""
+def _mark(path: Path, files_of: Callable[[Path], Iterable[Path]] = _images) -> str:
+    """Size and time of a file; of a folder, the hash of those of its files."""
+    if path.is_dir():
+        return _hash_of_lines(f'{file.relative_to(path)} {_mark(file)}' for file in files_of(path))
+    status = path.stat()
+    return f'{status.st_size} {status.st_mtime_ns}'
+
+
+def _seen(path: Path, files_of: Callable[[Path], Iterable[Path]] = _images) -> dict:
+    """Mark and contents of an output, see the module's text, or of an input; of a folder, of its files."""
     if not path.is_dir():
         return {'mark': _mark(path), 'sha256': sha256_file(path)}
-    return {'mark': _mark(path),
-            'sha256': _hash_of_lines(f'{image.name} {sha256_file(image)}' for image in _images(path))}
+    return {'mark': _mark(path, files_of), 'sha256': _hash_of_lines(
+        f'{file.relative_to(path)} {sha256_file(file)}' for file in files_of(path))}
 
 
 def _hash_of_lines(lines: Iterable[str]) -> str:

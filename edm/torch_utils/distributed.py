@@ -34,6 +34,14 @@ def pick_device(name: str = 'auto') -> torch.device:
     return device
 
 
+def total_memory(device: torch.device) -> int:
+    """Bytes that the GPU has in all or, for other devices, this machine."""
+    if device.type == 'cuda':
+        return torch.cuda.mem_get_info(device)[1]
+    import psutil
+    return psutil.virtual_memory().total
+
+
 def init(device: torch.device) -> None:
     """Join the processes that torchrun started: nccl for CUDA, gloo otherwise. Without torchrun, nothing."""
     if 'RANK' not in os.environ or torch.distributed.is_initialized():

@@ -14,6 +14,11 @@ import click
 
 from torch_utils.errors import UserError
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike, mode: str = 'wb', *, durable: bool = True) -> Iterator[IO]:
@@ -44,19 +49,13 @@ def locked(path: str | os.PathLike, doing: str) -> Iterator[int]:
     doing: what those inside do with it, for a line on stderr. For a file, .NAME.lock is left beside `path`; a
     folder is locked itself. Yields a file descriptor: who inherits it is inside, too.
     """
-    import fcntl  # only here: Windows lacks it
-
     path = Path(path)
     lock = os.open(path, os.O_RDONLY) if path.is_dir() else os.open(
         path.with_name(f'.{path.name}.lock'), os.O_WRONLY | os.O_CREAT, 0o666)
     try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not try_lock(lock):
             click.echo(f'another process is {doing} {path.name}; waiting for it', err=True)
             fcntl.flock(lock, fcntl.LOCK_EX)
-        except OSError:  # a file system without locks
-            pass
         yield lock
     finally:
         os.close(lock)
@@ -64,18 +63,28 @@ def locked(path: str | os.PathLike, doing: str) -> Iterator[int]:
 
 def is_locked(folder: str | os.PathLike) -> bool:
     """Whether a process is inside `locked` with this folder."""
-    import fcntl
-
     lock = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:  # a file system without locks
-        return False
+        return not try_lock(lock, shared=True)
     finally:
         os.close(lock)
-    return False
+
+
+def try_lock(file, *, shared: bool = False) -> bool:
+    """Whether no other process has locked `file`, open or a descriptor; from now on this one has.
+
+    shared: let others that ask so have it, too. The lock ends with the file's closing or the process, however
+    it ends. On a file system or machine without locks all have it.
+    """
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return True
+    return True
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:

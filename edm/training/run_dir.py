@@ -11,12 +11,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from torch_utils.errors import UserError
-from torch_utils.files import make_output_dir
-
-try:
-    import fcntl
-except ImportError:  # Windows, where nothing keeps two runs from sharing a folder
-    fcntl = None
+from torch_utils.files import make_output_dir, try_lock
 
 
 def run_name(*, data: str, conditional: bool, arch: str, precond: str, num_processes: int, batch_size: int,
@@ -199,7 +194,7 @@ class RunLog:
         for name, whole_before in (('log.txt', _text_before), ('stats.jsonl', _stats_before)):
             file = open(run_dir / name, 'ab', buffering=0)
             self._files[name] = _Appender(file)
-            if not _lock(file):
+            if not try_lock(file):
                 self.__exit__()
                 raise UserError(f'--outdir {run_dir}: another run is writing there')
             earlier = Path(history, name) if history else None
@@ -253,19 +248,6 @@ class _Appender:
 
     def close(self) -> None:
         self._file.close()
-
-
-def _lock(file) -> bool:
-    """Whether this process has the file to itself, until it closes it or ends, however it ends."""
-    if fcntl is None:
-        return True
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # a file system without locks
-        return True
-    return True
 
 
 def _text_before(data: bytes, tick: int) -> bytes:

@@ -51,6 +51,7 @@ def experiment(tmp_path):
 
 
 def record(folder, name, **values):
+    values = {'command': f'OMP_NUM_THREADS=9 python ../{name}.py', 'outputs': {}} | values
     (folder / 'stages' / f'{name}.json').write_text(json.dumps(values))
 
 
@@ -146,12 +147,36 @@ def test_ranks_and_the_phase_transition_become_tables(tmp_path):
     save_points(tmp_path / 'transition-d2.json', job, [
         Point(per_class_dim=2, samples=4, errors=np.array([[0.05, 0.05], [0.3, 0.4]]))])
     by_rank, transition = report_tables.result_tables(
-        sorted(tmp_path.iterdir()), [f'python plot.py --ranks {tmp_path}/ranks-0.npz="Digits, 8x8"'])
+        sorted(tmp_path.iterdir()), ['plot.py', '--ranks', f'{tmp_path}/ranks-0.npz=Digits, 8x8'])
     assert 'Digits, 8x8, 4 noises' in by_rank.title
     assert by_rank.rows[0] == ['0.1', '1.000 (1.000 to 1.000)', '1.000 to 1.000']
     # Mean 1/3, standard deviation sqrt(3)/12 of 3: t(0.975, 2) = 4.303 times 1/12 on either side, in 0..1.
     assert by_rank.rows[1] == ['2', '0.333 (0.000 to 0.692)', '0.250 to 0.500']
     assert transition.rows == [['2', '4', '2.00', '0.500 (0.095 to 0.905)', '0.202']]
+
+
+def test_a_damaged_file_of_ranks_leaves_a_line_in_its_table_s_place(tmp_path):
+    (tmp_path / 'ranks-0.npz').write_text('cut')
+    (table,) = report_tables.result_tables([tmp_path / 'ranks-0.npz'], ['"'])
+    assert 'ranks-0.npz' in table.title
+    assert not table.rows
+
+
+def test_what_another_command_left_is_not_shown_as_this_plan_s(experiment):
+    record(experiment, 'train', state='finished', seconds=12.5, command='python train.py --lr=1')
+    record(experiment, 'sscd', state='finished', seconds=0.5)
+    assert '1 of 4 stages are finished' in page_of(experiment)
+    plan = json.loads((experiment / 'experiment.json').read_text())
+    plan['stages']['sscd']['needs'] = ['train']
+    (experiment / 'experiment.json').write_text(json.dumps(plan))
+    assert '0 of 4 stages are finished' in page_of(experiment)
+
+
+def test_damaged_scores_are_left_out(experiment):
+    for name in ('train', 'generate', 'sscd'):
+        record(experiment, name, state='finished', seconds=1)
+    (experiment.parents[1] / 'figures' / 'mini' / 'regimes.json').write_text('{cut')
+    assert 'Similarity' not in page_of(experiment)
 
 
 def test_a_folder_that_is_no_experiment_is_refused(tmp_path):

@@ -114,7 +114,8 @@ def test_a_folder_must_hold_the_images_that_were_made(folder):
     (folder / 'samples').mkdir()
     (folder / 'samples' / '9.png').write_text('of an earlier run')
     (folder / 'records').mkdir()
-    (folder / 'records' / 'a.json').write_text('{"key": "of another command", "state": "finished"}')
+    record = {'key': 'of another command', 'state': 'finished', 'outputs': {}}
+    (folder / 'records' / 'a.json').write_text(json.dumps(record))
     run(folder, stage)
     assert [path.name for path in sorted((folder / 'samples').iterdir())] == ['0.png', '1.png', '2.png']
     (folder / 'samples' / 'notes.txt').touch()
@@ -182,6 +183,32 @@ def test_another_command_or_input_runs_the_stage_and_all_after_it_again(folder):
     run(folder, append(folder, 'a', 'z', inputs=(data,)), todo[1])
     assert calls(folder) == 'zy'
     assert (folder / 'a.txt').read_text() == 'z'  # nothing is left of the outputs before
+
+
+def test_a_folder_of_inputs_counts_with_all_that_is_in_it(folder):
+    (folder / 'images' / 'class').mkdir(parents=True)
+    (folder / 'images' / 'class' / '0.jpg').write_text('an image')
+    stage = append(folder, 'a', 'x', inputs=(folder / 'images',))
+    run(folder, stage)
+    run(folder, stage)
+    assert calls(folder) == 'x'
+    (folder / 'images' / 'class' / '0.jpg').write_text('another')
+    run(folder, stage)
+    assert calls(folder) == 'x'
+
+
+@pytest.mark.parametrize('record', [
+    '[]', '{"state": "finished"}', '{"state": "finished", "key": "%s", "outputs": []}',
+    '{"state": "finished", "key": "%s", "outputs": {"a.txt": 5}}', '{"state": "bogus", "seconds": "12"}',
+    '{"state": "running", "key": "%s", "seconds": "x", "begun": 1}'])
+def test_a_damaged_record_is_as_none(record, folder):
+    stage = append(folder, 'a', 'x')
+    run(folder, stage)
+    path = folder / 'records' / 'a.json'
+    path.write_text(record.replace('%s', json.loads(path.read_text())['key']))
+    calls(folder)
+    run(folder, stage)
+    assert calls(folder) == 'x'
 
 
 def test_a_failing_stage_is_named_with_its_last_words_and_log(folder):
