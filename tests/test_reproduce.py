@@ -55,6 +55,10 @@ def test_the_main_job_leaves_scores_and_figure_and_does_no_work_twice(folder):
     assert 'train.py' not in again
     assert again.count(' are finished already') == 1
     assert {path: path.stat().st_mtime_ns for path in folder.rglob('*') if path.is_file()} == before
+    for name in ('regimes.csv', 'examples/n00003-0-nearest.png'):
+        (figures / name).unlink()
+        run(reproduce.main, *args)
+        assert (figures / name).is_file()
 
 
 def test_stopped_and_started_again_equals_never_stopped(folder):

@@ -110,6 +110,11 @@ def _write_examples(job: Regimes, examples: dict, similarities) -> None:
 
 
 def _holds(path: Path, results: dict) -> bool:
+    """Whether these results were written already, and what lies beside them is still there."""
+    columns = results['examples']['columns']
+    files = [path.parent / file for column in columns for file in (*column['samples'], *column['nearest'])]
+    if not all(file.is_file() for file in (path.with_suffix('.csv'), *files)):
+        return False
     try:
         written = json.loads(path.read_text(encoding='utf-8'))
     except (OSError, ValueError):
