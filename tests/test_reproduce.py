@@ -18,6 +18,7 @@ import train
 from evaluation import estimates, regimes, regimes_scores, stages
 from evaluation.regimes_results import load_results
 from helpers import ROOT, assert_equal, refuse, run
+from image_sets import write
 from training.networks import Conv2d, EDMPrecond
 from training.snapshot import load_snapshot
 
@@ -125,16 +126,19 @@ def test_training_sets_are_nested_and_seeds_are_disjoint():
 
 
 def test_scores_are_those_of_the_definitions(folder):
-    job = regimes.Regimes(name='x', data='x.zip', sizes=(1, 2), widths=(2, 1), kimg=1, thresholds=(0.5,))
+    job = regimes.Regimes(name='x', data='pool', sizes=(1, 2), widths=(2, 1), kimg=1, thresholds=(0.5,),
+                          num_samples=3)
     features = {(1, 2): np.eye(3), (1, 1): np.eye(3)[[0, 2, 1]],
                 (2, 2): np.eye(3), (2, 1): np.eye(3)}
-    students = list(features)
     features |= {(size, kind): np.eye(3)[[0, 0, 2]] for size in (1, 2) for kind in ('optimal', 'gaussian')}
-    pool = np.eye(3)[[1, 0, 2]]
-    from evaluation import scores
-    similarities = {key: scores.nearest_neighbors(features[key], pool[:key[0]]) for key in students}
-    heldout = {size: scores.nearest_neighbors(pool[2:], pool[:size])[0] for size in job.sizes}
-    found = regimes_scores._scores_at(0.5, job, features, similarities, heldout, [(2, 1)])
+    features = {regimes.student_name(*model): values for model, values in features.items()}
+    job.features('pool').parent.mkdir(parents=True)
+    for name, values in (features | {'pool': np.eye(3)[[1, 0, 2]]}).items():
+        np.savez(job.features(name), features=np.float32(values))
+    for path in (job.pool, job.samples(1, 2), job.samples(2, 2)):
+        write(path, {f'{i}.png': np.full((4, 4), 80 * i, np.uint8) for i in range(3)})
+    results = regimes_scores.collect(job)
+    found = results['scores']['0.5']
 
     def values(points):
         return [point['value'] for point in points]
@@ -145,6 +149,9 @@ def test_scores_are_those_of_the_definitions(folder):
     assert values(found['chance_rp']['2-1']) == pytest.approx([1 / 3, 0])
     assert values(found['optimal_rp']['2']) == pytest.approx([2 / 3, 2 / 3])
     assert values(found['gaussian_rp']['1']) == pytest.approx([1 / 3, 2 / 3])
+    shown = [[np.asarray(Image.open(job.results.parent / file)).max() for file in column['nearest']]
+             for column in results['examples']['columns']]
+    assert shown == [[0, 0, 0], [80, 0, 0]]
 
 
 def test_dry_run_prints_commands_and_costs_and_writes_nothing(folder, monkeypatch):

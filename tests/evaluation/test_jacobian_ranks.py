@@ -8,7 +8,7 @@ import torch
 
 from evaluation.jacobian import Layout, choose_layout, exact_energies, jacobian, numerical_rank
 from evaluation.jacobian_points import RealImages, Trajectories, noise_levels
-from evaluation.jacobian_randomized import RangeFinder, least_rank, randomized_ranks
+from evaluation.jacobian_randomized import RangeFinder, bound_rank, least_rank, randomized_ranks
 from evaluation.jacobian_study import METHODS, Method, check_memory, find_ranks
 from evaluation.molrg import true_denoiser
 from evaluation.sampler import edm_sampler
@@ -179,6 +179,15 @@ def test_the_rank_is_bounded_from_two_sums():
     least = least_rank(energies.sum(), energies.square().sum(), 0.99)
     assert least == pytest.approx(10 * 0.99**4)
     assert numerical_rank(energies) >= least
+
+
+@pytest.mark.parametrize(('hidden', 'eta'), [([10.0], 0.45), ([2.5] * 4, 0.45), ([2.5] * 4, 0.552)])
+def test_the_lower_bound_reckons_with_large_directions_that_were_missed(hidden, eta):
+    """At the worst: U holds the ten small directions alone, and those it missed have one energy."""
+    found, hidden, eta = torch.ones(10).double(), torch.tensor(hidden).double(), eta**0.5
+    exact = int(numerical_rank(torch.cat([hidden, found]), eta))
+    estimate = bound_rank(found, float(hidden.sum()), 0.0, float(hidden.square().sum()), dim=20, eta=eta)
+    assert estimate.low == exact < estimate.rank
 
 
 def test_states_at_chosen_levels_lie_on_a_trajectory(trajectory):

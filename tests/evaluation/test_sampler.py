@@ -42,7 +42,7 @@ class Gaussian:
         return torch.as_tensor(sigma)
 
     def __call__(self, x, sigma, class_labels=None):
-        return x * (self.std**2 / (self.std**2 + sigma**2))
+        return x / (1 + (sigma / self.std) ** 2)
 
     def solution(self, latents, sigma_max):
         """Where the ODE takes `latents` * sigma_max: x(t) grows with sqrt(std^2 + t^2)."""
@@ -83,6 +83,24 @@ def test_generalized_sampler_gives_the_references_states(key):
     images = generalized_sampler(golden_network(network)[0], LATENTS, num_steps=8, solver=solver, disc=disc,
                                  schedule=schedule, scaling=scaling[0] if scaling else 'none')
     close(images, key)
+
+
+@pytest.mark.parametrize('schedule', ['linear', 'vp'])
+@pytest.mark.parametrize('scaling', ['none', 'vp'])
+def test_churn_adds_the_same_noise_in_image_units_under_every_scaling(schedule, scaling):
+    """Data of infinite spread leave nothing to denoise: the denoiser hands back x^ / s(t^)."""
+    noises, drawn, steps = SampleGenerators(range(len(LATENTS)), CPU), [], []
+
+    def randn(x):
+        drawn.append(noises.randn(x.shape[1:], x.dtype))
+        return drawn[-1]
+
+    generalized_sampler(Gaussian(std=math.inf), LATENTS, num_steps=4, sigma_min=0.01, sigma_max=20,
+                        schedule=schedule, scaling=scaling, S_churn=1, S_noise=1.5, randn=randn,
+                        on_step=lambda i, *step: steps.append(step))
+    for (sigma, x, shown), noise in zip(steps, drawn, strict=True):
+        std = 1.5 * sigma * math.sqrt((1 + 1 / 4) ** 2 - 1)  # to reach (1 + S_churn / num_steps) sigma
+        torch.testing.assert_close(shown - x, std * noise, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize(('solver', 'order'), [('euler', 1), ('heun', 2)])

@@ -2,6 +2,7 @@ import copy
 import errno
 import io
 import json
+import math
 from dataclasses import replace
 from functools import partial
 
@@ -190,6 +191,17 @@ def test_first_step_has_learning_rate_zero_also_without_rampup(tmp_path):
     loop.train_step(run)
     assert run.optimizer.param_groups[0]['lr'] == config.optimizer_kwargs['lr']
     assert not torch.equal(before['model.map_layer0.weight'], run.net.state_dict()['model.map_layer0.weight'])
+
+
+def test_a_cosine_decay_ends_at_zero_with_the_run(tmp_path):
+    """Over half a period: cos^2 of a quarter turn."""
+    config = tiny_config(tmp_path, total_kimg=4, lr_decay='cosine')
+    run = prepared(config)
+    for share in (0.1, 0.5, 0.75, 1):
+        run.cur_nimg = int(4000 * share)
+        loop.train_step(run)
+        expected = config.optimizer_kwargs['lr'] * math.cos(math.pi / 2 * share) ** 2
+        assert run.optimizer.param_groups[0]['lr'] == pytest.approx(expected, rel=1e-12, abs=1e-18)
 
 
 def prepared(config):
