@@ -71,12 +71,12 @@ def main(source: str, dest: str, max_images: int | None, random_subset: int | No
         raise click.UsageError(f'--random-subset={random_subset} needs --max-images')
     check_size(transform, resolution)
 
+    from data.dataset import kept_by_max_size
+    from data.dataset_writer import write_dataset
+    from data.image_sources import open_source
+    from data.image_transforms import make_transform
     from torch_utils.memory import keep_freed_memory
     from torch_utils.processes import usable_cores
-    from training.dataset import kept_by_max_size
-    from training.dataset_writer import write_dataset
-    from training.image_sources import open_source
-    from training.image_transforms import make_transform
 
     keep_freed_memory()
     images = open_source(source)

@@ -71,7 +71,7 @@ def main(**opts):
     """
     _check(opts)
 
-    from evaluation import generation, pace
+    from sampling import generation, pace
     from torch_utils import distributed
     from torch_utils.files import make_output_dir
 
@@ -163,7 +163,8 @@ def _data_denoiser(opts: dict) -> str | None:
 
 def _denoiser(opts: dict, device) -> tuple:
     """What is sampled, on the device, and what identifies it in generation.json."""
-    from torch_utils.files import local_path, sha256_file
+    from torch_utils.downloads import local_path
+    from torch_utils.files import sha256_file
     from training.snapshot import load_network
 
     net, identity = None, {}
@@ -174,12 +175,12 @@ def _denoiser(opts: dict, device) -> tuple:
     if kind is None or (net is not None and net.label_dim):
         cli.check_class(opts['class_idx'], net.label_dim)
     if kind is None:
-        from evaluation.pace import prepare
+        from sampling.pace import prepare
 
         prepare(net, device, opts['precision'])
         return net, identity | ({'precision': opts['precision']} if opts['precision'] else {})
 
-    from evaluation.open_denoiser import open_denoiser
+    from denoisers.open_denoiser import open_denoiser
     from torch_utils.provenance import fingerprint
 
     net = open_denoiser(kind, opts['dataset'], device, net=net, class_idx=opts['class_idx'],
@@ -189,7 +190,7 @@ def _denoiser(opts: dict, device) -> tuple:
 
 def _sampler(opts: dict, net) -> dict:
     """The sampler's options, checked against the denoiser; says where the noise levels were clipped."""
-    from evaluation.sampler import clip_range, plan_steps
+    from sampling.sampler import clip_range, plan_steps
     from training.snapshot import note
 
     disc = opts['disc'] or 'edm'

@@ -76,7 +76,9 @@ def main(**opts):
     """
     _check(opts)
 
-    from evaluation import figures, jacobian_ranks, jacobian_study
+    from figures import style as figures
+    from jacobians import rank_file as jacobian_ranks
+    from jacobians import study as jacobian_study
     from torch_utils import distributed, provenance
     from torch_utils.files import make_output_dir
     from training.snapshot import load_network
@@ -117,7 +119,7 @@ def main(**opts):
 
 def _resumed(opts: dict, fresh):
     """The table of ranks with those that --out holds already."""
-    from evaluation.jacobian_ranks import resume_ranks
+    from jacobians.rank_file import resume_ranks
     from torch_utils.errors import UserError
 
     try:
@@ -152,7 +154,7 @@ def _given(param: str) -> bool:
 
 def _source(opts: dict, net):
     """Where the noisy images come from, checked against the network."""
-    from evaluation.jacobian_points import Trajectories, noise_levels, open_images
+    from jacobians.points import Trajectories, noise_levels, open_images
 
     low, high = float(net.sigma_min), float(net.sigma_max)
     for name in ('sigmas', 'sigma_min', 'sigma_max'):
@@ -188,7 +190,8 @@ def _status(ranks, row: int, column: int) -> str:
 
 
 def _finish(opts: dict, ranks) -> None:
-    from evaluation import figures, jacobian_figure
+    from figures import jacobian_figure
+    from figures import style as figures
 
     if opts['out']:
         print(f'{len(ranks.seed)} seeds, {len(ranks.sigma)} noise levels, dimension {ranks.dim}: '

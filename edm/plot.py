@@ -42,9 +42,10 @@ def regimes(results: str | None, scores: tuple[str, ...], data: str, kimg: float
     """
     if (results is None) == (not scores):
         raise click.UsageError('expected either --results or --scores')
-    from evaluation import figures, regimes_figure
-    from evaluation.regimes_collect import collect_scores
-    from evaluation.regimes_results import load_results
+    from figures import regimes_figure
+    from figures import style as figures
+    from figures.regimes_collect import collect_scores
+    from figures.regimes_results import load_results
 
     numbers = load_results(results) if results else collect_scores(scores, data=data, kimg=kimg,
                                                                    threshold=threshold)
@@ -64,8 +65,9 @@ def denoisers(results: str, out: str) -> None:
 
     Example: python edm/plot.py denoisers --results=regimes.json --out=denoisers.pdf
     """
-    from evaluation import denoisers_figure, figures
-    from evaluation.regimes_results import load_results
+    from figures import denoisers_figure
+    from figures import style as figures
+    from figures.regimes_results import load_results
 
     numbers = load_results(results)
     if not numbers.scores[numbers.threshold].optimal_rp:
@@ -96,8 +98,9 @@ def neighbors(neighbors: str, samples: str | None, training: str | None, count: 
       python edm/sscd.py mscore --source=a.npz --target=train.npz --neighbors=neighbors.npz
       python edm/plot.py neighbors --neighbors=neighbors.npz --out=neighbors.png
     """
-    from evaluation import figures, neighbors_figure
-    from evaluation.neighbors import load_neighbors, read_shown
+    from figures import neighbors_figure
+    from figures import style as figures
+    from scores.neighbors import load_neighbors, read_shown
 
     numbers = load_neighbors(neighbors)
     figures.check_out(out)
@@ -118,8 +121,9 @@ def similarity(matrix: str, out: str) -> None:
 
     Example: python edm/plot.py similarity --matrix=similarity.json --out=similarity.pdf
     """
-    from evaluation import figures, similarity_figure
-    from evaluation.similarity import load_similarity
+    from figures import similarity_figure
+    from figures import style as figures
+    from scores.similarity import load_similarity
 
     numbers = load_similarity(matrix)
     figures.check_out(out)
@@ -138,8 +142,9 @@ def training(run_dirs: tuple[str, ...], out: str) -> None:
 
     Example: python edm/plot.py training training/00000-* training/00001-* --out=training.png
     """
-    from evaluation import figures, training_figure
-    from evaluation.training_curves import load_curves
+    from figures import style as figures
+    from figures import training_figure
+    from figures.training_curves import load_curves
 
     runs = [load_curves(run_dir) for run_dir in run_dirs]
     figures.check_out(out)
@@ -162,8 +167,9 @@ def jacobian(ranks: tuple[str, ...], axis: str, max_snr: float | None, out: str)
 
     Example: python edm/plot.py jacobian --ranks a.npz=CIFAR-10 b.npz=FFHQ --out=jacobian.pdf
     """
-    from evaluation import figures, jacobian_figure
-    from evaluation.jacobian_ranks import load_ranks
+    from figures import jacobian_figure
+    from figures import style as figures
+    from jacobians.rank_file import load_ranks
 
     series = {}
     for item in ranks:
@@ -188,8 +194,9 @@ def phase_transition(results: tuple[str, ...], out: str) -> None:
 
     Example: python edm/plot.py phase-transition --results=transition.json --out=transition.pdf
     """
-    from evaluation import figures, phase_transition_figure
-    from evaluation.phase_transition import load_points
+    from experiments.phase_transition import load_points
+    from figures import phase_transition_figure
+    from figures import style as figures
 
     points, settings = load_points(results)
     figures.check_out(out)

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from torch_utils import cli
-from torch_utils.files import is_url
+from torch_utils.downloads import is_url
 from torch_utils.processes import usable_cores
 
 
@@ -84,8 +84,8 @@ def regimes(preset, device, jobs, gpus, adopt, emit, dry_run, assume_img_per_s, 
       python edm/reproduce.py regimes --preset=quickstart
       python edm/reproduce.py regimes --preset=paper --dry-run --assume-img-per-s=2000
     """
-    from evaluation import regimes as experiment
-    from evaluation import regimes_scores
+    from experiments import regimes as experiment
+    from experiments import regimes_scores
 
     run = {'jobs': jobs, 'gpus': gpus, 'adopt': adopt, 'emit': emit, 'dry_run': dry_run,
            'assume_img_per_s': assume_img_per_s}
@@ -121,7 +121,7 @@ def molrg(preset, name, device, **run):
 
     Example: python edm/reproduce.py molrg --preset=quickstart
     """
-    from evaluation import molrg_experiment as experiment
+    from experiments import molrg_experiment as experiment
 
     job = _on_device(_named(experiment.PRESETS[preset], name), device, run['gpus'])
     if _run(job, 'molrg', experiment.plan(job), **run):
@@ -146,7 +146,7 @@ def jacobian(preset, networks, name, device, **run):
       python edm/reproduce.py jacobian --preset=quickstart
       python edm/reproduce.py jacobian --networks training/mine/network-snapshot-002000.pkl=Mine
     """
-    from evaluation import jacobian_experiment as experiment
+    from experiments import jacobian_experiment as experiment
 
     job = _on_device(_named(experiment.PRESETS[preset], name), device, run['gpus'])
     job = replace(job, networks=(*job.networks, *map(cli.split_label, networks)))
@@ -193,7 +193,7 @@ def phase_transition(out, device, dims, ratios, **options):
     """
     from tqdm import tqdm
 
-    from evaluation.phase_transition import Transition, measure, save_points
+    from experiments.phase_transition import Transition, measure, save_points
     from torch_utils import distributed
     from torch_utils.files import make_output_dir
 
@@ -233,8 +233,8 @@ def _run(job, experiment: str, stages, *, later=(), jobs, gpus, adopt, emit, dry
     experiment: 'regimes', 'molrg' or 'jacobian'. later: stages that the caller runs after these, by
     `_run_later`.
     """
-    from evaluation import report, stage_scripts
-    from evaluation.stages import run_stages
+    from experiments import report, stage_scripts
+    from experiments.stages import run_stages
 
     if emit and dry_run:
         raise click.UsageError('--emit and --dry-run can\'t be given together: one prints a script, the '
@@ -261,7 +261,7 @@ def _run(job, experiment: str, stages, *, later=(), jobs, gpus, adopt, emit, dry
 
 def _run_later(job, stages) -> None:
     """Run stages that stand on what was made of the others."""
-    from evaluation.stages import run_stages
+    from experiments.stages import run_stages
 
     run_stages(stages, records=_records(job), threads=_threads(job), quiet=True)
 
@@ -281,7 +281,7 @@ def _last_command() -> str:
 
 def _print_estimate(job, experiment: str, assumed: float | None, places: int) -> None:
     """Hours, disk and memory of the whole experiment."""
-    from evaluation import experiment_costs
+    from experiments import experiment_costs
     from torch_utils.distributed import pick_device
 
     estimate = experiment_costs.ESTIMATES[experiment](job)
@@ -350,7 +350,7 @@ def _thresholds(text: str) -> tuple[float, ...]:
 
 def _check_data(job) -> None:
     """Make sure that there are images for the largest training set, and one to hold out."""
-    from training.dataset import ImageDataset
+    from data.dataset import ImageDataset
 
     if job.teacher or job.teacher_training:  # a teacher makes as many as are needed
         return
@@ -371,7 +371,7 @@ def report_command(folder, out):
 
     Example: python edm/reproduce.py report evaluation/quickstart
     """
-    from evaluation import report
+    from experiments import report
     from torch_utils.files import atomic_write, make_output_dir
 
     folder = Path(folder)

@@ -93,10 +93,11 @@ def feature(images: str, features: str, descriptor: str, model: str | None, batc
     if model is not None and descriptor == 'pixel':
         raise click.UsageError('--model is for --descriptor sscd, got pixel')
 
-    from evaluation.extraction import extract
-    from evaluation.image_stream import default_workers, open_images
+    from data.image_stream import open_images
+    from scores.extraction import extract
     from torch_utils import distributed
     from torch_utils.files import make_output_dir
+    from torch_utils.processes import default_workers
 
     device = distributed.pick_device(device)
     distributed.init(device)
@@ -116,8 +117,8 @@ def feature(images: str, features: str, descriptor: str, model: str | None, batc
 
 
 def _descriptor(kind: str, model: str | None, device):
-    from evaluation.descriptors import PixelDescriptor
-    from evaluation.sscd_model import SscdDescriptor, find_model
+    from scores.descriptors import PixelDescriptor
+    from scores.sscd_model import SscdDescriptor, find_model
 
     if kind == 'pixel':
         return PixelDescriptor()  # computed on the CPU whatever the device
@@ -154,8 +155,8 @@ def rpscore(source: str, target: str, threshold: float, json_path: str | None, s
     if widths and len(set(widths)) != 2:
         raise click.UsageError(f'--width {", ".join(map(str, widths))}: expected two different widths, of '
                                'source and target')
-    from evaluation.features import load_pair
-    from evaluation.scores import Share, pair_similarities
+    from scores.copy_scores import Share, pair_similarities
+    from scores.features import load_pair
 
     first, second = load_pair(source, target, rows_match=True)
     _prepare(device, json=json_path)
@@ -188,9 +189,9 @@ def mscore(source: str, target: str, threshold: float, json_path: str | None, si
     """
     if len(widths) > 1:
         raise click.UsageError(f'--width {", ".join(map(str, widths))}: expected one width, of source')
-    from evaluation.features import load_pair
-    from evaluation.neighbors import save_neighbors
-    from evaluation.scores import Share, nearest_neighbors
+    from scores.copy_scores import Share, nearest_neighbors
+    from scores.features import load_pair
+    from scores.neighbors import save_neighbors
     from torch_utils import provenance
 
     first, second = load_pair(source, target, rows_match=False)
@@ -227,9 +228,10 @@ def maescore(source: str, target: str, threshold: float, json_path: str | None, 
 
     Example: python edm/sscd.py maescore --source=evaluation/a --target=evaluation/b
     """
-    from evaluation.image_stream import default_workers, open_images
-    from evaluation.pixel_errors import match_names, pairwise_errors
-    from evaluation.scores import Share
+    from data.image_stream import open_images
+    from scores.copy_scores import Share
+    from scores.pixel_errors import match_names, pairwise_errors
+    from torch_utils.processes import default_workers
 
     streams = [open_images(source, '--source'), open_images(target, '--target')]
     _prepare('cpu', json=json_path)
@@ -276,11 +278,12 @@ def matrix(features: tuple[str, ...], images: tuple[str, ...], names: tuple[str,
             raise click.UsageError(f'--{option}: {len(given)} for {len(names)} --names, expected one each')
     if not (features or images) or len(names) < 2:
         raise click.UsageError('expected --features or --images (or both) of at least two models')
-    from evaluation import similarity
-    from evaluation.features import load_features
-    from evaluation.image_stream import default_workers, open_images
+    from data.image_stream import open_images
+    from scores import similarity
+    from scores.features import load_features
     from torch_utils import provenance
     from torch_utils.files import write_json
+    from torch_utils.processes import default_workers
 
     loaded = [load_features(path, '--features') for path in features]
     streams = [open_images(path, '--images') for path in images]
@@ -332,7 +335,7 @@ def _mention(threshold: float, **features) -> None:
 
 def _check_names(features: dict, ignore: bool) -> None:
     """Refuse rows whose files have different names, so perhaps different seeds."""
-    from evaluation.similarity import first_difference
+    from scores.similarity import first_difference
 
     if ignore:
         return

@@ -40,7 +40,7 @@ def main(**opts):
 
     torchrun --standalone --nproc_per_node=2 edm/train.py --outdir=training --data=datasets/cifar10-32x32.zip
     """
-    from training.dataset import ImageDataset
+    from data.dataset import ImageDataset
 
     _check(opts)
     dataset = ImageDataset(opts['data'], use_labels=opts['cond'], xflip=opts['xflip'], cache=opts['cache'])

@@ -107,7 +107,7 @@ def main(**opts):
     elif opts['resume']:
         resume = opts['resume']
 
-    from training.molrg import MoLRG
+    from data.molrg_data import MoLRG
 
     dataset = MoLRG(opts['path'], shape, seed=opts['data_seed'], use_labels=opts['cond'],
                     make=not opts['dry_run'])
@@ -132,7 +132,7 @@ def _print_recovery(run_dir: Path, dataset) -> None:
     """How far the subspaces that the averaged network has found are from the true ones."""
     import torch
 
-    from evaluation.molrg import describe_errors, recovery_errors
+    from denoisers.molrg_denoiser import describe_errors, recovery_errors
     from training.run_dir import newest_snapshot
     from training.snapshot import load_network
 
@@ -169,7 +169,7 @@ def _fill_in_defaults(opts: dict) -> None:
 
 
 def _shape(opts: dict):
-    from training.molrg import MoLRGShape
+    from data.molrg_data import MoLRGShape
 
     try:
         return MoLRGShape(resolution=opts['img_res'], class_num=opts['class_num'],

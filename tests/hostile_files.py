@@ -146,7 +146,7 @@ CALLS = {
     'torch.hub.load': ('{path}', 'x'),
     'torch.jit.load': ('{path}',),
     'torch_utils.files.write_json': ('{path}', 1),
-    'torch_utils.files.local_path': ('http://127.0.0.1:9/x', ''),
+    'torch_utils.downloads.local_path': ('http://127.0.0.1:9/x', ''),
     'torch_utils.persistence.persistent_class': (dict,),
 }
 

@@ -69,7 +69,7 @@ def _cell(text: str) -> str:
 
 def stages() -> str:
     """Of each experiment's preset `paper`, folded, a command of each kind of stage, and their number."""
-    from evaluation import jacobian_experiment, molrg_experiment, regimes, regimes_scores
+    from experiments import jacobian_experiment, molrg_experiment, regimes, regimes_scores
 
     plans = {'regimes': [*regimes.plan(regimes.PAPER), *regimes_scores.picture_stages(regimes.PAPER)],
              'molrg': molrg_experiment.plan(molrg_experiment.PRESETS['paper']),

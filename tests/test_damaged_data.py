@@ -16,10 +16,10 @@ from PIL import Image
 
 import dataset_tool
 from crafted_zips import Member, bomb, craft
+from data.dataset import ImageDataset
 from helpers import refuse, run
 from image_sets import encode, write
 from torch_utils.errors import UserError
-from training.dataset import ImageDataset
 
 GREY = np.random.RandomState(0).randint(256, size=(8, 8), dtype=np.uint8)
 RGB = np.random.RandomState(1).randint(256, size=(8, 8, 3), dtype=np.uint8)

@@ -16,11 +16,11 @@ import pytest
 from PIL import Image
 
 import dataset_tool
+from data import dataset_writer
+from data.dataset import ImageDataset
+from data.image_transforms import make_transform
 from helpers import DATA, refuse, run
 from image_sets import encode, write
-from training import dataset_writer
-from training.dataset import ImageDataset
-from training.image_transforms import make_transform
 
 GOLDEN = json.loads((DATA / 'dataset-tool.json').read_text())
 CASES = [name for name, case in GOLDEN.items() if case['returncode'] == 0]

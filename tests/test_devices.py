@@ -10,10 +10,10 @@ import pytest
 import torch
 
 import generate
-from evaluation import generation
-from evaluation.sampler import generalized_sampler
 from golden_networks import golden_network
 from helpers import ROOT, run
+from sampling import generation
+from sampling.sampler import generalized_sampler
 from torch_utils import distributed, seeding
 from training import loss
 from training.augment import AugmentPipe

@@ -17,8 +17,8 @@ import dataset_tool
 import generate
 import sscd
 import train
-from evaluation import generation
 from helpers import ROOT, refuse, run
+from sampling import generation
 from torch_utils import files
 from training.networks import EDMPrecond
 from training.snapshot import load_snapshot, save_snapshot

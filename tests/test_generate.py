@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 
 import generate
-from evaluation import generation
 from helpers import DATA, golden, refuse, run, torchrun, torchrun_on_two_machines
+from sampling import generation
 from torch_utils.errors import UserError
 from torch_utils.seeding import SampleGenerators
 from training.networks import EDMPrecond

@@ -15,12 +15,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from evaluation.features import read_arrays
+from data.dataset import ImageDataset
+from data.image_files import decode_image
 from image_sets import encode
+from scores.features import read_arrays
 from torch_utils.errors import UserError
 from training import networks, old_states, snapshot
-from training.dataset import ImageDataset
-from training.image_files import decode_image
 
 PIXELS = np.random.RandomState(0).randint(256, size=(3, 8, 8, 3), dtype=np.uint8)
 FORMATS = ('PNG', 'JPEG', 'BMP', 'GIF', 'WEBP', 'TIFF', 'PPM', 'TGA', 'ICO')

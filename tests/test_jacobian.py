@@ -11,12 +11,12 @@ from PIL import Image
 
 import jacobian
 import plot
-from evaluation.jacobian_figure import draw_ranks
-from evaluation.jacobian_ranks import load_ranks, new_ranks, save_ranks
-from evaluation.jacobian_study import Method, find_ranks
+from data.molrg_data import MoLRG, MoLRGShape
+from figures.jacobian_figure import draw_ranks
 from helpers import DATA, refuse, run, torchrun
+from jacobians.rank_file import load_ranks, new_ranks, save_ranks
+from jacobians.study import Method, find_ranks
 from torch_utils.seeding import SampleGenerators
-from training.molrg import MoLRG, MoLRGShape
 from training.networks import EDMPrecond, VEPrecond
 from training.snapshot import save_snapshot
 
@@ -105,7 +105,7 @@ def test_an_interrupted_run_goes_on_where_it_was(nets, tmp_path, monkeypatch):
         return find_ranks(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr('evaluation.jacobian_study.find_ranks', interrupted)
+        patch.setattr('jacobians.study.find_ranks', interrupted)
         refuse(jacobian.main, f'--network_pkl={nets["edm"]}', '--device=cpu', '--seeds=0-2', '--steps=4',
                f'--out={part}', '--save_spectrum', status=130, says=('interrupted',))
     assert (load_ranks(part).rank >= 0).all(axis=0).tolist() == [True, True, False, False]

@@ -7,11 +7,11 @@ import pytest
 from PIL import Image
 
 import plot
-from evaluation.denoisers_figure import draw_denoisers
-from evaluation.regimes_figure import draw_regimes
-from evaluation.regimes_results import generalization_start, load_results, memorization_end
-from evaluation.scores import Share
+from figures.denoisers_figure import draw_denoisers
+from figures.regimes_figure import draw_regimes
+from figures.regimes_results import generalization_start, load_results, memorization_end
 from helpers import refuse, run
+from scores.copy_scores import Share
 
 SIZES = [2, 4, 8, 16, 32, 64, 256, 1536]
 RP = [0.86, 0.72, 0.60, 0.52, 0.48, 0.57, 0.76, 0.84]

@@ -10,12 +10,12 @@ from PIL import Image
 
 import plot
 import sscd
-from evaluation.neighbors import load_neighbors, read_shown
-from evaluation.neighbors_figure import choose, draw_neighbors
-from evaluation.similarity import Matrix, Similarity, load_similarity
-from evaluation.similarity_figure import draw_similarity
+from figures.neighbors_figure import choose, draw_neighbors
+from figures.similarity_figure import draw_similarity
 from helpers import refuse, run
 from image_sets import write
+from scores.neighbors import load_neighbors, read_shown
+from scores.similarity import Matrix, Similarity, load_similarity
 
 VALUES = [[1, 0.25, 0.9], [0.25, 1, 0.6], [0.9, 0.6, 1]]
 

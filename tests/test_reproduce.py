@@ -15,8 +15,8 @@ from PIL import Image
 
 import reproduce
 import train
-from evaluation import estimates, regimes, regimes_scores, stages
-from evaluation.regimes_results import load_results
+from experiments import estimates, regimes, regimes_scores, stages
+from figures.regimes_results import load_results
 from helpers import ROOT, assert_equal, refuse, run
 from image_sets import write
 from training.networks import Conv2d, EDMPrecond
@@ -95,7 +95,7 @@ def test_stopped_and_started_again_equals_never_stopped(folder):
 
 
 def _training_images(folder, size):
-    from training.dataset import ImageDataset
+    from data.dataset import ImageDataset
     return ImageDataset(folder / 'datasets' / 'quickstart' / f'n{size:05d}.zip').images()[:, 0]
 
 
@@ -105,7 +105,7 @@ def test_students_learn_what_a_teacher_generates(folder):
     pool = folder / 'evaluation' / 'quickstart-teacher' / 'teacher'
     assert len(list(pool.glob('*.png'))) == 5
     first = np.asarray(Image.open(pool / '000000.png'))
-    from training.dataset import ImageDataset
+    from data.dataset import ImageDataset
     data = ImageDataset(folder / 'datasets' / 'quickstart-teacher' / 'n00002.zip')
     assert np.array_equal(data.images([0])[0, 0], first)
     assert load_results(folder / 'figures' / 'quickstart-teacher' / 'regimes.json').sizes == [2]

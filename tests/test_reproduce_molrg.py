@@ -6,12 +6,12 @@ import pytest
 from PIL import Image
 
 import reproduce
-from evaluation import jacobian_experiment, molrg_experiment
-from evaluation.jacobian_ranks import load_ranks
-from evaluation.phase_transition import Transition
+from data.molrg_data import MoLRGShape
+from experiments import jacobian_experiment, molrg_experiment
+from experiments.phase_transition import Transition
 from helpers import refuse, run
+from jacobians.rank_file import load_ranks
 from training.low_rank import LowRankDenoiser
-from training.molrg import MoLRGShape
 from training.networks import EDMPrecond
 from training.snapshot import save_snapshot
 

@@ -8,11 +8,11 @@ import torch
 from PIL import Image
 
 import sscd
-from evaluation.descriptors import pixel_descriptor
-from evaluation.features import load_features
-from evaluation.scores import nearest_neighbors, wilson_interval
-from evaluation.sscd_model import SscdDescriptor
 from helpers import DATA, refuse, run, torchrun
+from scores.copy_scores import nearest_neighbors, wilson_interval
+from scores.descriptors import pixel_descriptor
+from scores.features import load_features
+from scores.sscd_model import SscdDescriptor
 from scripted import pooled, save_script
 
 GOLDEN = json.loads((DATA / 'scores.json').read_text())

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import trainMoLRG
+from data.molrg_data import MoLRG, MoLRGShape
 from helpers import refuse, run, torchrun
-from training.molrg import MoLRG, MoLRGShape
 from training.snapshot import load_snapshot
 
 DATA = ('--img_res=4', '--class_num=2', '--per_class_dim=6', '--sample_per_class=50')

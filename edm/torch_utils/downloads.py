@@ -32,6 +32,27 @@ def download_dir() -> Path:
     return (Path(root) if root else Path.home() / '.cache' / 'dnnlib') / 'downloads'
 
 
+def is_url(path: str) -> bool:
+    """True for http and https addresses."""
+    return re.match(r'https?://', str(path), re.IGNORECASE) is not None
+
+
+def local_path(path_or_url: str, option: str) -> Path:
+    """A file on this machine: the path itself, or the cached download of a URL.
+
+    Raises UserError naming `option` if there is no such file or the download fails.
+    """
+    if is_url(path_or_url):
+        return cached(path_or_url, option)
+    if re.match(r'[a-z][a-z0-9+.-]*://', str(path_or_url), re.IGNORECASE):
+        raise UserError(f'{option} {path_or_url}: expected a path, or an address that begins with https:// '
+                        'or http://')
+    path = Path(path_or_url)
+    if not path.is_file():
+        raise UserError(f'{option} {path_or_url}: no such file')
+    return path
+
+
 def cached(url: str, option: str) -> Path:
     """The copy of `url` in `download_dir()`, downloaded where it is not there yet. Errors as in `fetch`."""
     plain = urldefrag(url).url

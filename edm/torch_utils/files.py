@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import json
 import os
-import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -112,26 +111,4 @@ def make_output_dir(path: str | os.PathLike, option: str = '--outdir') -> Path:
             pass
     except OSError as err:
         raise UserError(f'{option} {path}: can\'t write there ({err.strerror})') from err
-    return path
-
-
-def is_url(path: str) -> bool:
-    """True for http and https addresses."""
-    return re.match(r'https?://', str(path), re.IGNORECASE) is not None
-
-
-def local_path(path_or_url: str, option: str) -> Path:
-    """A file on this machine: the path itself, or the cached download of a URL.
-
-    Raises UserError naming `option` if there is no such file or the download fails.
-    """
-    if is_url(path_or_url):
-        from torch_utils import downloads  # it stands on this module
-        return downloads.cached(path_or_url, option)
-    if re.match(r'[a-z][a-z0-9+.-]*://', str(path_or_url), re.IGNORECASE):
-        raise UserError(f'{option} {path_or_url}: expected a path, or an address that begins with https:// '
-                        'or http://')
-    path = Path(path_or_url)
-    if not path.is_file():
-        raise UserError(f'{option} {path_or_url}: no such file')
     return path

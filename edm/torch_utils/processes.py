@@ -11,8 +11,11 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing.connection import Connection
+from typing import TypeVar
 
 from torch_utils.errors import UserError
+
+Item, Result = TypeVar('Item'), TypeVar('Result')
 
 
 def usable_cores() -> int:
@@ -89,3 +92,22 @@ def _ask(free: queue.SimpleQueue, item):
     if not good:
         raise result
     return result
+
+
+def default_workers() -> int:
+    """Threads that decode images: as many as there are cores for each process of this machine, at most 8."""
+    return max(1, min(8, usable_cores() // int(os.environ.get('LOCAL_WORLD_SIZE', 1))))
+
+
+def map_ahead(function: Callable[[Item], Result], items: Iterable[Item], workers: int,
+              ahead: int) -> Iterator[Result]:
+    """function(item) in order of the items, by `workers` threads that are at most `ahead` items in front."""
+    pool, pending = ThreadPoolExecutor(workers), deque()
+    with contextlib.ExitStack() as stack:
+        stack.callback(pool.shutdown, wait=True, cancel_futures=True)
+        for item in items:
+            pending.append(pool.submit(function, item))
+            if len(pending) > ahead:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()

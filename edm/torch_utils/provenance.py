@@ -15,7 +15,8 @@ from pathlib import Path
 import click
 
 from torch_utils.cli import shorten
-from torch_utils.files import is_url, local_path, sha256_file
+from torch_utils.downloads import is_url, local_path
+from torch_utils.files import sha256_file
 
 
 def record(*, inputs: Iterable[str | Path | None] = (), **more) -> dict:

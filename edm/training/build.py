@@ -2,8 +2,8 @@
 
 import torch
 
+from data.data_form import Dataset
 from training.augment import AugmentPipe
-from training.data_form import Dataset
 from training.loss import EDMLoss, VELoss, VPLoss
 from training.low_rank import LowRankDenoiser
 from training.networks import PRECONDS

@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from data.data_form import Dataset
 from torch_utils import distributed
 from torch_utils.errors import UserError
 from torch_utils.files import atomic_write
 from torch_utils.seeding import numpy_state, set_numpy_state
 from training import old_states
-from training.data_form import Dataset
 from training.run_dir import states_in
 
 _KEYS = {'net', 'ema', 'optimizer_state', 'cur_nimg', 'cur_tick', 'tick_start_nimg', 'elapsed_sec',

@@ -9,11 +9,11 @@ from pathlib import Path
 import click
 import torch
 
+from data.data_form import Dataset
 from torch_utils import distributed, provenance
 from torch_utils.errors import UserError
 from training import checkpoint
 from training.config import TrainingConfig
-from training.data_form import Dataset
 from training.loop import train
 from training.run_dir import find_states, make_run_dir, run_id, snapshot_name
 from training.snapshot import load_snapshot

@@ -18,18 +18,17 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from data.batches import Batches
+from data.data_form import Dataset
 from torch_utils import distributed
 from torch_utils.errors import UserError
 from torch_utils.interrupt import StopSignals
 from torch_utils.seeding import seed_training
 from training import checkpoint
-from training.batches import Batches
 from training.build import build, build_optimizer
 from training.config import LR_DECAYS, TrainingConfig, split_batch
-from training.data_form import Dataset
 from training.flat import FlatOptimizer, FlatParameters, Gradients
 from training.kernels import choose_kernels, compile_network, set_precision
-from training.report import describe, report
 from training.run import Run
 from training.run_dir import RunLog, remove_leftovers, snapshot_name, state_name
 from training.saving import (
@@ -40,6 +39,7 @@ from training.saving import (
     save_state,
 )
 from training.stats import Moments
+from training.ticks import describe, report
 
 STEPS_TO_LOOK = 4  # on a GPU, between looks at what the processes note, each of which waits for it
 
@@ -51,7 +51,7 @@ def train(config: TrainingConfig, dataset: Dataset, make_net: Callable[[], torch
 
     Called on every process of the group. The folder exists.
 
-    dataset: see `training.batches.Batches`. make_net: draws the network on the CPU.
+    dataset: see `data.batches.Batches`. make_net: draws the network on the CPU.
     state: from `checkpoint.load_state` and checked, to continue. source: on rank 0, a network whose weights
         to start with. card: on rank 0, the model card for the run's files.
     Returns the number of the signal that ended the run early, after a state was saved, else None.

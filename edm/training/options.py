@@ -14,6 +14,7 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
+from data.data_form import Dataset
 from torch_utils import cli
 from torch_utils.errors import UserError
 from training.config import (
@@ -24,7 +25,6 @@ from training.config import (
     TrainingConfig,
     split_batch,
 )
-from training.data_form import Dataset
 from training.run_dir import (
     dir_to_go_on_in,
     how_run_differs,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from evaluation.sampler import edm_sampler
+from sampling.sampler import edm_sampler
 from torch_utils.images import make_grid, to_uint8, write_png
 from torch_utils.seeding import SampleGenerators
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
+from data.batches import Batches
 from torch_utils.interrupt import StopSignals
-from training.batches import Batches
 from training.config import BatchSplit, TrainingConfig
 from training.flat import FlatOptimizer, Gradients
 from training.kernels import Kernels

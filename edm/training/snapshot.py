@@ -19,7 +19,7 @@ import torch
 from torch.nn.modules.module import register_module_module_registration_hook
 from torch.overrides import TorchFunctionMode
 
-from torch_utils import distributed, files, persistence, safe_pickle
+from torch_utils import distributed, downloads, files, persistence, safe_pickle
 from torch_utils.errors import UserError
 from torch_utils.safe_pickle import PersistentObject, shown
 from training import augment, loss, low_rank, networks
@@ -46,7 +46,7 @@ def load_snapshot(path_or_url: str, option: str = '--network') -> dict:
     objects of unknown classes or tensors that don't fit.
     """
     with _blame(path_or_url, option), _collector_paused():
-        contents, size = _read(files.local_path(path_or_url, option))
+        contents, size = _read(downloads.local_path(path_or_url, option))
         built = {key: _build(key, value) if key in CLASSES and key != 'ema' else value
                  for key, value in contents.items()}
         return built | {'ema': _build_network(contents['ema'], size, path_or_url)}
@@ -58,7 +58,7 @@ def load_network(path_or_url: str, device: torch.device, option: str = '--networ
     Errors as in `load_snapshot`.
     """
     with _blame(path_or_url, option), _collector_paused():
-        contents, size = _read(files.local_path(path_or_url, option))
+        contents, size = _read(downloads.local_path(path_or_url, option))
         return _build_network(contents['ema'], size, path_or_url).to(device)
 
 

@@ -19,12 +19,13 @@ import torch
 from measure import Row, side_by_side
 from PIL import Image
 
-from evaluation.descriptors import PixelDescriptor
-from evaluation.extraction import extract
-from evaluation.image_stream import default_workers, map_ahead, open_images
-from evaluation.sscd_model import MEAN, SIZE, STD, SscdDescriptor, normalize, resize
+from data.image_stream import open_images
 from image_sets import encode
+from scores.descriptors import PixelDescriptor
+from scores.extraction import extract
+from scores.sscd_model import MEAN, SIZE, STD, SscdDescriptor, normalize, resize
 from scripted import save
+from torch_utils.processes import default_workers, map_ahead
 
 _BATCH = 16
 

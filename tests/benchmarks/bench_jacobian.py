@@ -11,8 +11,8 @@ a network's costs and has a low rank; the times of both methods include the sing
 import torch
 from measure import Row, side_by_side
 
-from evaluation.jacobian import choose_layout, jacobian_rows, set_memory_format
-from evaluation.jacobian_study import Method, find_ranks
+from jacobians.products import choose_layout, jacobian_rows, set_memory_format
+from jacobians.study import Method, find_ranks
 from torch_utils.distributed import pick_device
 from training.networks import EDMPrecond
 

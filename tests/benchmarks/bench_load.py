@@ -30,8 +30,8 @@ import os, sys
 sys.path[:0] = sys.argv[1:3]
 import torch
 from measure import peak_mib
-from training.batches import Batches
-from training.dataset import ImageDataset
+from data.batches import Batches
+from data.dataset import ImageDataset
 before = peak_mib()
 dataset = ImageDataset(sys.argv[3], cache=sys.argv[4] == 'kept')
 workers = 0 if sys.argv[4] == 'kept' else 2

@@ -23,8 +23,8 @@ import numpy as np
 import torch
 from measure import Row, run_python, seconds, side_by_side
 
-from evaluation.optimal_denoiser import OptimalDenoiser
-from evaluation.pixels import Pixels
+from data.pixels import Pixels
+from denoisers.optimal_denoiser import OptimalDenoiser
 from image_sets import write
 
 EDM = Path(__file__).parents[2] / 'edm'
@@ -35,7 +35,7 @@ PEAK = '''
 import sys
 sys.path[:0] = sys.argv[1:3]
 import torch
-from evaluation.open_denoiser import open_denoiser
+from denoisers.open_denoiser import open_denoiser
 from measure import peak_mib
 from torch_utils.distributed import pick_device
 net = open_denoiser('optimal', sys.argv[3], pick_device('cpu'))

@@ -31,7 +31,7 @@ from PIL import Image
 from torch.nn.functional import conv2d, conv_transpose2d, linear
 from torch.overrides import TorchFunctionMode
 
-from evaluation import pace
+from sampling import pace
 from torch_utils.distributed import pick_device
 from training.networks import EDMPrecond
 from training.snapshot import save_snapshot

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from measure import Row, run_python, side_by_side
 
-from evaluation.scores import nearest_neighbors, pair_similarities
+from scores.copy_scores import nearest_neighbors, pair_similarities
 
 HERE = Path(__file__).resolve().parent
 SCRIPT = HERE.parents[1] / 'edm' / 'sscd.py'

@@ -27,12 +27,12 @@ from measure import Row, elsewhere, run_python, side_by_side
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from data.dataset import ImageDataset
 from helpers import DATA, ROOT, golden
 from torch_utils.distributed import pick_device
 from training import loop, saving
 from training.build import build_network
 from training.config import ARCHITECTURES, TrainingConfig
-from training.dataset import ImageDataset
 from training.networks import attention_weights
 
 CPU = pick_device('cpu')
@@ -42,7 +42,7 @@ PLAIN = """import json, sys
 sys.path[:0] = sys.argv[1:4]
 from plain_training import plain_step
 from training.build import build, build_network
-from training.dataset import ImageDataset
+from data.dataset import ImageDataset
 images, (network, loss) = ImageDataset(sys.argv[4]), map(json.loads, sys.argv[5:])
 step = plain_step(build_network(network, images), build(loss), images, batch=64)"""
 QUICKSTART_LOSS = {'class_name': 'training.loss.EDMLoss', 'P_mean': -0.8, 'P_std': 1.2}

@@ -21,15 +21,16 @@ import torch
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parents[1] / 'edm')]
 
-from evaluation import scores  # noqa: E402, found through the line above
-from evaluation.jacobian import jacobian, numerical_rank  # noqa: E402
-from evaluation.optimal_denoiser import OptimalDenoiser  # noqa: E402
-from evaluation.pixels import Pixels  # noqa: E402
-from evaluation.sampler import edm_sampler, generalized_sampler  # noqa: E402
+from data import data_order  # noqa: E402, found through the line above
+from data.pixels import Pixels  # noqa: E402
+from denoisers.optimal_denoiser import OptimalDenoiser  # noqa: E402
 from golden_networks import golden_network, network_specs  # noqa: E402
 from helpers import DATA, golden  # noqa: E402
+from jacobians.products import jacobian, numerical_rank  # noqa: E402
+from sampling.sampler import edm_sampler, generalized_sampler  # noqa: E402
+from scores import copy_scores as scores  # noqa: E402
 from torch_utils.seeding import SampleGenerators  # noqa: E402
-from training import data_order, loop, loss, networks, saving, snapshot  # noqa: E402
+from training import loop, loss, networks, saving, snapshot  # noqa: E402
 from training.augment import AugmentPipe  # noqa: E402
 from training.build import build, build_network  # noqa: E402
 from training.config import TrainingConfig  # noqa: E402
@@ -119,7 +120,7 @@ def loss_cases() -> Iterator[Case]:
 
 def order_cases() -> Iterator[Case]:
     """Which images training visits, and which `max_size` keeps."""
-    from training.dataset import kept_by_max_size
+    from data.dataset import kept_by_max_size
     wrong, kept = 0, 0
     for name, order in golden('orders').items():
         kind, text = name.split('/')

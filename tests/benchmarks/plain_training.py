@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import torch
 
-from training.data_order import InfiniteSampler
+from data.data_order import InfiniteSampler
 
 
 class _Items(torch.utils.data.Dataset):

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from helpers import ROOT
-from torch_utils import downloads, files
+from torch_utils import downloads
 from torch_utils.errors import UserError
 
 DATA = bytes(range(256)) * 4096  # 1 MiB
@@ -91,7 +91,7 @@ def serve(running):
 
 
 def get(server, path='/net.pkl'):
-    return files.local_path(server.url + path, '--network')
+    return downloads.local_path(server.url + path, '--network')
 
 
 def refuse(server, *words, path='/net.pkl'):
@@ -232,7 +232,7 @@ def test_https_does_not_fall_back_to_http(server):
 @pytest.mark.parametrize('address', ['file:///etc/hostname', 'ftp://127.0.0.1/x.pkl', 's3://bucket/x.pkl'])
 def test_other_schemes_are_refused(address):
     with pytest.raises(UserError, match=rf'--network {address}: expected .*https://'):
-        files.local_path(address, '--network')
+        downloads.local_path(address, '--network')
     with pytest.raises(UserError, match='https://'):
         downloads.fetch(address, 'x', '--network')
 
@@ -314,7 +314,7 @@ def test_fetch_puts_the_file_where_it_is_told(server, tmp_path):
 
 
 def start_process(server):
-    code = 'import sys; from torch_utils import files; print(files.local_path(sys.argv[1], "--network"))'
+    code = 'import sys; from torch_utils import files; print(downloads.local_path(sys.argv[1], "--network"))'
     return subprocess.Popen(
         [sys.executable, '-c', code, f'{server.url}/net.pkl'], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         text=True, env=os.environ | {'PYTHONPATH': str(ROOT / 'edm')})

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / 'edm'))
 
 import train
 from torch_utils import distributed
-from training import dataset, launch, loop  # noqa: F401, imported once for all runs
+from training import launch, loop  # noqa: F401, imported once for all runs
 
 
 def interrupt(moment: str, number: int) -> None:

@@ -1,0 +1,1 @@
+"""Images in: data sets, readers, the writer, order and batches."""

@@ -1,0 +1,210 @@
+"""Images and labels to train on: a folder, a zip or `.npz` files, decoded once and kept as one array."""
+
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from data.image_files import (
+    Folder,
+    Zip,
+    decode_image,
+    describe_shape,
+    is_image_name,
+    open_files,
+    read_labels,
+)
+from data.npz_images import NpzImages, read_npz
+from torch_utils.errors import UserError
+
+
+def kept_by_max_size(n: int, max_size: int, random_seed: int = 0) -> np.ndarray:
+    """Which `max_size` of n images a data set keeps: a random choice by the seed, sorted; int64."""
+    if max_size >= n:
+        return np.arange(n)
+    order = np.arange(n)
+    np.random.RandomState(random_seed % (1 << 31)).shuffle(order)
+    return np.sort(order[:max_size])
+
+
+class ImageDataset:
+    """Images uint8 [C, H, W], C 1 or 3, with labels float32 [label_dim].
+
+    path: a folder or a `.zip`, searched recursively for images, in the order of their names as strings; or,
+        where there are none, for `.npz` files, whose array `samples` (or `arr_0`) holds images uint8
+        [N, H, W, C] and whose array `labels` (or `arr_1`), if any, one label each; or a single `.npz` file.
+    use_labels: else label_dim is 0; None means if there are any. Labels of image files come from
+        `dataset.json` at the root. Integers become one-hot vectors as long as the largest label of all
+        images + 1; lists of numbers are vectors.
+    max_size: keep a random choice of so many images (`kept_by_max_size` with random_seed).
+    xflip: append all images once more, mirrored in x.
+    resolution: if given, the images must be of this height and width.
+    cache: decode all images at the first access and keep them; else decode each at every access.
+    option: the command line's name for the path, for messages.
+    Raises UserError, here or when a broken image is met; it names `option`, the path and the file.
+    """
+
+    def __init__(self, path: str | os.PathLike, *, use_labels: bool | None = False,
+                 max_size: int | None = None, xflip: bool = False, random_seed: int = 0,
+                 resolution: int | None = None, cache: bool = True, option: str = '--data'):
+        if max_size is not None and max_size < 1:
+            raise UserError(f'max_size must be at least 1, got {max_size}')
+        self._option, self._cache = option, cache
+        self._source = _open_source(path, option)
+        self.path = str(path)
+        self.name = _name(path)
+        self.image_shape = self._source.image_shape
+        self.num_channels = self.image_shape[0]
+        if resolution is not None and self.image_shape[1:] != (resolution, resolution):
+            raise UserError(f'{option} {path}: images are {self._size()}, expected {resolution}x{resolution}')
+
+        n = len(self._source.names)
+        self._kept = np.arange(n) if max_size is None else kept_by_max_size(n, max_size, random_seed)
+        copies = 2 if xflip else 1
+        self._rows = np.tile(np.arange(len(self._kept)), copies)  # item -> place in _kept, and in _pixels
+        self._mirrored = np.repeat([False, True][:copies], len(self._kept))
+        self._pixels = None  # the decoded images once they are there, uint8 [len(_kept), C, H, W]
+        self._classes, self._vectors, self.label_dim = None, None, 0
+        if use_labels or (use_labels is None and self.has_labels):
+            self._take_labels()
+
+    def _take_labels(self) -> None:
+        where = f'{self._option} {self.path}'
+        labels = self._source.labels()
+        if labels is None:
+            raise UserError(f'--cond=1 needs class labels, and {where} has none')
+        if labels.ndim == 1:
+            self._classes, self.label_dim = labels[self._kept], int(labels.max()) + 1
+        else:
+            self._vectors, self.label_dim = labels[self._kept].astype(np.float32), labels.shape[1]
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        index = range(len(self))[index]
+        return self.images([index])[0], self.labels([index])[0]
+
+    @property
+    def resolution(self) -> int:
+        """Height and width. Raises UserError if they differ, for networks take square images only."""
+        if self.image_shape[1] != self.image_shape[2]:
+            raise UserError(f'{self._option} {self.path}: images are {self._size()}, and networks take '
+                            'square ones only; dataset_tool.py makes a square data set')
+        return self.image_shape[1]
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether the data set brings labels, used or not."""
+        return self._source.labels() is not None
+
+    @property
+    def classes(self) -> np.ndarray | None:
+        """The class of each item, int64 [N]; None if labels are vectors, missing or not used."""
+        return None if self._classes is None else self._classes[self._rows]
+
+    @property
+    def file_names(self) -> list[str]:
+        """The file of each item relative to the path; images in an .npz file are called file.npz[number]."""
+        return [self._source.names[i] for i in self._kept[self._rows]]
+
+    def images(self, indices: Sequence[int] | slice | None = None) -> np.ndarray:
+        """Images uint8 [N, C, H, W] at `indices` (integers or a slice), or all; always a new array."""
+        rows, mirrored = self._select(indices)
+        if not self._cache:
+            images = self._source.read(self._kept[rows])
+        else:
+            if self._pixels is None:
+                self._pixels = self._source.read(self._kept)
+            images = self._pixels[rows]
+        images[mirrored] = images[mirrored, :, :, ::-1]
+        return images
+
+    def labels(self, indices: Sequence[int] | slice | None = None) -> np.ndarray:
+        """Labels float32 [N, label_dim] at `indices` (integers or a slice), or all."""
+        rows, _ = self._select(indices)
+        if self._vectors is not None:
+            return self._vectors[rows]
+        labels = np.zeros((len(rows), self.label_dim), dtype=np.float32)
+        if self._classes is not None:
+            labels[np.arange(len(rows)), self._classes[rows]] = 1
+        return labels
+
+    def _select(self, indices) -> tuple[np.ndarray, np.ndarray]:
+        if indices is None:
+            indices = slice(None)
+        elif not isinstance(indices, slice):
+            indices = np.asarray(indices, dtype=np.int64)
+        return self._rows[indices], self._mirrored[indices]
+
+    def _size(self) -> str:
+        return f'{self.image_shape[2]}x{self.image_shape[1]}'
+
+
+class _EncodedImages:
+    """The image files of a folder or a zip. Like `NpzImages`: names, image_shape, read(), labels()."""
+
+    def __init__(self, files: Folder | Zip, names: list[str], option: str):
+        self.names = names
+        self._files, self._option = files, option
+        self.image_shape = self._decode(0).shape
+
+    def read(self, indices: np.ndarray) -> np.ndarray:
+        """Images uint8 [N, C, H, W], decoded now."""
+        images = np.empty((len(indices), *self.image_shape), dtype=np.uint8)
+        for row, index in enumerate(indices):
+            image = self._decode(index)
+            if image.shape != self.image_shape:
+                raise UserError(f'{self._where(index)} is {describe_shape(image.shape)}, and {self.names[0]} '
+                                f'is {describe_shape(self.image_shape)}; all must be alike')
+            images[row] = image
+        return images
+
+    def labels(self) -> np.ndarray | None:
+        """Classes int64 [N] or vectors float64 [N, label_dim] of all images, None if there are none."""
+        by_name = read_labels(self._files, self._option)
+        if not by_name:
+            return None
+        where = f'{self._option} {self._files.path}: dataset.json'
+        missing = [name for name in self.names if name not in by_name]
+        if missing:
+            raise UserError(f'{where} has no label for {missing[0]}; {len(missing)} of {len(self.names)} '
+                            'images lack one')
+        labels = [by_name[name] for name in self.names]
+        kinds = [len(label) if isinstance(label, list) else None for label in labels]
+        for name, kind in zip(self.names, kinds, strict=True):
+            if kind != kinds[0]:
+                raise UserError(f'{where}: the labels of {self.names[0]} and {name} differ in kind or length')
+        return np.array(labels)
+
+    def _decode(self, index: int) -> np.ndarray:
+        name = self.names[index]
+        pixels = np.asarray(decode_image(self._files.read(name), self._where(index)))
+        return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+    def _where(self, index: int) -> str:
+        return f'{self._option} {self._files.path}: {self.names[index]}'
+
+
+def _open_source(path: str | os.PathLike, option: str) -> _EncodedImages | NpzImages:
+    path = Path(path)
+    if path.is_file() and path.suffix.lower() == '.npz':
+        return NpzImages([read_npz(path, path.name, f'{option} {path}')], f'{option} {path}')
+    files = open_files(path, option, expected='a folder, a .zip or an .npz file')
+    where = f'{option} {path}'
+    names = [name for name in files.names if is_image_name(name)]
+    if names:
+        return _EncodedImages(files, names, option)
+    names = [name for name in files.names if name.lower().endswith('.npz')]
+    if not names:
+        raise UserError(f'{where}: no images and no .npz files in it ({len(files.names)} files in all)')
+    inside = isinstance(files, Zip)
+    return NpzImages([read_npz(io.BytesIO(files.read(name)) if inside else path / name, name,
+                               f'{where}: {name}') for name in names], where)
+
+
+def _name(path: str | os.PathLike) -> str:
+    path = Path(path).resolve()
+    return path.name if path.is_dir() else path.stem

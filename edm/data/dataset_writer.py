@@ -1,0 +1,192 @@
+"""Writing a data set: numbered PNG files and `dataset.json` in a folder or a zip that appears as a whole."""
+
+import contextlib
+import io
+import itertools
+import json
+import os
+import shutil
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from data.image_sources import ImageSource, SourceImage
+from data.image_transforms import Transform
+from torch_utils import files
+from torch_utils.errors import UserError
+from torch_utils.processes import map_in_processes
+
+_OTHER_ARCHIVES = ('.tar', '.gz', '.tgz', '.bz2', '.xz', '.7z', '.rar', '.npz')
+_ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # one for all, so that equal data sets are equal files
+
+SECONDS_IN_PLACE = 0.1  # of work, before processes are started
+SECONDS_AT_A_TIME, IMAGES_AT_A_TIME = 0.02, 64  # what a process is given at once, at most
+
+
+class _Progress(tqdm):
+    """Without tqdm's own thread: processes can be forked only where there is none."""
+
+    monitor_interval = 0
+
+
+@dataclass(kw_only=True)
+class Summary:
+    """What was written, and what was not. form: the common size and colour, such as '32x32 RGB'."""
+
+    num_images: int = 0
+    left_out: int = 0    # by the transform; they leave gaps in the numbering
+    unreadable: int = 0  # skipped, in sources where that is allowed; they leave none
+    labelled: bool = False
+    form: str = ''
+
+
+def write_dataset(source: ImageSource, dest: str, transform: Transform, *, max_images: int | None = None,
+                  workers: int = 1, option: str = '--dest') -> Summary:
+    """Write the first `max_images` of a source, transformed, to the folder or `.zip` dest.
+
+    Equal input makes equal bytes, whatever the number of `workers`, processes that decode and encode. Image i
+    is `{i:08d}[:5]/img{i:08d}.png`, stored without compression; `dataset.json` follows, with labels if all
+    images have one. All must be square, of one size, a power of two, and alike grey or RGB.
+    Raises UserError, and then leaves nothing behind, if they are not, if none is left, or if `dest` is a
+    folder with something in it.
+    """
+    total = source.total if max_images is None else min(source.total, max_images)
+    results = _convert_all(source, transform, total, workers)
+    with _open_dest(dest, option) as save, contextlib.closing(results):
+        return _write_images(results, total, save, source.where)
+
+
+def _write_images(results: Iterator[tuple], total: int, save: Callable[[str, bytes], None],
+                  where: str) -> Summary:
+    """Save `total` images, fewer if `results`, from `_convert_all`, has fewer; `where` leads messages."""
+    summary, labels, first = Summary(), [], ''
+    for number, image, form, data in _numbered(results, total, summary):
+        if summary.form not in ('', form):
+            raise UserError(f'{where}: {image.name} is {form}, and {first} is {summary.form}; all must be '
+                            'alike: --resolution makes sizes equal, --transform makes grey images RGB')
+        summary.form, first = form, first or image.name
+        name = f'{number:08d}'
+        name = f'{name[:5]}/img{name}.png'
+        save(name, data)
+        labels.append([name, image.label])
+    if not labels:
+        raise UserError(f'{where}: no image is left: {summary.unreadable} are unreadable, {summary.left_out} '
+                        'too small for --resolution with this --transform')
+    summary.num_images = len(labels)
+    summary.labelled = all(label is not None for _, label in labels)
+    save('dataset.json', json.dumps({'labels': labels if summary.labelled else None}).encode())
+    return summary
+
+
+def _numbered(results: Iterator[tuple], total: int,
+              summary: Summary) -> Iterator[tuple[int, SourceImage, str, bytes]]:
+    """(number, image, form, PNG file) of all but the unreadable and left-out ones, which `summary` counts."""
+    number = 0
+    with _Progress(total=total, unit='image') as progress:
+        while number < total and (pair := next(results, None)):
+            image, result = pair
+            if isinstance(result, UserError):
+                raise result
+            if result == 'unreadable':
+                summary.unreadable += 1
+                continue
+            if result == 'left out':
+                summary.left_out += 1
+            else:
+                yield number, image, *result
+            number += 1
+            progress.update()
+
+
+def _convert_all(source: ImageSource, transform: Transform, total: int, workers: int) -> Iterator[tuple]:
+    """(image, what `_convert` makes of it) in order, until `total` were readable or a bit beyond.
+
+    The first images are converted in place; processes are started once these have taken long enough.
+    """
+    images = source.images if source.skips_unreadable else itertools.islice(source.images, total)
+    convert = partial(_convert, load=source.load, where=source.where, transform=transform,
+                      skip_unreadable=source.skips_unreadable)
+    seconds = done = 0
+    while workers == 1 or seconds < SECONDS_IN_PLACE:
+        image = next(images, None)
+        if image is None:
+            return
+        start = time.perf_counter()
+        result = convert(image)
+        seconds, done = seconds + time.perf_counter() - start, done + 1
+        yield image, result
+    size = min(max(round(SECONDS_AT_A_TIME * done / seconds), 1), IMAGES_AT_A_TIME)
+    chunks = iter(lambda: list(itertools.islice(images, size)), [])
+    with contextlib.closing(map_in_processes(partial(_convert_chunk, convert), chunks, workers)) as pairs:
+        for chunk, results in pairs:
+            yield from zip(chunk, results, strict=True)
+
+
+def _convert_chunk(convert: Callable, chunk: list[SourceImage]) -> list:
+    return [convert(image) for image in chunk]
+
+
+def _convert(image: SourceImage, load: Callable, where: str, transform: Transform,
+             skip_unreadable: bool) -> tuple[str, bytes] | str | UserError:
+    """The form and the PNG file of an image, or why there is none: a word, or the error that it is."""
+    try:
+        loaded = load(image)
+    except UserError as err:
+        return 'unreadable' if skip_unreadable else err
+    result = transform(loaded)
+    if result is None:
+        return 'left out'
+    form = f'{result.width}x{result.height} {"grey" if result.mode == "L" else "RGB"}'
+    if result.width != result.height or result.width & (result.width - 1):
+        return UserError(f'{where}: {image.name} is {form}; images must be square with a side that is a '
+                         'power of two: choose --resolution (and --transform)')
+    file = io.BytesIO()
+    Image.fromarray(np.asarray(result)).save(file, format='png', compress_level=0)  # pixels only, no metadata
+    return form, file.getvalue()
+
+
+@contextlib.contextmanager
+def _open_dest(dest: str, option: str) -> Iterator[Callable[[str, bytes], None]]:
+    """A function that saves a file in the folder or zip `dest`, which takes its place when the body ends."""
+    path = Path(dest).resolve()
+    if path.suffix.lower() == '.zip':
+        if path.is_dir():
+            raise UserError(f'{option} {dest}: a folder with the name of a zip is in the way')
+        files.make_output_dir(path.parent, option)
+        with files.atomic_write(path) as file, zipfile.ZipFile(file, 'w', zipfile.ZIP_STORED) as archive:
+            yield lambda name, data: archive.writestr(_zip_info(name), data)
+        return
+    if path.suffix.lower() in _OTHER_ARCHIVES:
+        raise UserError(f'{option} {dest}: expected a folder or a .zip')
+    if path.exists() and not path.is_dir():
+        raise UserError(f'{option} {dest}: is a file; expected a folder or a .zip')
+    if path.is_dir() and any(path.iterdir()):
+        raise UserError(f'{option} {dest}: the folder must be empty or absent')
+    files.make_output_dir(path.parent, option)
+    temp = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+    try:
+        yield lambda name, data: _save_file(temp / name, data)
+        if hasattr(os, 'sync'):  # Windows lacks it
+            os.sync()  # once for all files
+        os.replace(temp, path)
+    finally:
+        shutil.rmtree(temp, ignore_errors=True)
+
+
+def _zip_info(name: str) -> zipfile.ZipInfo:
+    info = zipfile.ZipInfo(name, _ZIP_TIME)
+    info.create_system = 3  # Unix, whatever the machine
+    info.external_attr = 0o100644 << 16
+    return info
+
+
+def _save_file(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)

@@ -1,0 +1,137 @@
+"""Images and labels in `.npz` files, of which no more comes into memory than is asked for."""
+
+import os
+import zipfile
+from typing import NamedTuple
+
+import numpy as np
+
+from data.image_files import LARGEST, MAX_CLASSES, describe_shape
+from torch_utils.errors import UserError
+from torch_utils.npz import open_npz
+
+
+class NpzPart(NamedTuple):
+    """One file: samples, uint8 [N, H, W, C], to be indexed by integers; labels as `read_npz` returns them."""
+
+    name: str
+    samples: 'np.ndarray | StoredArray'
+    labels: np.ndarray | None
+
+
+class NpzImages:
+    """The images of one or several files in a row.
+
+    names: of each image, file.npz[number]. image_shape: (C, H, W).
+    Raises UserError if images or labels of two files differ in kind.
+    """
+
+    def __init__(self, parts: list[NpzPart], where: str):
+        first = parts[0]
+        self.image_shape = _chw(first)
+        for part in parts:
+            if _chw(part) != self.image_shape:
+                raise UserError(f'{where}: images in {part.name} are {describe_shape(_chw(part))}, those in '
+                                f'{first.name} {describe_shape(self.image_shape)}; all must be alike')
+            if (part.labels is None) != (first.labels is None) or (
+                    part.labels is not None and part.labels.shape[1:] != first.labels.shape[1:]):
+                raise UserError(f'{where}: the labels in {part.name} and {first.name} differ in kind or '
+                                'length')
+        self.names = [f'{part.name}[{i}]' for part in parts for i in range(part.samples.shape[0])]
+        self._samples = [part.samples for part in parts]
+        self._ends = np.cumsum([part.samples.shape[0] for part in parts])
+        self._labels = None if first.labels is None else np.concatenate([part.labels for part in parts])
+
+    def read(self, indices: np.ndarray) -> np.ndarray:
+        """Images uint8 [N, C, H, W]."""
+        images = np.empty((len(indices), *self.image_shape), dtype=np.uint8)
+        places = np.searchsorted(self._ends, indices, side='right')
+        for place in np.unique(places):
+            samples, chosen = self._samples[place], np.flatnonzero(places == place)
+            rows = indices[chosen] - (self._ends[place] - samples.shape[0])
+            images[chosen] = samples[rows].transpose(0, 3, 1, 2)
+        return images
+
+    def labels(self) -> np.ndarray | None:
+        """Classes int64 [N] or vectors float64 [N, label_dim] of all images, None if there are none."""
+        return self._labels
+
+
+class StoredArray:
+    """An uncompressed array in an `.npz` file; rows are read from the disk whenever they are asked for."""
+
+    def __init__(self, path: str | os.PathLike, offset: int, shape: tuple[int, ...]):
+        self.dtype, self.shape, self.ndim = np.dtype(np.uint8), shape, len(shape)
+        self._path, self._offset = path, offset
+
+    def __getitem__(self, indices: np.ndarray) -> np.ndarray:
+        rows = np.empty((len(indices), *self.shape[1:]), dtype=np.uint8)
+        with open(self._path, 'rb', buffering=0) as file:
+            for row, index in zip(rows.reshape(len(indices), -1), indices, strict=True):
+                file.seek(self._offset + int(index) * row.nbytes)
+                if file.readinto(row) != row.nbytes:
+                    raise UserError(f'{self._path}: has been cut off since it was opened')
+        return rows
+
+
+def read_npz(file, name: str, where: str) -> NpzPart:
+    """The samples and labels of an `.npz` file; names and forms as in `data.dataset.ImageDataset`.
+
+    file: a path, from which uncompressed samples are read later, or an open file, read now. All of it is
+    checked against its checksums.
+    labels: None, classes int64 [N] or vectors float64 [N, label_dim].
+    Raises UserError beginning with `where`.
+    """
+    with open_npz(file, where) as arrays:
+        keys = list(arrays)
+        samples_key = next((key for key in ('samples', 'arr_0') if key in keys), None)
+        if samples_key is None:
+            raise UserError(f'{where}: expected an array `samples`, found {", ".join(keys) or "nothing"}')
+        samples = _stored(file, f'{samples_key}.npy') if isinstance(file, os.PathLike) else None
+        if samples is None:
+            samples = arrays[samples_key]
+        labels_key = {'samples': 'labels', 'arr_0': 'arr_1'}[samples_key]
+        labels = arrays[labels_key] if labels_key in keys else None
+    if samples.dtype != np.uint8 or samples.ndim != 4 or samples.shape[3] not in (1, 3) or 0 in samples.shape:
+        raise UserError(f'{where}: `{samples_key}` is {samples.dtype} {list(samples.shape)}, expected uint8 '
+                        '[N, H, W, C] with C 1 or 3')
+    if labels is not None:
+        labels = _check_labels(labels, samples.shape[0], f'{where}: `{labels_key}`')
+    return NpzPart(name, samples, labels)
+
+
+def _stored(path: os.PathLike, member: str) -> StoredArray | None:
+    """An array of bytes that lies in the file as in memory, once its checksum is found right; else None."""
+    with zipfile.ZipFile(path) as archive:
+        info = archive.getinfo(member)
+        if info.compress_type != zipfile.ZIP_STORED:
+            return None
+        with archive.open(info) as stream:
+            if np.lib.format.read_magic(stream) != (1, 0):
+                return None
+            shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(stream)
+            start = stream.tell()
+            if dtype != np.uint8 or is_fortran or start + np.prod(shape, dtype=object) != info.file_size:
+                return None
+            while stream.read(1 << 20):
+                pass  # the end raises BadZipFile if the checksum is wrong
+    with open(path, 'rb') as file:
+        file.seek(info.header_offset + 26)  # of the local header: lengths of name and extra field, at its end
+        lengths = file.read(4)
+    name_length, extra_length = np.frombuffer(lengths, '<u2')
+    return StoredArray(path, info.header_offset + 30 + int(name_length) + int(extra_length) + start, shape)
+
+
+def _chw(part: NpzPart) -> tuple[int, int, int]:
+    _, height, width, channels = part.samples.shape
+    return channels, height, width
+
+
+def _check_labels(labels: np.ndarray, n: int, what: str) -> np.ndarray:
+    kind, shape = labels.dtype.kind, labels.shape
+    classes = kind in 'iu' and shape == (n,) and 0 <= labels.min() and labels.max() < MAX_CLASSES
+    vectors = kind in 'iuf' and shape[:1] == (n,) and labels.ndim == 2 and shape[1] > 0
+    if not classes and not (vectors and (abs(labels) <= LARGEST).all()):
+        raise UserError(f'{what} is {labels.dtype} {list(shape)}, expected {n} integers from 0 to '
+                        f'{MAX_CLASSES - 1} or {n} rows of float32 numbers')
+    return labels.astype(np.int64 if classes else np.float64)

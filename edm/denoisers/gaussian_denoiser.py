@@ -1,0 +1,80 @@
+"""The optimal denoiser of the Gaussian that has a data set's mean and covariance.
+
+D(x; sigma) = mu + Sigma (Sigma + sigma^2 I)^-1 (x - mu): the best denoiser that is linear in x, and one that
+networks in the regime of generalization come close to.
+"""
+
+from typing import NamedTuple
+
+import torch
+
+from data.pixels import Pixels
+from denoisers.data_denoiser import DataDenoiser
+
+
+class Gaussian(NamedTuple):
+    """A Gaussian: mean float64 [D], and its r principal directions with a variance above 0.
+
+    directions: orthonormal columns, float64 [D, r]. variances: float64 [r].
+    """
+
+    mean: torch.Tensor
+    directions: torch.Tensor
+    variances: torch.Tensor
+
+
+class GaussianDenoiser(DataDenoiser):
+    """The posterior mean under the Gaussian fitted to `pixels`, or to those of a class.
+
+    One eigendecomposition, of a matrix as large as the number of images or of pixels, whichever is smaller,
+    then two thin products per evaluation. The covariance is that of the data set itself: divided by N.
+    """
+
+    def __init__(self, pixels: Pixels, **options):
+        super().__init__(pixels, **options)
+        self._gaussians = {}
+
+    def _denoise(self, noisy, sigma, rows):
+        if rows not in self._gaussians:
+            self._gaussians[rows] = self._fit(rows)
+        mean, directions, variances = self._gaussians[rows]
+        coordinates = (noisy - mean) @ directions
+        return mean + coordinates.mul_(variances / (variances + sigma**2)) @ directions.T
+
+    def _fit(self, rows: tuple[int, int]) -> Gaussian:
+        start, stop = rows
+        if not self._sharded and stop - start < self._pixels.shape[1]:
+            return _from_images(torch.cat([chunk.levels for chunk in self._pixels.chunks(start, stop)]))
+        return self._from_moments(start, stop)
+
+    def _from_moments(self, start: int, stop: int) -> Gaussian:
+        """By way of the covariance [D, D]. The sums are exact, being whole numbers."""
+        size = self._pixels.shape[1]
+        sums = torch.zeros(size + 1, size, dtype=torch.float64, device=self._pixels.device)
+        count = torch.tensor(stop - start, dtype=torch.float64, device=self._pixels.device)
+        for chunk in self._pixels.chunks(start, stop):
+            images = chunk.levels.to(torch.float64)
+            sums[:size].addmm_(images.T, images)
+            sums[size] += images.sum(dim=0)
+        if self._sharded:
+            torch.distributed.all_reduce(sums)
+            torch.distributed.all_reduce(count)
+        mean = sums[size] / count
+        covariance = sums[:size].div_(count).addr_(mean, mean, alpha=-1)
+        return _positive(mean, *torch.linalg.eigh(covariance))
+
+
+def _from_images(levels: torch.Tensor) -> Gaussian:
+    """By way of the images' inner products [N, N], for fewer images than pixels; int8 [N, D]."""
+    images = levels.to(torch.float64)
+    mean = images.mean(dim=0)
+    images -= mean
+    variances, mixtures = torch.linalg.eigh(images @ images.T / len(images))
+    mean, mixtures, variances = _positive(mean, variances, mixtures)
+    return Gaussian(mean, images.T @ (mixtures / (len(images) * variances).sqrt()), variances)
+
+
+def _positive(mean: torch.Tensor, variances: torch.Tensor, directions: torch.Tensor) -> Gaussian:
+    """Without the directions whose variance is 0 but for rounding."""
+    kept = variances > variances[-1].clamp(min=0) * len(variances) * torch.finfo(torch.float64).eps
+    return Gaussian(mean, directions[:, kept].contiguous(), variances[kept])

@@ -1,0 +1,98 @@
+"""From a data set on the disk to one of its closed-form denoisers."""
+
+import os
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from data.dataset import ImageDataset
+from data.image_files import describe_shape
+from data.pixels import Pixels
+from denoisers.data_denoiser import DataDenoiser
+from denoisers.gaussian_denoiser import GaussianDenoiser
+from denoisers.optimal_denoiser import OptimalDenoiser
+from sampling.denoiser import Denoiser
+from torch_utils import distributed
+from torch_utils.errors import UserError
+
+DENOISERS = {'optimal': OptimalDenoiser, 'gaussian': GaussianDenoiser}
+
+
+def open_denoiser(kind: str, path: str | os.PathLike, device: torch.device, *, net: Denoiser | None = None,
+                  class_idx: int | None = None, cache_gb: float | None = None, sharded: bool = False,
+                  ) -> DataDenoiser:
+    """A denoiser of the images at `path`, a zip, a folder or an `.npz`, which all are decoded here.
+
+    kind: key of DENOISERS.
+    net: a network to be compared with; its noise levels and classes are taken, and its image size is
+        demanded. Without it, any noise level will do, and the classes are the data set's.
+    class_idx: restrict it to the images of this class. Without it, samples of a data set with classes are
+        denoised by the images of their class, unless `net` has no classes; where only `net` has classes, they
+        mean nothing.
+    cache_gb: keep pixels in memory up to so many GB, default a quarter of the RAM (of the GPU's memory).
+    sharded: each process decodes and keeps a part of the images; all must denoise the same.
+    Raises UserError, naming --dataset or --class, for a data set that can't be read or does not fit.
+    """
+    data = ImageDataset(path, use_labels=None, cache=False, option='--dataset')
+    shape = (data.num_channels, data.resolution, data.resolution)
+    if net is not None and shape != (net.img_channels, net.img_resolution, net.img_resolution):
+        raise UserError(f'--dataset {path}: images are {describe_shape(shape)}, and --network makes '
+                        f'{describe_shape((net.img_channels, net.img_resolution, net.img_resolution))}')
+    classes = data.classes
+    label_dim = net.label_dim if net is not None else 0 if classes is None else data.label_dim
+    order, class_ends = _order(classes, class_idx, label_dim, len(data), f'--dataset {path}')
+    if sharded:
+        mine = slice(distributed.rank(), None, distributed.world_size())
+        if class_ends is not None:
+            class_ends = np.searchsorted(classes[order[mine]], np.arange(label_dim), side='right').tolist()
+        order = order[mine]
+
+    device = torch.device('cpu') if device.type == 'mps' else device  # MPS has no float64
+    cache_bytes = _default_cache_bytes(device) if cache_gb is None else cache_gb * 1e9
+    pixels = _on_all_processes(lambda: Pixels(
+        data, order, shape, device=device, cache_bytes=cache_bytes, show_progress=distributed.rank() == 0))
+    limits = {} if net is None else {'sigma_min': float(net.sigma_min), 'sigma_max': float(net.sigma_max),
+                                     'round_sigma': net.round_sigma}
+    return DENOISERS[kind](pixels, class_ends=class_ends, label_dim=label_dim, sharded=sharded, **limits)
+
+
+def _order(classes: np.ndarray | None, class_idx: int | None, label_dim: int, num_images: int, where: str,
+           ) -> tuple[np.ndarray, list[int] | None]:
+    """Which images to take, in which order, and for classes that samples choose from, where each ends."""
+    if class_idx is not None:
+        if classes is None:
+            raise UserError(f'--class {class_idx}: {where} has no classes')
+        if not (classes == class_idx).any():
+            raise UserError(f'--class {class_idx}: {where} has no images of it, its classes are '
+                            f'{classes.min()} to {classes.max()}')
+        return np.flatnonzero(classes == class_idx), None
+    if classes is None or label_dim == 0:
+        return np.arange(num_images), None
+    order = np.argsort(classes, kind='stable')
+    counts = np.bincount(classes, minlength=label_dim)
+    if len(counts) > label_dim:
+        raise UserError(f'{where} has the classes 0 to {len(counts) - 1}, and --network 0 to {label_dim - 1}')
+    if counts.min() == 0:
+        raise UserError(f'{where} has no images of class {counts.argmin()}, which seeds may draw; --class '
+                        'chooses one')
+    return order, np.cumsum(counts).tolist()
+
+
+def _on_all_processes(action: Callable):
+    """The action's result. If it fails on one process with a UserError, then on all."""
+    result, error = None, None
+    try:
+        result = action()
+    except UserError as err:
+        error = str(err)
+    errors = [error for error in distributed.gather(error) if error is not None]
+    if errors:
+        raise UserError(errors[0])
+    return result
+
+
+def _default_cache_bytes(device: torch.device) -> float:
+    """A quarter of the GPU's memory, or of the RAM that the processes of this machine share."""
+    sharing = 1 if device.type == 'cuda' else int(os.environ.get('LOCAL_WORLD_SIZE', 1))
+    return distributed.total_memory(device) / 4 / sharing

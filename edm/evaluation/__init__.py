@@ -1,1 +1,0 @@
-"""What judges a diffusion model: samplers, the optimal denoiser, descriptors, scores, figures."""

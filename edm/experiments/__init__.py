@@ -1,0 +1,1 @@
+"""An experiment a file, and the stages they are made of."""

@@ -1,0 +1,142 @@
+"""The Jacobian figure: numerical rank over dimension, over 1/sigma, as violins over the seeds."""
+
+import math
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+
+from figures import style as figures
+from figures.style import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION
+from jacobians.rank_file import Ranks
+from torch_utils.errors import UserError
+
+TITLE = 'Numerical rank of the denoiser\'s Jacobian'
+AXES = ('log', 'linear')
+COLORS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
+
+# Inches.
+_LEFT, _WIDTH, _HEIGHT = 0.5, 6.36, 2.3
+_HEAD, _FOOT, _GAP = 0.12, 0.42, 0.1
+_MARGIN = 0.03  # of the axis, left and right
+_LARGEST_VIOLIN = 0.018  # half its width, of the axis
+
+
+def draw_ranks(series: dict[str, Ranks], axis: str = 'log', max_snr: float = math.inf) -> tuple[Figure, str]:
+    """Draw the figure; returns it and its caption.
+
+    series: ranks by the label that the legend shows. axis: of AXES, the scale of 1/sigma. max_snr: where it
+    ends. Its one panel has per series a line of the means, labelled, and per noise level a violin, or a bar
+    where all seeds agree.
+    Raises UserError if there is nothing to draw up to max_snr.
+    """
+    shown = np.concatenate([(1 / ranks.sigma)[_columns(ranks, max_snr)] for ranks in series.values()])
+    if not len(shown):
+        raise UserError(f'no rank is known at any 1/sigma up to {max_snr:g}')
+    text = caption(series)
+    wrapped, caption_height = figures.wrap_caption(text)
+    bottom = figures.MARGIN + caption_height + _GAP + _FOOT
+    with matplotlib.rc_context(figures.STYLE):
+        figure = figures.new_figure(bottom + _HEIGHT + _HEAD)
+        axes = figures.add_axes(figure, _LEFT, bottom, _WIDTH, _HEIGHT)
+        _prepare(axes, axis, shown)
+        for i, (label, ranks) in enumerate(series.items()):
+            marker = figures.MARKERS[i % len(figures.MARKERS)]
+            _draw_series(axes, ranks, _columns(ranks, max_snr), label, COLORS[i % len(COLORS)], marker)
+        if len(series) > 1:
+            axes.legend(loc='best', handlelength=2.2, labelspacing=0.3, borderpad=0.2)
+        figures.draw_caption(figure, wrapped, top=figures.MARGIN + caption_height)
+    return figure, text
+
+
+def caption(series: dict[str, Ranks]) -> str:
+    """What the figure shows, with the numbers that a reader needs to judge it."""
+    etas = sorted({ranks.eta for ranks in series.values()})
+    parts = [
+        'Numerical rank of the denoiser\'s Jacobian as a share of its dimension, over the reciprocal noise '
+        f'level: the number of singular values with more than {" or ".join(f"{eta:g}" for eta in etas)} of '
+        'the norm of all.']
+    sizes = {label: f'dimension {ranks.dim}, {len(ranks.seed)} noise{"s" * (len(ranks.seed) > 1)}'
+             for label, ranks in series.items()}
+    if len(set(sizes.values())) == 1:
+        parts.append(f'{next(iter(sizes.values())).capitalize()}.')
+    else:
+        parts.append('; '.join(f'{label}: {size}' for label, size in sizes.items()) + '.')
+    if any(len(ranks.seed) > 1 for ranks in series.values()):
+        parts.append('Markers: means over the noises; violins: their distribution.')
+    error = max(_largest_error(ranks) for ranks in series.values())
+    if error:
+        parts.append(f'Ranks found by a randomized method are certain to within {100 * error:.1f} % of the '
+                     'dimension.')
+    return ' '.join(parts)
+
+
+def _largest_error(ranks: Ranks) -> float:
+    """The largest distance between a rank and its bounds, as a share of the dimension."""
+    distance = np.maximum(ranks.rank_high - ranks.rank, ranks.rank - ranks.rank_low)
+    return float(distance[ranks.rank >= 0].max(initial=0)) / ranks.dim
+
+
+def _prepare(axes: Axes, axis: str, snr: np.ndarray) -> None:
+    axes.set_xscale(axis)
+    low, high = _scaled(axes, np.array([0 if axis == 'linear' else snr.min(), snr.max()]))
+    margin = _MARGIN * (high - low) or 0.5
+    axes.set_xlim(_unscaled(axes, np.array([low - margin, high + margin])))
+    axes.set_ylim(0, 1)
+    axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ['0', '0.25', '0.5', '0.75', '1'])
+    if axis == 'log':
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f'{x:g}'))
+    axes.set_xlabel('1/σ', labelpad=2)
+    axes.set_ylabel('rank(J) / dim', labelpad=3)
+
+
+def _columns(ranks: Ranks, max_snr: float) -> list[int]:
+    """The noise levels with known ranks up to max_snr."""
+    return [column for column, sigma in enumerate(ranks.sigma)
+            if 1 / sigma <= max_snr and (ranks.rank[:, column] >= 0).any()]
+
+
+def _draw_series(axes: Axes, ranks: Ranks, columns: list[int], label: str, color: str, marker: str) -> None:
+    snr = 1 / ranks.sigma[columns]
+    shares = [ranks.rank[ranks.rank[:, column] >= 0, column] / ranks.dim for column in columns]
+    halves = _half_widths(axes, snr)
+    for x, values, half in zip(_scaled(axes, snr), shares, halves, strict=True):
+        if len(values) > 1:
+            _draw_violin(axes, x, values, half, 0.5 / ranks.dim, color)
+    axes.plot(snr, [values.mean() for values in shares], marker=marker, ms=3, lw=1, color=color, label=label,
+              clip_on=False, zorder=3)
+
+
+def _draw_violin(axes: Axes, x: float, values: np.ndarray, half: float, resolution: float,
+                 color: str) -> None:
+    """The values' density, by Gaussian kernels of Scott's width; at its highest it is 2 * half wide."""
+    low, high = values.min(), values.max()
+    if low == high:
+        axes.plot(_unscaled(axes, np.array([x - half, x + half])), [low, low], color=color, lw=1.2, alpha=0.5,
+                  solid_capstyle='butt', clip_on=False)
+        return
+    height = np.linspace(low, high, 100)
+    kernel = max(values.std(ddof=1) * len(values) ** -0.2, resolution)
+    density = np.exp(-0.5 * ((height[:, None] - values) / kernel) ** 2).sum(axis=1)
+    width = half * density / density.max()
+    axes.fill_betweenx(height, _unscaled(axes, x - width), _unscaled(axes, x + width), color=color, alpha=0.3,
+                       lw=0.5, clip_on=False)
+
+
+def _half_widths(axes: Axes, snr: np.ndarray) -> np.ndarray:
+    """Half the width of each violin: it keeps clear of its neighbours."""
+    x = _scaled(axes, snr)
+    low, high = _scaled(axes, np.array(axes.get_xlim()))
+    gaps = np.abs(np.diff(x))
+    left, right = np.append(np.inf, gaps), np.append(gaps, np.inf)
+    return np.minimum(0.42 * np.minimum(left, right), _LARGEST_VIOLIN * (high - low))
+
+
+def _scaled(axes: Axes, x: np.ndarray) -> np.ndarray:
+    return axes.xaxis.get_transform().transform(x)
+
+
+def _unscaled(axes: Axes, x: np.ndarray) -> np.ndarray:
+    return axes.xaxis.get_transform().inverted().transform(x)

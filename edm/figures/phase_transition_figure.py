@@ -1,0 +1,92 @@
+"""Recovery of low-rank classes over samples per dimension, N / d: the phase transition of paper 2."""
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from experiments.phase_transition import RECOVERED, Point
+from figures import style as figures
+from figures.style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION
+from scores.copy_scores import wilson_interval
+
+TITLE = 'Phase transition in learning a mixture of low-rank Gaussians'
+_COLORS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
+_PANEL_WIDTH, _PANEL_HEIGHT, _HEAD, _FOOT, _GAP = 2.86, 2.0, 0.28, 0.42, 0.12  # inches
+_PANEL_LEFT = (0.54, 4.05)
+
+
+def draw_transition(points: list[Point], settings: dict) -> tuple[Figure, str]:
+    """Draw the figure; returns it and its caption.
+
+    Axes: panel a, the recovery error; panel b, the share of trials in which all classes were found.
+    """
+    text = caption(points, settings)
+    wrapped, caption_height = figures.wrap_caption(text)
+    bottom = figures.MARGIN + caption_height + _GAP + _FOOT
+    with matplotlib.rc_context(figures.STYLE):
+        figure = figures.new_figure(bottom + _PANEL_HEIGHT + _HEAD)
+        errors, successes = (figures.add_axes(figure, left, bottom, _PANEL_WIDTH, _PANEL_HEIGHT)
+                             for left in _PANEL_LEFT)
+        _draw_bound(errors)
+        for i, dim in enumerate(sorted({point.per_class_dim for point in points})):
+            curve = sorted((point for point in points if point.per_class_dim == dim), key=lambda p: p.samples)
+            style = {'color': _COLORS[i % len(_COLORS)], 'marker': figures.MARKERS[i % len(figures.MARKERS)]}
+            _draw_errors(errors, curve, style)
+            _draw_successes(successes, curve, style)
+        widest = max(point.samples / point.per_class_dim for point in points)
+        for axes, letter, name in (errors, 'a', 'recovery error'), (successes, 'b', 'success rate'):
+            _finish(axes, letter, name, widest)
+        errors.legend(loc='upper right', handlelength=2.2, labelspacing=0.3)
+        figures.draw_caption(figure, wrapped, top=figures.MARGIN + caption_height)
+    return figure, text
+
+
+def caption(points: list[Point], settings: dict) -> str:
+    """What the figure shows."""
+    trials, class_num = points[0].errors.shape
+    dim = 3 * settings['img_res']**2
+    restarts = settings['restarts']
+    return ' '.join([
+        f'Low-rank denoisers trained on mixtures of {class_num} Gaussians, each on a subspace of d of {dim} '
+        f'dimensions with N samples ({settings["steps"]} steps of {settings["batch"]} samples'
+        + (f', the best in training loss of {restarts} starts)' if restarts > 1 else ')')
+        + f'; {trials} trials per point.',
+        '(a) Root mean square of the sines of the angles between true and found subspaces: median over '
+        'trials and, shaded, the middle half. Grey: the error of the samples\' span, which is all that can '
+        'be known of a class with N < d.',
+        f'(b) Share of trials in which all subspaces are found with an error of at most {RECOVERED:g}. '
+        'Bands: Wilson 95 % intervals.'])
+
+
+def _ratios(curve: list[Point]) -> list[float]:
+    return [point.samples / point.per_class_dim for point in curve]
+
+
+def _draw_bound(axes: Axes) -> None:
+    ratio = np.linspace(0, 1, 200)
+    axes.plot(ratio, np.sqrt(1 - ratio), color=GREY, lw=2.5, alpha=0.4, label=r'$\sqrt{1 - N/d}$', zorder=1)
+
+
+def _draw_errors(axes: Axes, curve: list[Point], style: dict) -> None:
+    errors = [np.sqrt((point.errors**2).mean(axis=1)) for point in curve]
+    low, median, high = np.array([np.quantile(error, [0.25, 0.5, 0.75]) for error in errors]).T
+    axes.fill_between(_ratios(curve), low, high, color=style['color'], alpha=0.18, lw=0)
+    axes.plot(_ratios(curve), median, label=f'd = {curve[0].per_class_dim}', zorder=3, **style)
+
+
+def _draw_successes(axes: Axes, curve: list[Point], style: dict) -> None:
+    rates = [point.found.mean() for point in curve]
+    low, high = zip(*(wilson_interval(int(p.found.sum()), len(p.found)) for p in curve), strict=True)
+    axes.fill_between(_ratios(curve), low, high, color=style['color'], alpha=0.18, lw=0)
+    axes.plot(_ratios(curve), rates, clip_on=False, zorder=3, **style)
+
+
+def _finish(axes: Axes, letter: str, name: str, widest: float) -> None:
+    axes.axvline(1, color=GREY, lw=0.8, ls=':', zorder=0)
+    axes.set_xlim(0, widest * 1.03)
+    axes.set_ylim(0, 1)
+    axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ['0', '0.25', '0.5', '0.75', '1'])
+    axes.set_xlabel('samples per class / dimension of class, N/d', labelpad=2)
+    axes.set_ylabel(name, labelpad=3)
+    axes.text(-0.16, 1.025, letter, transform=axes.transAxes, fontsize=9, fontweight='bold', va='bottom')

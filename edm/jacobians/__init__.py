@@ -1,0 +1,1 @@
+"""Jacobians of denoisers and their numerical ranks."""

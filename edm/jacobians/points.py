@@ -1,0 +1,134 @@
+"""Where Jacobians are taken: noisy images along sampling trajectories, or made from real images."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from data.dataset import ImageDataset
+from data.molrg_data import load_molrg
+from sampling.denoiser import Denoiser
+from sampling.generation import begin
+from sampling.sampler import generalized_sampler, plan_steps, widest_float
+from torch_utils.errors import UserError
+from torch_utils.images import from_uint8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Points:
+    """One noisy image per seed and noise level.
+
+    x: float64 [seeds, levels, C, H, W] (on a device without it, `widest_float`).
+    class_labels: one-hot [seeds, label_dim], None if the denoiser has no classes.
+    """
+
+    x: torch.Tensor
+    class_labels: torch.Tensor | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trajectories:
+    """The states before the steps of the EDM sampler that starts from each seed's noise, as in generate.py.
+
+    sigmas: the noise levels wanted, a subset of `levels`. levels: all those the sampler stops at.
+    options: S_churn, S_min, S_max, S_noise.
+    """
+
+    class_idx: int | None
+    sigmas: list[float]
+    levels: list[float]
+    options: dict
+
+    def points(self, net: Denoiser, seeds: Sequence[int], device: torch.device) -> Points:
+        """The states of these seeds at `sigmas`."""
+        draws, latents, class_labels = begin(net, seeds, device, self.class_idx)
+        wanted, states = set(self.sigmas), {}
+
+        def keep(i, sigma, x, denoised):
+            if sigma in wanted:
+                states[sigma] = x.clone()
+
+        generalized_sampler(net, latents, class_labels, on_step=keep, levels=self.levels,
+                            num_steps=len(self.levels), randn=lambda x: draws.randn(x.shape[1:], x.dtype),
+                            **self.options)
+        x = torch.stack([states[sigma] for sigma in self.sigmas], dim=1)
+        return Points(x=x, class_labels=class_labels)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RealImages:
+    """Real images with noise, x0 + sigma n: each seed draws n, a class, and which image x0 is, in this order.
+
+    sigmas: the noise levels. count: how many images there are. read: the images of some indices, float32
+    [N, C, H, W]. labels: of all images, [count, label_dim], if they count; `class_idx` overrides them.
+    """
+
+    class_idx: int | None
+    sigmas: list[float]
+    count: int
+    read: Callable[[list[int]], torch.Tensor]
+    labels: torch.Tensor | None = None
+
+    def points(self, net: Denoiser, seeds: Sequence[int], device: torch.device) -> Points:
+        """The images of these seeds at `sigmas`, all with the same noise n."""
+        draws, latents, class_labels = begin(net, seeds, device, self.class_idx)
+        chosen = draws.randint(self.count).tolist()
+        x0 = self.read(chosen).to(device, widest_float(device))
+        if class_labels is not None and self.class_idx is None:
+            class_labels = self.labels[chosen].to(device)
+        x = torch.stack([x0 + sigma * latents for sigma in self.sigmas], dim=1)
+        return Points(x=x, class_labels=class_labels)
+
+
+def noise_levels(net: Denoiser, sigmas: Sequence[float] | None, **grid) -> tuple[list[float], list[float]]:
+    """Noise levels to study, and those of a sampler that stops at them, both from high to low.
+
+    sigmas: levels to study, each within the denoiser's range; None for those of the sampler. They go through
+    the denoiser's `round_sigma`. grid: num_steps, sigma_min, sigma_max and rho of the sampler.
+    Raises ValueError, as `plan_steps` does.
+    """
+    own = [step.start.sigma for step in plan_steps(net, **grid).steps]
+    if sigmas is None:
+        return own, own
+    rounded = net.round_sigma(torch.tensor(sigmas, dtype=torch.float64)).tolist()
+    wanted = sorted(set(rounded), reverse=True)
+    return wanted, sorted({*own, *wanted}, reverse=True)
+
+
+def open_images(path: str, net: Denoiser, class_idx: int | None, sigmas: list[float], option: str = '--data',
+                ) -> RealImages:
+    """Real images of a zip, a folder, an .npz file or a MoLRG .pt file.
+
+    Raises UserError naming `option` if they don't fit the network: another size, or, where the network needs
+    classes and none is given, images without.
+    """
+    labels = None
+    if str(path).lower().endswith('.pt'):
+        contents = load_molrg(path, None, None, option)
+        images, classes = contents['data'].permute(0, 3, 1, 2), contents['conds'].long()
+        count, shape, read = len(images), tuple(images.shape[1:]), images.__getitem__
+        labels = torch.nn.functional.one_hot(classes).float()
+    else:
+        dataset = ImageDataset(path, option=option, cache=False)
+        count, shape = len(dataset), dataset.image_shape
+
+        def read(indices):
+            return from_uint8(torch.from_numpy(dataset.images(indices)))
+
+        if net.label_dim and class_idx is None and dataset.has_labels:
+            labelled = ImageDataset(path, option=option, cache=False, use_labels=True)
+            labels = torch.from_numpy(labelled.labels())
+    expected = (net.img_channels, net.img_resolution, net.img_resolution)
+    if tuple(shape) != expected:
+        raise UserError(f'{option} {path}: images are {_describe(shape)}, the network takes '
+                        f'{_describe(expected)}')
+    if net.label_dim and class_idx is None and (labels is None or labels.shape[1] != net.label_dim):
+        found = 'none' if labels is None else f'labels of {labels.shape[1]}'
+        raise UserError(f'{option} {path}: the network needs labels of {net.label_dim} classes, and the '
+                        f'images have {found}; --class chooses one for all')
+    return RealImages(class_idx=class_idx, sigmas=sigmas, count=count, read=read, labels=labels)
+
+
+def _describe(shape: Sequence[int]) -> str:
+    channels, height, width = shape
+    return f'{width}x{height} with {channels} channel{"s" * (channels > 1)}'

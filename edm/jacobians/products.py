@@ -1,0 +1,181 @@
+"""Jacobians of denoisers, all rows of a batch in one backward pass, their singular values and numerical rank.
+
+J = dD(x; sigma)/dx at one noisy image x [C, H, W] is a matrix [dim, dim], dim = C * H * W, with pixels in the
+order of `flatten`; row i is the gradient of output i. Its numerical rank tells how many directions the
+denoiser keeps (arXiv 2409.02426, Sec. 5).
+
+A row costs one backward pass through the network, which on its own leaves most of a machine idle. So one
+graph is made of many copies of the image, and each backward pass through it gives as many rows. Tangents
+(forward mode) would do as well, but cost 2.5 to 3 times as much here: PyTorch composes those of group
+normalisation and attention from many small operations.
+"""
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from sampling.denoiser import Denoiser
+from sampling.sampler import widest_float
+
+ETA = 0.99  # of the norm, so 0.98 of the energy
+_PASSES, _LEAST_PASSES = 8, 3  # backward passes per forward pass, as wished and as insisted on
+_MEASURING = 2  # seconds, roughly
+_LEAST_RESOLUTION = 16  # smaller images never gain from channels_last
+
+
+def numerical_rank(energies: torch.Tensor, eta: float = ETA) -> torch.Tensor:
+    """The smallest r with sqrt((s_1^2 + .. + s_r^2) / (s_1^2 + .. + s_n^2)) > eta, 0 if all are 0.
+
+    energies: the squares s_i^2, from large to small, float64 [..., n]. Returns int64 [...].
+    """
+    partial = energies.cumsum(-1)
+    short = partial <= eta**2 * partial[..., -1:]
+    return (short.sum(-1) + 1).where(partial[..., -1] > 0, 0).clamp(max=energies.shape[-1])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """How images lie in memory, and how many pass the network at a time."""
+
+    batch: int = 64
+    memory_format: torch.memory_format = torch.contiguous_format
+
+
+DEFAULT_LAYOUT = Layout()
+
+
+class Linearization:
+    """Products with J^T at several images at once, through one graph that serves all of them.
+
+    x: images [P, C, H, W]. sigma: their noise level. class_labels: [P, label_dim] or None.
+    width: rows per image in each product; the graph holds P * width copies.
+    """
+
+    def __init__(self, net, x: torch.Tensor, sigma: float, class_labels: torch.Tensor | None = None, *,
+                 width: int, memory_format: torch.memory_format = torch.contiguous_format):
+        self.shape = (len(x), width, x[0].numel())
+        copies = x.to(torch.float32).repeat_interleave(width, dim=0)
+        labels = None if class_labels is None else class_labels.repeat_interleave(width, dim=0)
+        with torch.enable_grad():
+            self._inputs = copies.contiguous(memory_format=memory_format).requires_grad_()
+            self._outputs = net(self._inputs, torch.tensor(sigma, device=x.device), labels)
+        self.denoised = self._outputs.detach()[::width]
+
+    def vjp(self, rows: torch.Tensor) -> torch.Tensor:
+        """Each row times J: from [P, width, dim] to [P, width, dim], float32."""
+        cotangents = rows.to(self._outputs.dtype).reshape(self._outputs.shape)
+        # One memory format throughout, or PyTorch converts at every layer.
+        cotangents = torch.empty_like(self._outputs).copy_(cotangents)
+        gradient, = torch.autograd.grad(self._outputs, self._inputs, cotangents, retain_graph=True)
+        return gradient.reshape(self.shape)
+
+
+def jacobian_rows(net: Denoiser, x: torch.Tensor, sigma: float, class_labels: torch.Tensor | None = None, *,
+                  layout: Layout = DEFAULT_LAYOUT) -> Iterator[tuple[slice, slice, torch.Tensor]]:
+    """The Jacobians at images x [P, C, H, W] in blocks, at most `layout.batch` rows at a time.
+
+    Yields which images, which rows, and these rows, float32 [images, rows, dim]. If there are several images,
+    a block holds rows of some: the fewer rows of each, the more backward passes share one forward pass.
+    """
+    dim = x[0].numel()
+    together = max(1, min(len(x), layout.batch * _PASSES // dim))
+    passes = max(_LEAST_PASSES, math.ceil(dim / max(1, layout.batch // together)))
+    width = math.ceil(dim / passes)
+    for start in range(0, len(x), together):
+        images = slice(start, min(start + together, len(x)))
+        labels = None if class_labels is None else class_labels[images]
+        linear = Linearization(net, x[images], sigma, labels, width=width,
+                               memory_format=layout.memory_format)
+        unit = torch.zeros(linear.shape, device=x.device)
+        for first in range(0, dim, width):
+            rows = slice(first, min(first + width, dim))
+            chosen = torch.arange(rows.stop - first, device=x.device)
+            unit.zero_()[:, chosen, first + chosen] = 1
+            yield images, rows, linear.vjp(unit)[:, :len(chosen)]
+
+
+def jacobian(net: Denoiser, x: torch.Tensor, sigma: float, class_labels: torch.Tensor | None = None, *,
+             layout: Layout = DEFAULT_LAYOUT) -> torch.Tensor:
+    """The Jacobians at images x [P, C, H, W] of one noise level, float32 [P, dim, dim].
+
+    net: a denoiser whose outputs depend on their own input alone. class_labels: [P, label_dim] or None.
+    """
+    dim = x[0].numel()
+    whole = torch.empty([len(x), dim, dim], device=x.device)
+    for images, rows, block in jacobian_rows(net, x, sigma, class_labels, layout=layout):
+        whole[images, rows] = block
+    return whole
+
+
+def exact_energies(net: Denoiser, x: torch.Tensor, sigma: float, class_labels: torch.Tensor | None = None, *,
+                   layout: Layout = DEFAULT_LAYOUT) -> torch.Tensor:
+    """Squared singular values of the Jacobians at images x [P, C, H, W], descending, float64 [P, dim].
+
+    They are the eigenvalues of J^T J, summed up in float64 block by block, so that J itself is never held.
+    That is three times as fast as singular values of J, and as exact: J's float32 changes each of them by
+    1e-8 to 1e-7 times the largest already.
+    """
+    dim, device = x[0].numel(), x.device
+    if widest_float(device) != torch.float64:
+        device = torch.device('cpu')
+    energies = torch.empty([len(x), dim], dtype=torch.float64, device=device)
+    for images, rows, block in jacobian_rows(net, x, sigma, class_labels, layout=layout):
+        if rows.start == 0:
+            gram = torch.zeros([len(block), dim, dim], dtype=torch.float64, device=device)
+        block = block.to(device, torch.float64)
+        gram.baddbmm_(block.mT, block)
+        if rows.stop == dim:
+            energies[images] = torch.linalg.eigvalsh(gram).flip(-1).clamp(min=0)
+    return energies
+
+
+def exact_bytes(dim: int) -> int:
+    """Memory that `exact_energies` needs for one Jacobian: J^T J, and the copy that its eigenvalues take."""
+    return 2 * 8 * dim**2
+
+
+def choose_layout(net: Denoiser, x: torch.Tensor, sigma: float, class_labels: torch.Tensor | None = None, *,
+                  batch: int | None = None) -> Layout:
+    """The fastest layout here for rows of J, by measuring a few backward passes.
+
+    x: one image [1, C, H, W]. batch: to be used; None tries 16, 64 and 256, for as long as a few seconds last
+    and the memory suffices. The network's weights stay in the memory format that was tried last.
+    """
+    formats = [torch.contiguous_format]
+    if isinstance(net, torch.nn.Module) and x.shape[-1] >= _LEAST_RESOLUTION:
+        formats.append(torch.channels_last)
+    best, best_time, began = Layout(batch=batch or 16), math.inf, time.perf_counter()
+    for size in [batch] if batch else [16, 64, 256]:
+        for memory_format in formats:
+            layout = Layout(batch=size, memory_format=memory_format)
+            try:
+                taken = _seconds_per_row(net, x, sigma, class_labels, layout)
+            except torch.OutOfMemoryError:
+                return best
+            if taken < best_time:
+                best, best_time = layout, taken
+        if time.perf_counter() > began + _MEASURING:
+            break
+    return best
+
+
+def _seconds_per_row(net, x, sigma, class_labels, layout: Layout) -> float:
+    set_memory_format(net, layout.memory_format)
+    linear = Linearization(net, x, sigma, class_labels, width=layout.batch,
+                           memory_format=layout.memory_format)
+    rows = torch.zeros(linear.shape, device=x.device)
+    times = []
+    while len(times) < 2 or (len(times) < 5 and sum(times) < _MEASURING / 20):
+        start = time.perf_counter()
+        linear.vjp(rows)[0, 0, 0].item()  # waits for a GPU, too
+        times.append(time.perf_counter() - start)
+    return min(times) / layout.batch
+
+
+def set_memory_format(net: Denoiser, memory_format: torch.memory_format) -> None:
+    """Lay a network's weights out in memory; values stay. A denoiser that is no module has none."""
+    if isinstance(net, torch.nn.Module):
+        net.to(memory_format=memory_format)

@@ -1,0 +1,238 @@
+"""Images from seeds: what each seed draws, how processes share the seeds, and the folder of samples."""
+
+import contextlib
+import hashlib
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from sampling.denoiser import Denoiser
+from sampling.sampler import generalized_sampler
+from torch_utils import distributed, provenance
+from torch_utils.cli import parse_int_list, shorten
+from torch_utils.errors import UserError
+from torch_utils.files import atomic_write, locked, write_json
+from torch_utils.images import is_whole_png, make_grid, to_uint8, write_png
+from torch_utils.processes import map_ahead
+from torch_utils.seeding import SampleGenerators
+
+WRITERS = 4  # threads that encode and write PNGs beside the next batch's computation
+RECORD = 'generation.json'
+
+
+@dataclass(frozen=True, kw_only=True)
+class Samples:
+    """A batch of samples.
+
+    seeds: N integers. images: uint8 [N, C, H, W], on the CPU.
+    sigma, x, denoised: with a trajectory, the noise level of each step, float64 [steps], the states before
+        the steps, float64 [N, steps, C, H, W], and the denoised images there; else None.
+    """
+
+    seeds: list[int]
+    images: np.ndarray
+    sigma: np.ndarray | None = None
+    x: np.ndarray | None = None
+    denoised: np.ndarray | None = None
+
+
+def begin(net: Denoiser, seeds: Sequence[int], device: torch.device, class_idx: int | None = None,
+          ) -> tuple[SampleGenerators, torch.Tensor, torch.Tensor | None]:
+    """What each seed draws first from its own generator on `device`.
+
+    Returns the generators for what comes next, the latents [N, C, H, W], and, if `net` has classes, one-hot
+    labels [N, label_dim]; the class is drawn also where `class_idx` overrides it.
+    """
+    draws = SampleGenerators(seeds, device)
+    latents = draws.randn((net.img_channels, net.img_resolution, net.img_resolution))
+    if not net.label_dim:
+        return draws, latents, None
+    classes = draws.randint(net.label_dim)
+    if class_idx is not None:
+        classes.fill_(class_idx)
+    return draws, latents, torch.eye(net.label_dim, device=device)[classes]
+
+
+@torch.inference_mode()
+def sample(net: Denoiser, seeds: Sequence[int], device: torch.device, *, class_idx: int | None = None,
+           trajectory: bool = False, **options) -> Samples:
+    """One image per seed.
+
+    Each seed's own generator gives what `begin` draws, then noise at every step if the sampler churns. So an
+    image depends on seed and denoiser alone, not on its batch.
+    options: those of `sampling.sampler.generalized_sampler`, whose errors these are.
+    """
+    draws, latents, class_labels = begin(net, seeds, device, class_idx)
+    steps = []
+
+    def keep(i, sigma, x, denoised):
+        steps.append((sigma, x.cpu().numpy(), denoised.cpu().numpy()))
+
+    images = generalized_sampler(net, latents, class_labels, on_step=keep if trajectory else None,
+                                 randn=lambda x: draws.randn(x.shape[1:], x.dtype), **options)
+    kept = {}
+    if trajectory:
+        sigma, x, denoised = zip(*steps, strict=True)
+        kept = {'sigma': np.array(sigma), 'x': np.stack(x, axis=1), 'denoised': np.stack(denoised, axis=1)}
+    return Samples(seeds=list(seeds), images=to_uint8(images).cpu().numpy(), **kept)
+
+
+def own_batches(seeds: Sequence[int], batch: int, *, shared: bool = False, threads: int = 1,
+                ) -> list[list[int]]:
+    """This process's share of the seeds, in batches of nearly equal size and at most `batch`.
+
+    shared: all processes work together on all seeds. threads: how many batches it computes at a time.
+    """
+    rank, world = (0, 1) if shared else (distributed.rank(), distributed.world_size())
+    at_once = world * threads
+    count = math.ceil(len(seeds) / (batch * at_once)) * at_once  # equally many for every process and thread
+    return [part.tolist() for part in np.array_split(np.asarray(seeds, dtype=np.int64), count)][rank::world]
+
+
+# The folder of samples.
+
+
+def image_path(outdir: Path, seed: int, subdirs: bool) -> Path:
+    """Where the image of a seed lies: {seed:06d}.png, with `subdirs` in a folder for each thousand seeds."""
+    return (outdir / f'{seed - seed % 1000:06d}' if subdirs else outdir) / f'{seed:06d}.png'
+
+
+def begin_folder(outdir: Path, settings: dict, seeds: Sequence[int], *, subdirs: bool, resume: bool,
+                 overwrite: bool = False, inputs: Sequence[str] = ()) -> list[int]:
+    """Record in `outdir`/generation.json what makes its images; returns the seeds that are still to be done.
+
+    settings: all that decides the pixels. inputs: files, for the record. With `resume`, whole images that are
+    there stay; with `overwrite` too, only those of these settings.
+    Raises UserError if `resume` is asked for where images were made with other settings, or nobody knows how.
+    """
+    with locked(outdir, 'beginning in'):  # others may add images of their own
+        return _begin_folder(outdir, _json_settings(settings), seeds, subdirs, resume, overwrite, inputs)
+
+
+def _begin_folder(outdir: Path, settings: dict, seeds: Sequence[int], subdirs: bool, resume: bool,
+                  overwrite: bool, inputs: Sequence[str]) -> list[int]:
+    key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    record = _read_record(outdir / RECORD)
+    runs = record['runs'] if record.get('settings_sha256') == key else []
+    known = {seed for run in runs for seed in parse_int_list(run['seeds'])}
+    paths = {seed: image_path(outdir, seed, subdirs) for seed in seeds}
+    there = {seed for seed, path in paths.items() if path.is_file()}
+    if resume and there - known and not overwrite:
+        raise UserError(f'--resume: --outdir {outdir} has images that were made ' + (
+            f'with other settings ({_first_difference(record["settings"], settings)})' if record and not runs
+            else f'by something else ({min(there - known):06d}.png is not in {RECORD})'))
+    replaced = there - known if resume else there
+    if replaced:
+        print(f'{len(replaced)} of {len(seeds)} images are in {outdir} already and are replaced',
+              file=sys.stderr)
+        for seed in there - known:  # so that no image is ever taken for one of these settings
+            paths[seed].unlink()
+    write_json(outdir / RECORD, {
+        'settings': settings, 'settings_sha256': key,
+        'runs': [*runs, {'seeds': shorten(seeds), **provenance.record(inputs=inputs)}]})
+    kept = {seed for seed in there - replaced if is_whole_png(paths[seed])}
+    return [seed for seed in seeds if seed not in kept]
+
+
+def _json_settings(settings: dict) -> dict:
+    """Settings as JSON can hold them, which has no infinity."""
+    return {name: str(value) if value == math.inf else value for name, value in settings.items()}
+
+
+def _read_record(path: Path) -> dict:
+    """The record of a folder, with `settings` and `runs`; an empty one for none, or one that is damaged."""
+    try:
+        record = json.loads(path.read_text(encoding='utf-8'))
+        for run in record['runs']:
+            parse_int_list(run['seeds'])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+    return record if isinstance(record['runs'], list) and isinstance(record.get('settings'), dict) else {}
+
+
+def _first_difference(old: dict, new: dict) -> str:
+    name = next((name for name in [*new, *old] if old.get(name) != new.get(name)), 'settings_sha256')
+    return f'{name}: {old.get(name)} there, {new.get(name)} now'
+
+
+def write_samples(batches: Sequence[Sequence[int]], make: Callable[[Sequence[int]], Samples], outdir: Path, *,
+                  subdirs: bool, threads: int = 1) -> Iterator[Samples]:
+    """Make each batch of seeds, write its images, and yield it; PNGs are written beside the computation.
+
+    threads: how many batches are computed at a time; if several, each by one of PyTorch's threads.
+    Progress shows this process's share, on rank 0.
+    """
+    batches = [batch for batch in batches if batch]
+    total = sum(map(len, batches))
+    hide = distributed.rank() != 0
+    with (ThreadPoolExecutor(WRITERS) as pool, tqdm(total=total, unit='img', disable=hide) as progress,
+          _one_thread_each(threads)):
+        pending, made = [], map(make, batches)
+        if threads > 1:
+            made = map_ahead(make, batches, threads, ahead=threads)
+        for samples in made:
+            for future in pending:
+                future.result()
+            pending = [pool.submit(_write, image_path(outdir, seed, subdirs), image, outdir)
+                       for seed, image in zip(samples.seeds, samples.images, strict=True)]
+            yield samples
+            progress.update(len(samples.seeds))
+        for future in pending:
+            future.result()
+
+
+@contextlib.contextmanager
+def _one_thread_each(threads: int) -> Iterator[None]:
+    """If several threads compute, let none of them divide an operation further."""
+    before = torch.get_num_threads()
+    if threads > 1:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        if threads > 1:
+            torch.set_num_threads(before)
+
+
+def _write(path: Path, image: np.ndarray, outdir: Path) -> None:
+    if path.parent != outdir:  # which, if it has gone away, is not to come back without its record
+        path.parent.mkdir(exist_ok=True)
+    write_png(path, image.transpose(1, 2, 0), durable=False)
+
+
+def write_sheet(path: Path, outdir: Path, seeds: Sequence[int], *, subdirs: bool) -> None:
+    """Write one PNG with the images of all seeds, in their order, on a nearly square grid."""
+    images = []
+    for seed in seeds:
+        with Image.open(image_path(outdir, seed, subdirs)) as image:
+            pixels = np.asarray(image)
+        images.append(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1))
+    write_png(path, make_grid(np.stack(images), columns=math.ceil(math.sqrt(len(images)))))
+
+
+def write_trajectory(path: Path, parts: Sequence[Samples], seeds: Sequence[int], settings: dict, *,
+                     inputs: Sequence[str] = ()) -> None:
+    """Write the trajectories of all processes to an `.npz`; called on each, rank 0 writes.
+
+    Arrays, in the order of `seeds`: `seeds` int64 [N], `sigma` float64 [steps], `x` float64 and `denoised`
+    [N, steps, C, H, W], `images` uint8 [N, C, H, W]; and `provenance`, JSON text. inputs: files, for it.
+    """
+    parts = [part for share in distributed.gather(list(parts)) for part in share]
+    if distributed.rank() != 0:
+        return
+    made = [seed for part in parts for seed in part.seeds]
+    order = [made.index(seed) for seed in seeds]
+    arrays = {name: np.concatenate([getattr(part, name) for part in parts])[order]
+              for name in ('x', 'denoised', 'images')}
+    record = json.dumps({**provenance.record(inputs=inputs), 'settings': _json_settings(settings)})
+    with atomic_write(path) as file:
+        np.savez(file, seeds=np.array(seeds), sigma=parts[0].sigma, provenance=np.array(record), **arrays)

@@ -1,0 +1,1 @@
+"""Descriptors of images, and what is measured with them: RP, GL and MAE scores."""

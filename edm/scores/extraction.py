@@ -1,0 +1,90 @@
+"""From images to a file of descriptors: decoded ahead, computed by all processes, written as they come."""
+
+import hashlib
+import itertools
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from tqdm import tqdm
+
+from data.image_stream import ImageStream
+from scores.descriptors import Descriptor
+from scores.features import write_features
+from torch_utils import distributed
+from torch_utils.errors import UserError
+from torch_utils.processes import map_ahead
+
+_TASK = 8  # images that a thread prepares at a time
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """What was written: num_images descriptors of dim numbers, num_zero of them zero vectors."""
+
+    num_images: int
+    dim: int
+    num_zero: int
+
+
+def extract(images: ImageStream, descriptor: Descriptor, path: str | os.PathLike, *, batch: int, workers: int,
+            provenance: dict) -> Summary | None:
+    """Write the descriptors of all images to `path`, an `.npz` as `scores.features` describes.
+
+    batch: images at a time. The processes take batches in turns and rank 0 writes, so that their number
+    changes nothing in the file. workers: threads per process that decode. provenance: goes into the file,
+    with `images_sha256`, the hash of all pixels and names.
+    Returns the summary on rank 0, None on the others. Raises UserError if an image is broken, or of another
+    shape than the first where the descriptor can't have that; then nothing is written.
+    """
+    rows = _rows_in_order(images, descriptor, batch, workers)
+    if distributed.rank() > 0:
+        for _ in rows:
+            pass
+        return None
+    total, hashes, dim, num_zero = len(images.names), hashlib.sha256(), 0, 0
+    with write_features(path, total) as (append, finish), tqdm(total=total, unit='image') as progress:
+        for values, digests in rows:
+            append(values)
+            hashes.update(digests)
+            dim, num_zero = values.shape[1], num_zero + int((~values.any(axis=1)).sum())
+            progress.update(len(values))
+        hashes.update('\n'.join(images.names).encode())
+        finish(file_names=images.names, descriptor=descriptor.kind, identity=descriptor.identity,
+               provenance=json.dumps(provenance | {'images_sha256': hashes.hexdigest()}))
+    return Summary(num_images=total, dim=dim, num_zero=num_zero)
+
+
+def _rows_in_order(images: ImageStream, descriptor: Descriptor, batch: int,
+                   workers: int) -> Iterator[tuple[np.ndarray, bytes]]:
+    """Per batch, on every process: descriptors float32 [n, D], and the images' SHA-256 one after another."""
+    total, rank, world_size = len(images.names), distributed.rank(), distributed.world_size()
+    own = [range(start, min(start + batch, total)) for start in range(0, total, batch)][rank::world_size]
+    rounds = -(-total // (batch * world_size))
+    with distributed.shared_errors():
+        shape = descriptor.prepare(images.read(0)).shape
+
+    def prepare_all(indices: range) -> list[tuple[np.ndarray, bytes]]:
+        return [prepare(index) for index in indices]
+
+    def prepare(index: int) -> tuple[np.ndarray, bytes]:
+        image = images.read(index)
+        pixels = descriptor.prepare(image)
+        if pixels.shape != shape:
+            raise UserError(f'{images.where(index)} is {list(pixels.shape)} (channels, height, width), and '
+                            f'{images.names[0]} is {list(shape)}; all must be alike for this descriptor')
+        header = f'{image.mode} {image.width} {image.height} '.encode()
+        return pixels, hashlib.sha256(header + image.tobytes()).digest()
+
+    parts = (indices[start:start + _TASK] for indices in own for start in range(0, len(indices), _TASK))
+    prepared = itertools.chain.from_iterable(
+        map_ahead(prepare_all, parts, workers, ahead=max(2 * batch // _TASK, 2 * workers)))
+    for number in range(rounds):
+        part = None
+        with distributed.shared_errors():
+            if number < len(own):
+                pixels, digests = zip(*itertools.islice(prepared, len(own[number])), strict=True)
+                part = descriptor.compute(np.stack(pixels)), b''.join(digests)
+        yield from (part for part in distributed.gather(part) if part is not None)

@@ -1,0 +1,181 @@
+"""The optimal denoiser against the reference, a float64 brute force, and cases with a known answer."""
+
+import math
+import resource
+
+import numpy as np
+import pytest
+import torch
+
+from data.pixels import Pixels
+from denoisers.optimal_denoiser import OptimalDenoiser
+from helpers import golden
+from sampling.sampler import edm_sampler
+from sampling.schedules import karras_sigmas
+from torch_utils.errors import UserError
+
+CPU = torch.device('cpu')
+GOLDEN = golden('optimal-denoiser')
+GRID = karras_sigmas(18, 0.002, 80).tolist()
+
+
+class Images:
+    """An array uint8 [N, C, H, W] as a data set."""
+
+    def __init__(self, images):
+        self.array = np.asarray(images)
+
+    def images(self, indices):
+        return self.array[np.asarray(indices)]
+
+
+def denoiser(images, *, cache_bytes=math.inf, chunk_values=None, **options):
+    images = Images(images)
+    pixels = Pixels(images, range(len(images.array)), images.array.shape[1:], device=CPU,
+                    cache_bytes=cache_bytes, chunk_values=chunk_values)
+    return OptimalDenoiser(pixels, **options)
+
+
+def brute_force(images, x, sigma):
+    """The definition, in float64, with squared distances as sums of squared differences."""
+    y = torch.from_numpy(images.astype(np.float64)) / 127.5 - 1
+    square = (x.to(torch.float64)[:, None] - y[None]).square().sum(dim=(2, 3, 4))
+    return torch.einsum('bn,nchw->bchw', (-square / (2 * sigma**2)).softmax(dim=1), y)
+
+
+def close(found, expected, atol=1e-6):
+    torch.testing.assert_close(found.to(torch.float64), expected.to(torch.float64), rtol=0, atol=atol)
+
+
+def make_images(n, seed=0, channels=3, size=8):
+    """Random images, and for n > 3 of which the second repeats the first and the third is one level off."""
+    images = np.random.default_rng(seed).integers(0, 256, (n, channels, size, size)).astype(np.uint8)
+    if n > 3:
+        images[1] = images[2] = images[0]
+        images[2, 0, 0, 0] ^= 1
+    return images
+
+
+@pytest.mark.parametrize('key', [key for key in GOLDEN if key.startswith('x/')])
+def test_it_gives_the_references_denoised_images(key):
+    sigma = key.removeprefix('x/')
+    net = denoiser(GOLDEN['dataset_uint8'], chunk_values=2000)
+    close(net(torch.from_numpy(GOLDEN[key]), float(sigma)), torch.from_numpy(GOLDEN[f'out/{sigma}']))
+
+
+def test_euler_gives_the_references_samples():
+    samples = edm_sampler(denoiser(GOLDEN['dataset_uint8']), torch.from_numpy(GOLDEN['latents']),
+                          solver='euler')
+    close(samples, torch.from_numpy(GOLDEN['sample_euler18']), atol=1e-5)
+
+
+@pytest.mark.parametrize('n', [1, 2, 64, 300])
+@pytest.mark.parametrize('sigma', GRID)
+def test_it_is_the_definition_at_every_noise_level(sigma, n):
+    images = make_images(n)
+    clean = torch.from_numpy(images[np.arange(6) % n].astype(np.float64)) / 127.5 - 1
+    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    halfway = (clean[:1] + clean[1:2]) / 2  # where the weights of two images are equal
+    x = torch.cat([clean, clean + sigma * noise, halfway, halfway + sigma * noise[:1], 80 * noise])
+    close(denoiser(images, chunk_values=12_000)(x, sigma), brute_force(images, x, sigma))
+
+
+def test_grey_images_are_denoised():
+    images = make_images(20, channels=1)
+    x = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    close(denoiser(images)(x, 0.7), brute_force(images, x, 0.7))
+
+
+def test_the_nearest_image_is_found_among_neighbours_one_grey_level_apart():
+    images = np.repeat(make_images(1), 192, axis=0)
+    rows = np.arange(192)
+    images.reshape(192, 192)[rows, rows] ^= 1
+    clean = torch.from_numpy(images).to(torch.float64) / 127.5 - 1
+    close(denoiser(images, chunk_values=5000)(clean, 0.0005), clean)
+
+
+def test_any_noise_level_above_0_has_an_answer():
+    images = make_images(40)
+    clean = torch.from_numpy(images[5:8]).to(torch.float64) / 127.5 - 1
+    close(denoiser(images)(clean, 1e-200), clean)
+    close(denoiser(images)(clean, 1e90), brute_force(images, clean, 1e90))
+
+
+def test_a_noise_level_for_each_image_equals_one_at_a_time():
+    net, sigmas = denoiser(make_images(30)), torch.tensor([0.01, 0.5, 3.0, 40.0])
+    x = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * sigmas.reshape(-1, 1, 1, 1)
+    alone = torch.cat([net(x[i:i + 1], sigma) for i, sigma in enumerate(sigmas)])
+    close(net(x, sigmas), alone)
+
+
+def test_the_result_has_the_type_of_the_images_to_denoise():
+    net = denoiser(make_images(5))
+    for dtype in (torch.float32, torch.float64):
+        assert net(torch.zeros(2, 3, 8, 8, dtype=dtype), 1.0).dtype == dtype
+
+
+def test_samples_do_not_depend_on_their_batch():
+    net = denoiser(GOLDEN['dataset_uint8'])
+    latents = torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    together = edm_sampler(net, latents, solver='euler')
+    alone = torch.cat([edm_sampler(net, latents[i:i + 1], solver='euler') for i in range(8)])
+    close(together[:8], alone)
+
+
+@pytest.mark.parametrize('chunk_values', [192, 192 * 7, None])
+@pytest.mark.parametrize('cache_bytes', [0, math.inf])
+def test_neither_chunks_nor_the_place_of_the_pixels_change_the_result(cache_bytes, chunk_values):
+    images = make_images(100)
+    net = denoiser(images, cache_bytes=cache_bytes, chunk_values=chunk_values)
+    x = torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for sigma in (0.002, 0.3, 2.0, 80.0):
+        close(net(x, sigma), brute_force(images, x, sigma))
+
+
+def test_a_full_disk_is_reported():
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(UserError, match=r'--cache_gb.*do not fit'):
+            denoiser(make_images(100), cache_bytes=0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.parametrize('n', [1, 2, 100])
+def test_threads_share_the_images_and_give_the_same(n):
+    images = make_images(n)
+    x = torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    torch.set_num_threads(3)
+    try:
+        for cache_bytes in (0, math.inf):
+            net = denoiser(images, cache_bytes=cache_bytes, chunk_values=192 * 5)
+            for sigma in (0.002, 2.0, 80.0):
+                close(net(x, sigma), brute_force(images, x, sigma))
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_a_label_restricts_it_to_the_images_of_a_class():
+    images = make_images(50)
+    net = denoiser(images, class_ends=[10, 11, 50], label_dim=3)
+    x = torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    denoised = net(x, 2.0, torch.eye(3)[[2, 0, 1, 0, 2]])
+    close(denoised[[1, 3]], brute_force(images[:10], x[[1, 3]], 2.0))
+    close(denoised[[2]], brute_force(images[10:11], x[[2]], 2.0))
+    close(denoised[[0, 4]], brute_force(images[11:], x[[0, 4]], 2.0))
+
+
+@pytest.mark.parametrize(('x', 'sigma', 'says'), [
+    (math.nan, 1.0, 'finite'), (math.inf, 1.0, 'finite'), (0.0, math.nan, 'finite'),
+    (0.0, 0.0, 'above 0'), (0.0, -1.0, 'above 0')])
+def test_what_has_no_answer_is_refused(x, sigma, says):
+    with pytest.raises(ValueError, match=says):
+        denoiser(make_images(5))(torch.full((1, 3, 8, 8), x), sigma)
+
+
+def test_classes_without_a_label_are_refused():
+    net = denoiser(make_images(5), class_ends=[2, 5], label_dim=2)
+    with pytest.raises(ValueError, match='labels'):
+        net(torch.zeros(1, 3, 8, 8), 1.0)

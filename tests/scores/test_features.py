@@ -1,0 +1,136 @@
+"""Files of descriptors: what is written comes back, what others wrote is taken, bad files are named."""
+
+import contextlib
+import json
+import zipfile
+
+import numpy as np
+import pytest
+
+from helpers import DATA
+from scores.features import comparable_name, load_features, load_pair, write_features
+from torch_utils.errors import UserError
+
+
+def unit(rows, dim=4, seed=0):
+    values = np.random.RandomState(seed).randn(rows, dim)
+    return (values / np.linalg.norm(values, axis=1, keepdims=True)).astype(np.float32)
+
+
+def write(path, values, names=None, descriptor='pixel', identity='pixel'):
+    with write_features(path, len(values)) as (append, finish):
+        for start in range(0, len(values), 2):
+            append(values[start:start + 2])
+        finish(file_names=names or [f'{i}.png' for i in range(len(values))], descriptor=descriptor,
+               identity=identity, provenance=json.dumps({'images': 'some.zip'}))
+    return path
+
+
+def test_written_features_come_back(tmp_path):
+    values, names = unit(3), ['a', 'b/c', 'ü']
+    write(tmp_path / 'f.npz', values, names, identity='exact')
+    features = load_features(tmp_path / 'f.npz', '--source')
+    np.testing.assert_array_equal(features.values, values)
+    assert features.values.dtype == np.float32
+    assert (features.file_names, features.descriptor, features.identity) == (names, 'pixel', 'exact')
+    assert (features.rescaled, features.images) == (0, 'some.zip')
+    assert [path.name for path in tmp_path.iterdir()] == ['f.npz']
+
+
+def test_plain_numpy_reads_what_is_written(tmp_path):
+    with np.load(write(tmp_path / 'f.npz', unit(5)), allow_pickle=False) as file:
+        assert (file['features'].shape, file['features'].dtype) == ((5, 4), np.float32)
+        assert file['file_names'].tolist() == [f'{i}.png' for i in range(5)]
+
+
+def test_equal_features_are_equal_files(tmp_path):
+    a, b = (write(tmp_path / name, unit(3)).read_bytes() for name in ('a.npz', 'b.npz'))
+    assert a == b
+    with zipfile.ZipFile(tmp_path / 'a.npz') as archive:
+        assert {info.date_time[0] for info in archive.infolist()} == {1980}
+
+
+def test_a_file_that_is_not_finished_does_not_appear(tmp_path):
+    with contextlib.suppress(KeyboardInterrupt), write_features(tmp_path / 'f.npz', 3) as (append, _):
+        append(unit(2))
+        raise KeyboardInterrupt
+    assert not list(tmp_path.iterdir())
+
+
+def test_files_of_others_need_only_features(tmp_path):
+    np.savez(tmp_path / 'f.npz', features=np.eye(2))
+    features = load_features(tmp_path / 'f.npz', '--source')
+    assert features.values.dtype == np.float32
+    assert (features.file_names, features.descriptor, features.provenance) == (None, None, {})
+    assert features.images is None
+
+
+def test_golden_features_stay_as_they_are():
+    with np.load(DATA / 'features-source.npz') as file:
+        features = load_features(DATA / 'features-source.npz', '--source')
+        np.testing.assert_array_equal(features.values, file['features'])
+    assert features.rescaled == 0
+
+
+def test_rows_are_brought_to_length_one_but_for_zeros(tmp_path):
+    values = unit(4) * np.float32([[1], [3], [0], [1.0004]])  # the last is half precision's rounding
+    np.savez(tmp_path / 'f.npz', features=values)
+    features = load_features(tmp_path / 'f.npz', '--source')
+    assert features.rescaled == 1
+    np.testing.assert_allclose(features.values[1], unit(4)[1], rtol=1e-6)
+    np.testing.assert_array_equal(features.values[[0, 2, 3]], values[[0, 2, 3]])
+
+
+BAD_FILES = {
+    'no features': ({'samples': np.eye(2)}, 'samples'),
+    'integers': ({'features': np.eye(2, dtype=int)}, 'int64'),
+    'one row': ({'features': np.ones(4)}, r'\[4\]'),
+    'no rows': ({'features': np.ones((0, 4))}, r'\[0, 4\]'),
+    'not a number': ({'features': np.array([[1, 2], [3, np.nan]])}, 'row 1'),
+    'too large': ({'features': np.array([[1e300, 2]])}, 'row 0'),
+    'names': ({'features': np.eye(2), 'file_names': np.array(['a'])}, '2 strings'),
+    'provenance': ({'features': np.eye(2), 'provenance': np.array('{')}, 'JSON'),
+    'objects': ({'features': np.array([{}, None], dtype=object)}, 'readable'),
+}
+
+
+@pytest.mark.parametrize('kind', BAD_FILES)
+def test_a_bad_file_is_named_in_one_line(tmp_path, kind):
+    arrays, says = BAD_FILES[kind]
+    np.savez(tmp_path / 'f.npz', **arrays)
+    with pytest.raises(UserError, match=says) as err:
+        load_features(tmp_path / 'f.npz', '--target')
+    assert str(err.value).startswith(f'--target {tmp_path / "f.npz"}: ')
+    assert '\n' not in str(err.value)
+
+
+def test_damaged_and_missing_files_are_refused(tmp_path):
+    path = tmp_path / 'f.npz'
+    with pytest.raises(UserError, match='no such file'):
+        load_features(path, '--source')
+    np.save(tmp_path / 'array.npy', np.eye(2))
+    whole = (DATA / 'features-train.npz').read_bytes()
+    middle = len(whole) // 2
+    flipped = whole[:middle] + bytes([whole[middle] ^ 255]) + whole[middle + 1:]
+    for content in (b'', b'text', whole[:middle], flipped, (tmp_path / 'array.npy').read_bytes()):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match='not a readable'):
+            load_features(path, '--source')
+
+
+def test_pairs_must_fit_together(tmp_path):
+    a, longer = write(tmp_path / 'a.npz', unit(3)), write(tmp_path / 'b.npz', unit(5))
+    wider = write(tmp_path / 'c.npz', unit(3, dim=6))
+    other = write(tmp_path / 'd.npz', unit(3), descriptor='sscd')
+    another = write(tmp_path / 'e.npz', unit(3), identity='of another model')
+    assert len(load_pair(a, longer, rows_match=False)[1].values) == 5
+    for second, says in ((longer, '3 and 5 rows'), (wider, '4 and of 6'), (other, 'pixel and sscd'),
+                         (another, 'of another model')):
+        with pytest.raises(UserError, match=says):
+            load_pair(a, second, rows_match=True)
+
+
+def test_names_of_one_noise_are_alike_in_all_layouts():
+    assert comparable_name('000012.png') == comparable_name('000000/000012.jpg') == '000012'
+    assert comparable_name('a.npz[12]') == comparable_name('x/b.npz[12]') == '[12]'
+    assert comparable_name('a.npz') == 'a'
