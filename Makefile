@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: venv quickstart test lint docs bench clean
+.PHONY: venv quickstart test lint bench clean
 
 venv: $(VENV)/installed
 
@@ -21,10 +21,6 @@ test: venv
 
 lint: venv
 	$(BIN)/ruff check .
-
-# The option tables of README.md, from the scripts' help.
-docs: venv
-	$(BIN)/python tests/option_tables.py
 
 bench: venv
 	$(BIN)/python tests/benchmarks/run.py

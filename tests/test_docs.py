@@ -1,4 +1,4 @@
-"""README and help: option tables are current, every help is complete, images exist."""
+"""READMEs and help texts: every option, file and test that they name exists; every help is complete."""
 
 import importlib
 import re
@@ -9,16 +9,19 @@ import sys
 import click
 import pytest
 
-import option_tables
 from helpers import ROOT
 from torch_utils.cli import option_sections
 
-README = (ROOT / 'README.md').read_text(encoding='utf-8')
+READMES = {str(path.relative_to(ROOT)): path.read_text(encoding='utf-8')
+           for path in (ROOT / 'README.md', *sorted(ROOT.glob('[!.]*/README.md')),
+                        *sorted(ROOT.glob('tests/*/README.md')))}
+SCRIPTS = sorted(path.stem for path in (ROOT / 'edm').glob('*.py'))
+OTHER_PROGRAMS = {'--gres'}  # options in a README that are not of our scripts: sbatch's
 
 
 def commands():
     """(how it is called, command) of every script and sub-command."""
-    for name in option_tables.scripts():
+    for name in SCRIPTS:
         command = importlib.import_module(name).main
         if isinstance(command, click.Group):
             yield from ((f'{name}.py {key}', sub) for key, sub in command.commands.items())
@@ -29,13 +32,65 @@ def commands():
 COMMANDS = dict(commands())
 
 
-def test_option_tables_are_current():
-    assert option_tables.updated(README) == README, 'run `make docs`'
+def options(name: str) -> set[str]:
+    return {option for param in COMMANDS[name].params for option in (*param.opts, *param.secondary_opts)}
 
 
-def test_every_row_of_the_benchmarks_is_explained():
-    text = option_tables.BENCHMARKS.read_text(encoding='utf-8')
-    assert option_tables.updated_benchmarks(text) == text, 'run `make docs`'
+def calls(text: str) -> list[list[str]]:
+    """The words of every call of a script of ours in a text: its name, then its arguments."""
+    lines = text.replace('\\\n', ' ').splitlines()
+    found = [re.search(r'edm/(\w+\.py .*)', line) for line in lines if re.search(r'(python|edm/\S+) ', line)]
+    return [shlex.split(match[1].split('`')[0], comments=True) for match in found if match]
+
+
+def command_of(call: list[str]) -> str:
+    """The key in COMMANDS of a call."""
+    return call[0] if call[0] in COMMANDS else ' '.join(call[:2])
+
+
+def unknown_options(call: list[str]) -> set[str]:
+    given = {word.split('=')[0] for word in call if re.match(r'--?[a-zA-Z]', word)}
+    return given - options(command_of(call))
+
+
+@pytest.mark.parametrize('readme', READMES)
+def test_calls_in_readmes_have_known_options(readme):
+    for call in calls(READMES[readme]):
+        if command_of(call) in COMMANDS:
+            assert not unknown_options(call), call
+        else:  # `python edm/reproduce.py` and the like in running text
+            assert not any(word.startswith('-') for word in call), call
+
+
+@pytest.mark.parametrize('readme', READMES)
+def test_options_named_in_readmes_exist(readme):
+    known = OTHER_PROGRAMS.union(*map(options, COMMANDS))
+    named = re.findall(r'(?<![\w-])(--[a-zA-Z][\w-]*)', re.sub(r'```.*?```', '', READMES[readme], flags=re.S))
+    assert not set(named) - known, set(named) - known
+
+
+@pytest.mark.parametrize('readme', READMES)
+def test_pictures_and_files_linked_in_readmes_exist(readme):
+    for target in re.findall(r'\]\(([^)#]+)\)', READMES[readme]):
+        if not target.startswith('http'):
+            assert ((ROOT / readme).parent / target).exists(), target
+
+
+def test_the_tests_that_keep_promises_exist():
+    named = re.findall(r'`(tests/[\w/]+\.py)(?:::(\w+))?`', READMES['tests/README.md'])
+    assert len(named) >= 10
+    for path, test in named:
+        assert f'def {test}' in (ROOT / path).read_text(encoding='utf-8'), (path, test)
+
+
+def test_every_benchmark_is_listed():
+    for path in (ROOT / 'tests' / 'benchmarks').glob('bench_*.py'):
+        assert f'| `{path.stem.removeprefix("bench_")}` |' in READMES['tests/benchmarks/README.md'], path.name
+
+
+def test_every_room_is_on_the_map():
+    for path in (ROOT / 'edm').glob('*/__init__.py'):
+        assert f'| `{path.parent.name}/` |' in READMES['edm/README.md'], path.parent.name
 
 
 @pytest.mark.parametrize('name', COMMANDS)
@@ -53,32 +108,17 @@ def test_many_options_stand_in_groups(name):
     assert len(command.params) <= 7 or len(sections.get('Options', [])) <= 1, sections  # --help
 
 
-def examples(script: str, text: str) -> list[list[str]]:
-    """The words after the script's name in each of its calls in a help text."""
-    lines = text.replace('\\\n', ' ').splitlines()
-    calls = [line.split(f'edm/{script}', 1)[1] for line in lines if f'edm/{script}' in line]
-    return [shlex.split(call) for call in calls]
-
-
 @pytest.mark.parametrize('name', COMMANDS)
 def test_help_gives_an_example_with_known_options(name):
-    script, *sub = name.split()
-    texts = COMMANDS[name].help, importlib.import_module(script.removesuffix('.py')).main.help or ''
-    calls = [call for call in examples(script, '\n'.join(texts)) if call[:len(sub)] == sub]
-    assert calls, f'no example calls {name}'
-    known = {opt for param in COMMANDS[name].params for opt in (*param.opts, *param.secondary_opts)}
-    for call in calls:
-        assert {word.split('=')[0] for word in call if word.startswith('-')} <= known, call
+    main = importlib.import_module(name.split('.')[0]).main
+    examples = [call for text in (COMMANDS[name].help, main.help or '') for call in calls(text)
+                if command_of(call) == name]
+    assert examples, f'no example calls {name}'
+    for call in examples:
+        assert not unknown_options(call), call
 
 
-def test_pictures_and_files_in_readme_exist():
-    targets = re.findall(r'\]\(([^)#]+)\)|src="([^"]+)"', README)
-    for target in {a or b for a, b in targets}:
-        if not target.startswith('http'):
-            assert (ROOT / target).exists(), target
-
-
-@pytest.mark.parametrize('script', option_tables.scripts())
+@pytest.mark.parametrize('script', SCRIPTS)
 def test_help_needs_no_torch(script):
     code = (f'import runpy, sys; sys.argv = ["{script}.py", "--help"]\n'
             f'try: runpy.run_path(r"{ROOT / "edm" / script}.py", run_name="__main__")\n'
@@ -86,11 +126,3 @@ def test_help_needs_no_torch(script):
             'assert "torch" not in sys.modules')
     subprocess.run([sys.executable, '-c', code], check=True, capture_output=True,
                    env={'PYTHONPATH': str(ROOT / 'edm')})
-
-
-def test_the_tests_that_keep_promises_exist():
-    named = re.findall(r'`(tests/[\w/]+\.py)(?:::(\w+))?`', README)
-    assert len(named) >= 10
-    for path, test in named:
-        assert (ROOT / path).is_file(), path
-        assert f'def {test}' in (ROOT / path).read_text(encoding='utf-8'), (path, test)
