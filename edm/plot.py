@@ -194,9 +194,9 @@ def phase_transition(results: tuple[str, ...], out: str) -> None:
 
     Example: python edm/plot.py phase-transition --results=transition.json --out=transition.pdf
     """
-    from experiments.phase_transition import load_points
     from figures import phase_transition_figure
     from figures import style as figures
+    from scores.recovery import load_points
 
     points, settings = load_points(results)
     figures.check_out(out)

@@ -4,7 +4,7 @@ import math
 import os
 import shlex
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import click
@@ -193,7 +193,8 @@ def phase_transition(out, device, dims, ratios, **options):
     """
     from tqdm import tqdm
 
-    from experiments.phase_transition import Transition, measure, save_points
+    from experiments.phase_transition import Transition, measure
+    from scores.recovery import save_points
     from torch_utils import distributed
     from torch_utils.files import make_output_dir
 
@@ -206,7 +207,7 @@ def phase_transition(out, device, dims, ratios, **options):
         points.append(measure(job, shape, device))
         tqdm.write(f'd = {shape.per_class_dim}, N = {shape.sample_per_class}: found in '
                    f'{points[-1].found.mean():.0%} of {job.trials} trials', file=sys.stdout)
-    save_points(Path(out), job, points)
+    save_points(Path(out), asdict(job), points)
     print(f'wrote {out}')
 
 

@@ -132,7 +132,7 @@ def _print_recovery(run_dir: Path, dataset) -> None:
     """How far the subspaces that the averaged network has found are from the true ones."""
     import torch
 
-    from denoisers.molrg_denoiser import describe_errors, recovery_errors
+    from scores.recovery import describe_errors, recovery_errors
     from training.run_dir import newest_snapshot
     from training.snapshot import load_network
 

@@ -1,50 +1,60 @@
-"""A mixture of low-rank Gaussians in closed form: its denoiser, that one's Jacobian, how far bases are off.
+"""The posterior mean of a mixture of low-rank Gaussians (MoLRG) in closed form, and its Jacobian's spectrum.
 
-See `training.low_rank` for the model and its symbols; the classes' subspaces are orthogonal to each other.
+Paper 2 is "Diffusion Models Learn Low-Dimensional Distributions via Subspace Clustering", arXiv 2409.02426.
+Of K equally likely classes the k-th is N(0, U_k U_k^T), U_k an orthonormal basis [n, d]. With noise of level
+sigma the posterior mean is D(x; sigma) = sum_k w_k(x) U_k U_k^T x / (1 + sigma^2), where w_k is the
+probability of class k: softmax_k(|U_k^T x|^2 / (2 sigma^2 (1 + sigma^2))).
 """
+
+import math
 
 import torch
 
 from data.molrg_data import MoLRG
-from training.low_rank import LowRankDenoiser, class_weights
 
 
-def true_denoiser(data: MoLRG) -> LowRankDenoiser:
-    """The posterior mean under the distribution of `data`, with the interface of a network."""
-    net = LowRankDenoiser(data.resolution, data.num_channels, class_num=data.shape.class_num,
-                          per_class_dim=data.shape.per_class_dim)
-    net.bases.data.copy_(data.bases())
-    return net.eval().requires_grad_(False)
+class MoLRGDenoiser:
+    """D(x; sigma) above, with the interface of a network; the computation is in float64.
 
-
-def recovery_errors(found: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-    """How far found subspaces are from the true ones: one number per true class, float64 [K] in [0, 1].
-
-    It is |U - P U|_F / sqrt(d) with the true basis U and the projector P on the found subspace, the root mean
-    square of the sines of the angles between them: 0 if they agree, 1 if they are orthogonal. Which found
-    one belongs to which true one is decided for all together, so that the squares' sum is smallest.
-
-    found, truth: bases of full rank, [K, n, d].
+    bases: the U_k, orthonormal, [K, n, d], n being img_channels * img_resolution**2.
     """
-    from scipy.optimize import linear_sum_assignment
 
-    found, truth = (torch.linalg.qr(bases.detach().cpu().double()).Q for bases in (found, truth))
-    # Not 1 - cos^2, which would round all below 1e-8 away.
-    rest = truth[:, None] - found @ (found.mT @ truth[:, None])
-    squares = rest.square().sum(dim=(2, 3)) / truth.shape[2]
-    _, matched = linear_sum_assignment(squares.numpy())
-    return squares[torch.arange(len(truth)), torch.from_numpy(matched)].sqrt()
+    sigma_min, sigma_max, label_dim = 0.0, math.inf, 0
+
+    def __init__(self, bases: torch.Tensor, img_channels: int, img_resolution: int):
+        self.img_channels, self.img_resolution = img_channels, img_resolution
+        self.bases = bases.double()
+
+    def round_sigma(self, sigma: torch.Tensor) -> torch.Tensor:
+        """The nearest noise levels that it knows: all."""
+        return torch.as_tensor(sigma)
+
+    def __call__(self, x: torch.Tensor, sigma: torch.Tensor | float,
+                 class_labels: torch.Tensor | None = None) -> torch.Tensor:
+        """The posterior mean for x [B, C, H, W], in its dtype. sigma: above 0, one for all, or [B]."""
+        sigma = torch.as_tensor(sigma, dtype=torch.float64, device=x.device).reshape(-1, 1)
+        coordinates, weights = posterior(x.double().flatten(1), sigma, self.bases)
+        mean = torch.einsum('bk,bkd,knd->bn', weights, coordinates, self.bases) / (1 + sigma**2)
+        return mean.to(x.dtype).reshape(x.shape)
 
 
-def describe_errors(errors: torch.Tensor) -> str:
-    """Recovery errors as a line of text."""
-    numbers = ', '.join(f'{error:.1e}' for error in errors.tolist())
-    return (f'Recovery error: {numbers} (root mean square of the sines of the angles to the true subspace, '
-            'per class)')
+def true_denoiser(data: MoLRG) -> MoLRGDenoiser:
+    """The posterior mean under the distribution that `data` was drawn from."""
+    return MoLRGDenoiser(data.bases(), data.num_channels, data.resolution)
+
+
+def posterior(x: torch.Tensor, sigma: torch.Tensor, bases: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The coordinates U_k^T x [B, K, d] and the probabilities w_k [B, K] of the classes.
+
+    x: [B, n]. sigma: [B or 1, 1]. bases: U_k, [K, n, d].
+    """
+    coordinates = torch.einsum('bn,knd->bkd', x, bases)
+    energies = coordinates.square().sum(dim=2)
+    return coordinates, (energies / (2 * sigma**2 * (1 + sigma**2))).softmax(dim=1)
 
 
 def jacobian_spectrum(x: torch.Tensor, sigma: float, bases: torch.Tensor) -> torch.Tensor:
-    """Singular values of the true denoiser's Jacobian at `x`, those that aren't 0.
+    """Singular values of the Jacobian dD(x; sigma)/dx, those that aren't 0.
 
     With y_k = U_k^T x and c = 1 / (sigma^2 (1 + sigma^2)) the Jacobian is (1 + sigma^2)^-1 times, between
     classes k and j, [k = j] w_k (I + c y_k y_k^T) - c w_k w_j y_k y_j^T. Across y_k it is w_k, d - 1 times;
@@ -54,8 +64,7 @@ def jacobian_spectrum(x: torch.Tensor, sigma: float, bases: torch.Tensor) -> tor
     Returns float64 [B, K d], descending.
     """
     x, bases = x.double(), bases.double()
-    coordinates = torch.einsum('bn,knd->bkd', x, bases)
-    weights = class_weights(coordinates, torch.tensor([[sigma]], dtype=torch.float64))
+    coordinates, weights = posterior(x, torch.tensor([[sigma]], dtype=torch.float64), bases)
     norms = coordinates.norm(dim=2)
     among = torch.diag_embed(weights * (1 + norms**2 / (sigma**2 * (1 + sigma**2))))
     moved = weights * norms

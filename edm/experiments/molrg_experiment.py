@@ -101,7 +101,7 @@ def summary(job: MoLRGExperiment) -> str:
     import torch
 
     from data.molrg_data import MoLRG
-    from denoisers.molrg_denoiser import describe_errors, recovery_errors
+    from scores.recovery import describe_errors, recovery_errors
     from training.snapshot import load_network
 
     truth = MoLRG(f'datasets/{job.name}', job.shape).bases()

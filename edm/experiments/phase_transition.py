@@ -6,24 +6,18 @@ trained at once, as one batched computation of the loss and network that trainMo
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch.func import functional_call, vmap
 
 from data.molrg_data import MoLRGShape, make_molrg
-from denoisers.molrg_denoiser import recovery_errors
-from torch_utils import provenance
-from torch_utils.files import write_json
-from torch_utils.json_place import Place, load_json
+from scores.recovery import Point, recovery_errors
 from training.config import LR_DECAYS
 from training.loss import EDMLoss
 from training.low_rank import LowRankDenoiser
-
-RECOVERED = 0.1  # an error up to which a subspace counts as found: an angle of 6 degrees
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,20 +47,6 @@ class Transition:
                    for n in dict.fromkeys(max(round(ratio * d), 1) for ratio in self.ratios)]
         return [MoLRGShape(resolution=self.img_res, class_num=self.class_num, per_class_dim=d,
                            sample_per_class=n) for d, n in numbers]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Point:
-    """All trials of one size: errors [trials, K] as of `denoisers.molrg_denoiser.recovery_errors`."""
-
-    per_class_dim: int
-    samples: int
-    errors: np.ndarray
-
-    @property
-    def found(self) -> np.ndarray:
-        """Whether all classes of a trial were found, [trials]."""
-        return (self.errors <= RECOVERED).all(axis=1)
 
 
 def measure(job: Transition, shape: MoLRGShape, device: torch.device) -> Point:
@@ -125,38 +105,3 @@ def _loss(shape: MoLRGShape) -> Callable:
             return functional_call(net, {'bases': bases}, (x, sigma))
         return loss_fn(denoise, samples[:, :, None, None]).sum() / len(samples)
     return loss
-
-
-def save_points(path: Path, job: Transition, points: list[Point]) -> None:
-    """Write settings, errors and what made them as JSON."""
-    write_json(path, {
-        'settings': asdict(job), 'recovered_below': RECOVERED,
-        'points': [{'per_class_dim': point.per_class_dim, 'samples': point.samples,
-                    'errors': [[float(f'{error:.4g}') for error in trial] for trial in point.errors]}
-                   for point in points],
-        'made_by': provenance.record()})
-
-
-def load_points(paths: Sequence[str], option: str = '--results') -> tuple[list[Point], dict]:
-    """Read files of `save_points`: all points, and the settings, in which all but the dimensions must agree.
-
-    Raises UserError that says what is wrong where.
-    """
-    points, settings = [], []
-    for path in paths:
-        content = load_json(path, option)
-        points += [_point(place) for place in content.get('points').items()]
-        settings.append(content.get('settings'))
-        for key in ('img_res', 'class_num', 'trials', 'restarts', 'steps', 'batch'):
-            number = settings[-1].get(key)
-            if number.integer() != settings[0].value[key]:
-                raise number.error(f'{settings[0].value[key]}, as in {paths[0]}')
-    return points, settings[0].value
-
-
-def _point(place: Place) -> Point:
-    trials = [[error.number(0, 1.000001) for error in trial.items()] for trial in place.get('errors').items()]
-    if len({len(trial) for trial in trials}) > 1:
-        raise place.get('errors').error('lists of equal length')
-    return Point(per_class_dim=place.get('per_class_dim').integer(), samples=place.get('samples').integer(),
-                 errors=np.array(trials))

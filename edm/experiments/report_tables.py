@@ -82,7 +82,7 @@ def _rank_table(path: Path, label: str) -> Table:
 
 def _transition_table(paths: Sequence[str]) -> Table:
     """Share of trials in which all classes were found, with Wilson's interval, and the median error."""
-    from experiments.phase_transition import RECOVERED, load_points
+    from scores.recovery import RECOVERED, load_points
 
     points, _ = load_points(paths)
     rows = []

@@ -5,10 +5,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.phase_transition import RECOVERED, Point
 from figures import style as figures
 from figures.style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION
 from scores.copy_scores import wilson_interval
+from scores.recovery import RECOVERED, Point
 
 TITLE = 'Phase transition in learning a mixture of low-rank Gaussians'
 _COLORS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)

@@ -1,14 +1,12 @@
-"""Closed forms of MoLRG: the denoiser, its Jacobian, the recovery error."""
-
-import math
+"""Closed forms of MoLRG: the denoiser and its Jacobian."""
 
 import pytest
 import torch
 
 from data.molrg_data import MoLRG, MoLRGShape
-from denoisers.molrg_denoiser import jacobian_spectrum, recovery_errors, true_denoiser
+from denoisers.molrg_denoiser import MoLRGDenoiser, jacobian_spectrum, true_denoiser
 from sampling.sampler import edm_sampler
-from training.low_rank import posterior_mean
+from training.low_rank import LowRankDenoiser
 
 
 @pytest.fixture(scope='module')
@@ -35,8 +33,9 @@ def test_the_spectrum_is_that_of_the_jacobian(data, sigma):
     bases = bases.transpose(0, 1)  # orthogonal to rounding in float64
     x = data.samples()[::50].double().flatten(1)
     x = x + sigma * torch.randn(x.shape, generator=generator, dtype=torch.float64)
-    level = torch.tensor([[sigma]], dtype=torch.float64)
-    jacobians = torch.func.vmap(torch.func.jacrev(lambda y: posterior_mean(y[None], level, bases)[0]))(x)
+    net = MoLRGDenoiser(bases, 3, 4)
+    jacobians = torch.func.vmap(torch.func.jacrev(
+        lambda y: net(y.reshape(1, 3, 4, 4), sigma).flatten()))(x)
     expected = torch.linalg.svdvals(jacobians)[:, :12]
     torch.testing.assert_close(jacobian_spectrum(x, sigma, bases), expected, rtol=1e-6, atol=1e-9)
 
@@ -49,17 +48,10 @@ def test_the_rank_is_d_at_low_noise_and_kd_at_high_noise(data):
         assert ((values > 1e-3 * values[:, :1]).sum(dim=1) == rank).all()
 
 
-def test_the_recovery_error_is_the_sine_of_the_angle_whatever_basis_and_order():
-    generator = torch.Generator().manual_seed(0)
-    space = torch.linalg.qr(torch.randn(10, 10, generator=generator, dtype=torch.float64)).Q
-    truth = torch.stack([space[:, :2], space[:, 2:4], space[:, 4:6]])
-    angle = 1e-6
-    tilted = truth.clone()
-    tilted[1, :, 0] = math.cos(angle) * truth[1, :, 0] + math.sin(angle) * space[:, 8]
-    mixed = tilted @ torch.randn(3, 2, 2, generator=generator, dtype=torch.float64)
-    errors = recovery_errors(mixed[[2, 0, 1]], truth)
-    expected = torch.tensor([0, angle / math.sqrt(2), 0], dtype=torch.float64)
-    torch.testing.assert_close(errors, expected, rtol=1e-4, atol=1e-14)
-    merged = torch.stack([truth[0], torch.stack([space[:, 2], space[:, 4]], dim=1), space[:, 8:]])
-    torch.testing.assert_close(recovery_errors(merged, truth).sort().values,
-                               torch.tensor([0, math.sqrt(0.5), 1], dtype=torch.float64))
+def test_the_denoiser_is_the_low_rank_network_with_the_true_bases_in_float64(data):
+    net = LowRankDenoiser(4, 3, class_num=2, per_class_dim=6)
+    net.bases.data.copy_(data.bases())
+    x = data.samples()[:20] + 0.5 * torch.randn(20, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    level = torch.full([20], 0.5)
+    torch.testing.assert_close(true_denoiser(data)(x, level), net(x, level).detach(), rtol=1e-4, atol=1e-5)
+    assert true_denoiser(data)(x.double(), 0.5).dtype == torch.float64

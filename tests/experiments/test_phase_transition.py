@@ -1,6 +1,7 @@
 """The phase transition of MoLRG: trials trained together, their file, their figure, what is refused."""
 
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -10,10 +11,10 @@ from PIL import Image
 import plot
 import reproduce
 from data.molrg_data import make_molrg
-from denoisers.molrg_denoiser import recovery_errors
-from experiments.phase_transition import Point, Transition, load_points, measure, save_points, train_together
+from experiments.phase_transition import Transition, measure, train_together
 from figures.phase_transition_figure import draw_transition
 from helpers import refuse, run
+from scores.recovery import Point, load_points, recovery_errors, save_points
 from training.loss import EDMLoss
 from training.low_rank import LowRankDenoiser
 
@@ -75,8 +76,8 @@ def points():
 
 
 def test_the_file_gives_back_the_points(tmp_path):
-    save_points(tmp_path / 'a.json', JOB, points()[:3])
-    save_points(tmp_path / 'b.json', JOB, points()[3:])
+    save_points(tmp_path / 'a.json', asdict(JOB), points()[:3])
+    save_points(tmp_path / 'b.json', asdict(JOB), points()[3:])
     loaded, settings = load_points([tmp_path / 'a.json', tmp_path / 'b.json'])
     for ours, theirs in zip(points(), loaded, strict=True):
         assert (ours.per_class_dim, ours.samples) == (theirs.per_class_dim, theirs.samples)
@@ -120,7 +121,7 @@ def test_impossible_sizes_and_other_files_are_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
     def no(change, says):
-        save_points(tmp_path / 'a.json', JOB, points()[:3])
+        save_points(tmp_path / 'a.json', asdict(JOB), points()[:3])
         content = json.loads((tmp_path / 'a.json').read_text())
         change(content)
         (tmp_path / 'b.json').write_text(json.dumps(content))

@@ -5,7 +5,7 @@ import io
 import json
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +14,11 @@ from PIL import Image
 
 import reproduce
 from experiments import report, report_tables
-from experiments.phase_transition import Point, Transition, save_points
+from experiments.phase_transition import Transition
 from experiments.stages import Stage
 from helpers import refuse, run
 from jacobians.rank_file import new_ranks, save_ranks
+from scores.recovery import Point, save_points
 from torch_utils.files import locked
 
 SCORE = {'size': 2, 'value': 0.5, 'low': 0.4, 'high': 0.6}
@@ -144,7 +145,7 @@ def test_ranks_and_the_phase_transition_become_tables(tmp_path):
     ranks.rank = np.array([[8, 2], [8, 4], [8, 2], [8, -1]])
     save_ranks(tmp_path / 'ranks-0.npz', ranks, {})
     job = Transition(dims=(2,), ratios=(1, 2), trials=2, restarts=1, steps=1)
-    save_points(tmp_path / 'transition-d2.json', job, [
+    save_points(tmp_path / 'transition-d2.json', asdict(job), [
         Point(per_class_dim=2, samples=4, errors=np.array([[0.05, 0.05], [0.3, 0.4]]))])
     by_rank, transition = report_tables.result_tables(
         sorted(tmp_path.iterdir()), ['plot.py', '--ranks', f'{tmp_path}/ranks-0.npz=Digits, 8x8'])
