@@ -23,7 +23,7 @@ lint: venv
 	$(BIN)/ruff check .
 
 bench: venv
-	$(BIN)/python tests/benchmarks/run.py
+	$(BIN)/python tests/benchmarks/table.py
 
 # Removes what these targets made and can make again; data sets, runs and samples of your own stay.
 clean:
