@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from data.dataset import ImageDataset
-from data.image_files import decode_image
+from data.image_decoding import decode_image
 from image_sets import encode
 from scores.features import read_arrays
 from torch_utils.errors import UserError

@@ -7,15 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data.image_files import (
-    Folder,
-    Zip,
-    decode_image,
-    describe_shape,
-    is_image_name,
-    open_files,
-    read_labels,
-)
+from data.image_decoding import decode_image
+from data.image_files import Folder, Zip, describe_shape, is_image_name, open_files, read_labels
 from data.npz_images import NpzImages, read_npz
 from torch_utils.errors import UserError
 

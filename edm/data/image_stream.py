@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from PIL import Image
 
 from data.dataset import ImageDataset
-from data.image_files import decode_image, is_image_name, open_files
+from data.image_decoding import decode_image
+from data.image_files import is_image_name, open_files
 
 
 @dataclass(frozen=True, kw_only=True)

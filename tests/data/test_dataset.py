@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from data.dataset import ImageDataset, kept_by_max_size
-from data.image_files import decode_image
+from data.image_decoding import decode_image
 from data.npz_images import StoredArray, read_npz
 from helpers import golden
 from image_sets import encode, write

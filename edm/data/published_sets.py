@@ -1,0 +1,148 @@
+"""CIFAR-10 and MNIST as they are published: a tar of pickles, and idx files."""
+
+import gzip
+import io
+import pickle
+import struct
+import tarfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from torch_utils.errors import UserError
+from torch_utils.npz import BOMB_BYTES, BOMB_RATIO, check_size
+
+CIFAR10 = 'cifar-10-python.tar.gz'
+MNIST = 'train-images-idx3-ubyte.gz'
+MNIST_LABELS = 'train-labels-idx1-ubyte.gz'
+
+
+def read_cifar10(path: Path, option: str) -> tuple[np.ndarray, list[int]]:
+    """All training images uint8 [N, 32, 32, 3] and their classes."""
+    batches = {f'cifar-10-batches-py/data_batch_{number}': None for number in range(1, 6)}
+    try:
+        with tarfile.open(path, 'r:gz') as archive:
+            for member in archive:
+                where = f'{option} {path}: {member.name}'
+                check_size(member.size, path.stat().st_size, where)
+                if member.name in batches and member.isfile():
+                    batches[member.name] = _read_cifar10_batch(archive.extractfile(member).read(), where)
+    except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error) as err:
+        raise UserError(f'{option} {path}: not a readable .tar.gz archive ({err})') from err
+    missing = [name for name, batch in batches.items() if batch is None]
+    if missing:
+        raise UserError(f'{option} {path}: {missing[0]} is missing in it')
+    images = np.concatenate([pixels for pixels, _ in batches.values()])
+    labels = [label for _, classes in batches.values() for label in classes]
+    return images.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), labels
+
+
+def _read_cifar10_batch(data: bytes, where: str) -> tuple[np.ndarray, list[int]]:
+    try:
+        batch = _Cifar10Unpickler(io.BytesIO(data), encoding='latin1').load()
+        pixels, labels = batch['data'].to_numpy(), batch['labels']
+        good = (pixels.ndim == 2 and pixels.shape[1] == 3072 and isinstance(labels, list)
+                and len(labels) == len(pixels) and all(type(x) is int and x >= 0 for x in labels))
+    except Exception as err:  # a hostile or damaged pickle may raise anything
+        raise UserError(f'{where}: not a CIFAR-10 batch ({type(err).__name__}: {err})') from err
+    if not good:
+        raise UserError(f'{where}: expected `data` uint8 [n, 3072] and `labels`, n integers from 0 up')
+    return pixels, labels
+
+
+class _Cifar10Unpickler(pickle._Unpickler):
+    """Reads a pickled dict of arrays and calls nothing but the stand-ins below, whatever the file says.
+
+    The standard library's reader in Python: that in C reserves memory for whatever place a file names.
+    """
+
+    def load_setitem(self):
+        _check_key(self.stack[-2])
+        super().load_setitem()
+
+    def load_setitems(self):
+        for key in self.stack[::2]:
+            _check_key(key)
+        super().load_setitems()
+
+    def refuse(self):
+        raise pickle.UnpicklingError('it holds sets, which no CIFAR-10 file needs')
+
+    dispatch = pickle._Unpickler.dispatch | {
+        pickle.SETITEM[0]: load_setitem, pickle.SETITEMS[0]: load_setitems, pickle.DICT[0]: refuse,
+        pickle.ADDITEMS[0]: refuse, pickle.FROZENSET[0]: refuse}
+
+    def find_class(self, module: str, name: str):
+        match module, name:
+            case ('numpy.core.multiarray' | 'numpy._core.multiarray'), '_reconstruct':
+                return _PickledArray
+            case 'numpy', 'dtype':
+                return _PickledDtype
+            case 'numpy', 'ndarray':
+                return None  # only ever an argument of _reconstruct
+            case '_codecs', 'encode':
+                return lambda text, encoding: text.encode('latin1')
+        raise pickle.UnpicklingError(f'it asks for {module}.{name}, which no CIFAR-10 file needs')
+
+
+def _check_key(key) -> None:
+    if type(key) is not str:  # to hash deeply nested tuples would overflow the stack
+        raise pickle.UnpicklingError('it holds a dict key that is no text')
+
+
+class _PickledDtype:
+    def __init__(self, code: str, *_):
+        self.code = code
+
+    def __setstate__(self, state):
+        pass  # byte order, of no matter to single bytes
+
+
+class _PickledArray:
+    """What a pickle says of an array; numpy itself trusts such words too far."""
+
+    def __init__(self, *_):
+        self.state = None
+
+    def __setstate__(self, state):
+        self.state = state
+
+    def to_numpy(self) -> np.ndarray:
+        _, shape, dtype, is_fortran, data = self.state
+        if dtype.code != 'u1':
+            raise ValueError(f'array of type {dtype.code} instead of u1')
+        data = data.encode('latin1') if isinstance(data, str) else data
+        return np.frombuffer(data, dtype=np.uint8).reshape(shape, order='F' if is_fortran else 'C')
+
+
+def read_mnist(path: Path, option: str) -> tuple[np.ndarray, list[int]]:
+    """All images, padded with zeros to uint8 [N, 32, 32], and their classes."""
+    images = _read_idx(path, f'{option} {path}', num_dims=3)
+    labels_path = path.with_name(MNIST_LABELS)
+    if not labels_path.is_file():
+        raise UserError(f'{option} {path}: {MNIST_LABELS} must lie beside it')
+    labels = _read_idx(labels_path, f'{option} {labels_path}', num_dims=1)
+    if images.shape != (len(labels), 28, 28) or len(labels) == 0:
+        raise UserError(f'{option} {path}: images {list(images.shape)} with {len(labels)} labels, expected '
+                        '[n, 28, 28] with n')
+    return np.pad(images, [(0, 0), (2, 2), (2, 2)]), labels.tolist()
+
+
+def _read_idx(path: Path, where: str, num_dims: int) -> np.ndarray:
+    """A gzipped idx file: two zero bytes, type (8 is uint8), number of dimensions, sizes, the values."""
+    try:
+        with gzip.open(path) as file:
+            limit = max(BOMB_BYTES, BOMB_RATIO * path.stat().st_size)
+            data = file.read(limit + 1)
+        check_size(len(data), path.stat().st_size, where)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as err:
+        raise UserError(f'{where}: not a readable gzip file ({err})') from err
+    start = 4 + 4 * num_dims
+    if data[:4] != bytes([0, 0, 8, num_dims]) or len(data) < start:
+        raise UserError(f'{where}: not an idx file of bytes in {num_dims} dimensions')
+    shape = struct.unpack(f'>{num_dims}I', data[4:start])
+    values = np.frombuffer(data, dtype=np.uint8, offset=start)
+    if len(values) != np.prod(shape, dtype=object):
+        raise UserError(f'{where}: {len(values)} bytes of values, its header says {list(shape)}')
+    return values.reshape(shape)
