@@ -60,7 +60,9 @@ def test_singular_values_and_ranks_are_the_references(trajectory, step):
     sigma, x = states[step]
     np.testing.assert_allclose(x, GOLDEN['trajectory'][step], rtol=0, atol=1e-5)
     energies = exact_energies(net, x, sigma)[0]
-    np.testing.assert_allclose(energies.sqrt(), GOLDEN['singular_values'][step], rtol=1e-4)
+    # Rounding moves a float32 Jacobian by some 1e-7 of its norm, and each singular value by as much (Weyl).
+    values = GOLDEN['singular_values'][step]
+    np.testing.assert_allclose(energies.sqrt(), values, rtol=1e-6, atol=1e-7 * values.max())
     assert numerical_rank(energies) == GOLDEN['ranks'][step]
     for method in METHODS:
         found, = find_ranks(net, x, sigma, seeds=[0], method=Method(name=method))
