@@ -29,7 +29,7 @@ class Size(click.ParamType):
                  help='Folder or .zip of images, LSUN *_lmdb folder, cifar-10-python.tar.gz, or '
                       'train-images-idx3-ubyte.gz (MNIST) with its labels beside it.'),
     click.option('--dest', metavar='PATH', required=True,
-                 help='Folder (empty or absent) or .zip (replaced) to write.'),
+                 help='Folder (empty or absent) or .zip (of such a data set, replaced) to write.'),
     click.option('--max-images', metavar='INT', type=click.IntRange(min=1),
                  help='Take only so many images, the first ones.  [default: all]'),
     click.option('--random-subset', metavar='SEED', type=click.IntRange(0, 2 ** 31 - 1),
@@ -46,6 +46,7 @@ class Size(click.ParamType):
     'Performance',
     click.option('--workers', metavar='INT', type=click.IntRange(1, 256),
                  help='Processes that decode and encode.  [default: one per core]'))
+@cli.writes(['source'], dest='dataset')
 def main(source: str, dest: str, max_images: int | None, random_subset: int | None, transform: str | None,
          resolution: tuple[int, int] | None, workers: int | None) -> None:
     """Turn images as they come into a data set to train on.

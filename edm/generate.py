@@ -56,6 +56,7 @@ from torch_utils import cli
                  help='Keep the images that are there, if they were made the same way.'),
     click.option('--overwrite', is_flag=True,
                  help='With --resume: replace those that were made in another way, instead of refusing.'))
+@cli.writes(['network', 'dataset'], adds_overwrite=False, outdir=None, grid='grid', trajectory='trajectory')
 def main(**opts):
     """Generate images with a trained network, or with a denoiser that a data set has in closed form.
 

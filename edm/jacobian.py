@@ -61,6 +61,7 @@ def _path_with_suffix(*suffixes: str):
     click.option('--save_spectrum', is_flag=True, help='Save the singular values, too.'),
     click.option('--figure', metavar='PNG|PDF', callback=_path_with_suffix('.png', '.pdf'),
                  help='Picture of rank/dim over 1/sigma.'))
+@cli.writes(['network_pkl', 'data'], adds_overwrite=False, out=None, figure='figure')
 def main(**opts):
     """Numerical rank of a denoiser's Jacobian over noise levels.
 

@@ -12,8 +12,8 @@ def main() -> None:
     """Draw the papers' figures from files of numbers."""
 
 
-_out_option = click.option('--out', metavar='PNG|PDF', required=True,
-                           help='Picture; its name decides the format.')
+_out_option = cli.options('Output', click.option('--out', metavar='PNG|PDF', required=True,
+                                                 help='Picture; its name decides the format.'))
 
 
 @main.command(cls=cli.ListCommand)
@@ -28,6 +28,7 @@ _out_option = click.option('--out', metavar='PNG|PDF', required=True,
 @click.option('--threshold', metavar='FLOAT', type=cli.FiniteRange(min=-1, max=1),
               help='With --scores at several thresholds: the main one.')
 @_out_option
+@cli.writes(['results', 'scores'], out='figure')
 def regimes(results: str | None, scores: tuple[str, ...], data: str, kimg: float | None,
             threshold: float | None, out: str) -> None:
     """RP and GL scores over training-set size.
@@ -58,6 +59,7 @@ def regimes(results: str | None, scores: tuple[str, ...], data: str, kimg: float
 @main.command()
 @click.option('--results', metavar='JSON', required=True, help='Scores, as reproduce.py regimes writes them.')
 @_out_option
+@cli.writes(['results'], out='figure')
 def denoisers(results: str, out: str) -> None:
     """RP scores with the denoisers that a training set has in closed form, over its size.
 
@@ -79,16 +81,21 @@ def denoisers(results: str, out: str) -> None:
 
 
 @main.command()
-@click.option('--neighbors', metavar='NPZ', required=True, help='File that sscd.py mscore --neighbors wrote.')
-@click.option('--samples', metavar='DIR|ZIP|NPZ', help='Where the samples lie.  [default: where they were]')
-@click.option('--training', metavar='DIR|ZIP|NPZ',
-              help='Where the training images lie.  [default: where they were]')
-@click.option('--count', metavar='INT', type=click.IntRange(min=1), default=40,
-              help='How many samples to show, evenly from all ranks of similarity.')
-@click.option('--top', is_flag=True, help='Show the most similar ones instead.')
-@click.option('--columns', metavar='INT', type=click.IntRange(min=1, max=40), default=10,
-              help='Samples side by side.')
+@cli.options('Main options',
+    click.option('--neighbors', metavar='NPZ', required=True,
+                 help='File that sscd.py mscore --neighbors wrote.'),
+    click.option('--samples', metavar='DIR|ZIP|NPZ',
+                 help='Where the samples lie.  [default: where they were]'),
+    click.option('--training', metavar='DIR|ZIP|NPZ',
+                 help='Where the training images lie.  [default: where they were]'))
+@cli.options('Choice of samples',
+    click.option('--count', metavar='INT', type=click.IntRange(min=1), default=40,
+                 help='How many samples to show, evenly from all ranks of similarity.'),
+    click.option('--top', is_flag=True, help='Show the most similar ones instead.'),
+    click.option('--columns', metavar='INT', type=click.IntRange(min=1, max=40), default=10,
+                 help='Samples side by side.'))
 @_out_option
+@cli.writes(['neighbors', 'samples', 'training'], out='figure')
 def neighbors(neighbors: str, samples: str | None, training: str | None, count: int, top: bool, columns: int,
               out: str) -> None:
     """Samples above their nearest training images, sorted by similarity.
@@ -114,6 +121,7 @@ def neighbors(neighbors: str, samples: str | None, training: str | None, count: 
 @main.command()
 @click.option('--matrix', metavar='JSON', required=True, help='File that sscd.py matrix wrote.')
 @_out_option
+@cli.writes(['matrix'], out='figure')
 def similarity(matrix: str, out: str) -> None:
     """Heat maps of RP and MAE scores of all pairs of models.
 
@@ -135,6 +143,7 @@ def similarity(matrix: str, out: str) -> None:
 @main.command()
 @click.argument('run_dirs', metavar='RUN_DIR...', nargs=-1, required=True)
 @_out_option
+@cli.writes(['run_dirs'], out='figure')
 def training(run_dirs: tuple[str, ...], out: str) -> None:
     """Loss, learning rate and images per second of training runs.
 
@@ -160,6 +169,7 @@ def training(run_dirs: tuple[str, ...], out: str) -> None:
 @click.option('--max_snr', metavar='FLOAT', type=cli.FiniteRange(min=0, min_open=True),
               help='Show 1/sigma up to here only.')
 @_out_option
+@cli.writes(['ranks'], out='figure')
 def jacobian(ranks: tuple[str, ...], axis: str, max_snr: float | None, out: str) -> None:
     """Numerical rank of Jacobians over noise levels.
 
@@ -187,6 +197,7 @@ def jacobian(ranks: tuple[str, ...], axis: str, max_snr: float | None, out: str)
 @click.option('--results', metavar='JSON ...', multiple=True, required=True,
               help='Files that reproduce.py phase-transition wrote.')
 @_out_option
+@cli.writes(['results'], out='figure')
 def phase_transition(results: tuple[str, ...], out: str) -> None:
     """Recovery of low-rank classes over the number of their samples.
 

@@ -184,6 +184,7 @@ def jacobian(preset, networks, name, device, **run):
     click.option('--out', metavar='JSON', required=True, help='File for the recovery errors.'))
 @cli.options('Training',
     cli.device_option)
+@cli.writes([], out='recovery errors')
 def phase_transition(out, device, dims, ratios, **options):
     """Measure from how many samples on training finds low-rank classes.
 
@@ -364,6 +365,7 @@ def _check_data(job) -> None:
 @main.command('report')
 @click.argument('folder', metavar='DIR', type=click.Path(exists=True, file_okay=False))
 @click.option('--out', metavar='HTML', help='The page.  [default: report.html in the figures\' folder]')
+@cli.writes(['folder'], out='report')
 def report_command(folder, out):
     """Write one HTML page about an experiment, finished or under way.
 

@@ -78,6 +78,7 @@ _ignore_names_option = click.option('--ignore-names', is_flag=True,
                  help='Images at a time, per process.'),
     _workers_option,
     cli.device_option)
+@cli.writes(['images', 'model'], features='features')
 def feature(images: str, features: str, descriptor: str, model: str | None, batch: int, workers: int | None,
             device: str) -> None:
     """Compute one descriptor per image.
@@ -132,7 +133,7 @@ def _feature_card(images: str, device) -> dict:
     card = provenance.record(images=images)
     del card['time_utc'], card['inputs']
     options = {name: value for name, value in sorted(card['options'].items())
-               if name not in ('device', 'features', 'workers') and value is not None}
+               if name not in ('device', 'features', 'overwrite', 'workers') and value is not None}
     options['device'] = device.type
     words = ['sscd.py', 'feature', *(f'--{name}={value}' for name, value in options.items())]
     return card | {'command': shlex.join(words), 'options': options}
@@ -141,6 +142,7 @@ def _feature_card(images: str, device) -> dict:
 @main.command(cls=cli.ListCommand)
 @_score_options
 @cli.options('Main options', _ignore_names_option)
+@cli.writes(['source', 'target'], json_path='scores')
 def rpscore(source: str, target: str, threshold: float, json_path: str | None, size: int | None,
             widths: tuple[int, ...], device: str, ignore_names: bool) -> None:
     """Reproducibility (RP) score of two models.
@@ -175,6 +177,7 @@ def rpscore(source: str, target: str, threshold: float, json_path: str | None, s
     click.option('--neighbors', metavar='NPZ', callback=_npz_name,
                  help='Also keep each sample\'s nearest training image and similarity, for plot.py '
                       'neighbors.'))
+@cli.writes(['source', 'target'], json_path='scores', neighbors='neighbors')
 def mscore(source: str, target: str, threshold: float, json_path: str | None, size: int | None,
            widths: tuple[int, ...], device: str, neighbors: str | None) -> None:
     """Generalization (GL) score of samples.
@@ -220,6 +223,7 @@ def mscore(source: str, target: str, threshold: float, json_path: str | None, si
               help='Images are the same if their pixels differ by less than this of 255 on average.')
 @click.option('--json', 'json_path', metavar='FILE', help='Write the numbers there as well.')
 @_workers_option
+@cli.writes(['source', 'target'], json_path='scores')
 def maescore(source: str, target: str, threshold: float, json_path: str | None, workers: int | None) -> None:
     """MAE score of two models: RP score by pixels.
 
@@ -262,6 +266,7 @@ def maescore(source: str, target: str, threshold: float, json_path: str | None, 
 @cli.options('Output',
     click.option('--out', metavar='JSON', required=True, help='File to write, for plot.py similarity.'))
 @cli.options('Performance', _workers_option)
+@cli.writes(['features', 'images'], out='matrix of scores')
 def matrix(features: tuple[str, ...], images: tuple[str, ...], names: tuple[str, ...], threshold: float,
            mae_threshold: float, out: str, ignore_names: bool, workers: int | None) -> None:
     """RP and MAE scores of all pairs of models.

@@ -122,9 +122,18 @@ def test_png_files_hold_their_pixels_uncompressed_and_no_metadata(tmp_path):
     assert Image.open(io.BytesIO(written)).info == {}
 
 
-def test_a_zip_is_replaced_and_may_be_its_own_source(tmp_path):
+def test_a_data_set_is_replaced_but_neither_the_source_nor_another_zip(tmp_path):
     path = write(tmp_path / 'set.zip', {f'{i}.png': picture(i) for i in range(3)})
-    tool(path, path, '--max-images=2')
+    for count in 3, 2:
+        tool(path, tmp_path / 'out.zip', f'--max-images={count}')
+        assert len(ImageDataset(tmp_path / 'out.zip')) == count
+    (tmp_path / 'link.zip').symlink_to(path)
+    before = path.read_bytes()
+    refuse(dataset_tool.main, '--source', path, '--dest', tmp_path / 'link.zip', status=2, says=('--dest',))
+    refuse(dataset_tool.main, '--source', tmp_path / 'out.zip', '--dest', path, status=2,
+           says=('--overwrite',))
+    assert path.read_bytes() == before
+    tool(tmp_path / 'out.zip', path, '--overwrite')
     assert len(ImageDataset(path)) == 2
 
 

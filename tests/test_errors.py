@@ -6,13 +6,15 @@ How a script treats its own special cases is tested beside the script; this is t
 import importlib
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from helpers import ROOT, refuse
+from helpers import ROOT, refuse, run
+from torch_utils import downloads
 from training.networks import EDMPrecond
 from training.snapshot import save_snapshot
 
@@ -84,6 +86,7 @@ USAGE = [
     (f'{TRAIN} --desc=a/b', '--desc'),
     ('dataset_tool --source=images', '--dest'),
     (TOOL, '--source'),
+    ('dataset_tool --source=images --dest=images', '--dest'),
     (f'{TOOL} --source=images --max-images=0', '--max-images'),
     (f'{TOOL} --source=images --resolution=32', '--resolution'),
     (f'{TOOL} --source=images --resolution=32x16', '--resolution'),
@@ -156,7 +159,6 @@ DATA = [
     (f'{TOOL} --source=empty', 'empty'),
     (f'{TOOL} --source=text.txt', 'text.txt'),
     (f'{TOOL} --source=mixed', '2.png'),
-    ('dataset_tool --source=images --dest=images', '--dest'),
     ('dataset_tool --source=images --dest=new.tar', '--dest'),
     (f'{FEATURE} --images=missing', 'missing'),
     (f'{FEATURE} --images=empty', 'empty'),
@@ -205,10 +207,103 @@ def folder(tmp_path_factory):
 def test_a_wrong_invocation_is_refused_and_leaves_nothing(line, status, says, folder, monkeypatch):
     monkeypatch.chdir(folder)
     monkeypatch.setenv('DNNLIB_CACHE_DIR', str(folder / 'cache'))
+    monkeypatch.setattr(downloads, 'FIRST_WAIT', 0.001)
     before = files(folder)
     script, *args = line.split()
     refuse(importlib.import_module(script).main, *args, status=status, says=(says,))
     assert files(folder) == before
+
+
+# Command line without the options at its end: one of them names an input, the other an output.
+WRITES = [
+    ('dataset_tool', '--source', '--dest', 'x.zip'),
+    ('generate --outdir=new', '--network', '--grid', 'x.png'),
+    ('generate --outdir=new', '--network', '--trajectory', 'x.npz'),
+    ('generate --optimal_denoiser --outdir=new', '--dataset', '--trajectory', 'x.npz'),
+    ('generate --optimal_denoiser', '--dataset', '--outdir', 'images'),
+    ('sscd feature', '--images', '--features', 'x.npz'),
+    ('sscd feature --images=a.npz', '--model', '--features', 'x.npz'),
+    *((f'sscd {command}', option, '--json', 'x.npz') for option in ('--source --target', '--target --source')
+      for command in ('rpscore', 'mscore', 'maescore')),
+    ('sscd mscore --target=a.npz', '--source', '--neighbors', 'x.npz'),
+    ('sscd matrix --names a b --features a.npz', '--features', '--out', 'x.npz'),
+    ('sscd matrix --names a b --images a.npz', '--images', '--out', 'x.npz'),
+    *((f'plot {command}', option, '--out', 'x.png') for command, option in (
+        ('regimes', '--results'), ('regimes', '--scores'), ('denoisers', '--results'),
+        ('neighbors', '--neighbors'), ('neighbors --neighbors=a.npz', '--samples'), ('jacobian', '--ranks'),
+        ('similarity', '--matrix'), ('phase-transition', '--results'))),
+    ('jacobian', '--network_pkl', '--out', 'x.npz'),
+    ('jacobian --network_pkl=net.pkl', '--data', '--out', 'x.npz'),
+    ('jacobian', '--network_pkl', '--figure', 'x.png'),
+]
+
+
+@pytest.mark.parametrize(('line', 'source', 'target', 'name'), WRITES, ids=str)
+def test_an_output_that_is_an_input_is_refused_before_it_is_read(line, source, target, name, folder, tmp_path,
+                                                                 monkeypatch):
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / name
+    if not path.exists():
+        path.write_bytes(b'nothing that could be read')
+    before = files(tmp_path)
+    script, *args = line.split()
+    for option in source.split():  # of two the second is another file
+        args += [option, name if option == source.split()[0] else 'a.npz']
+    refuse(importlib.import_module(script).main, *args, target, f'./{name}', status=2,
+           says=(f'{target} ./{name}: is {source.split()[0]} as well',))
+    assert files(tmp_path) == before
+
+
+ALIEN = [
+    ('dataset_tool --source=images', '--dest', 'x.zip'),
+    ('generate --network=net.pkl --outdir=new', '--grid', 'x.png'),
+    ('generate --network=net.pkl --outdir=new', '--trajectory', 'x.npz'),
+    ('sscd feature --images=images', '--features', 'x.npz'),
+    ('sscd rpscore --source=a.npz --target=a.npz', '--json', 'x'),
+    ('sscd mscore --source=a.npz --target=a.npz', '--json', 'x'),
+    ('sscd mscore --source=a.npz --target=a.npz', '--neighbors', 'x.npz'),
+    ('sscd maescore --source=images --target=images', '--json', 'x'),
+    ('sscd matrix --names a b --images images images', '--out', 'x'),
+    ('plot training images', '--out', 'x.pdf'),
+    ('jacobian --network_pkl=net.pkl', '--figure', 'x.png'),
+    ('reproduce phase-transition', '--out', 'x'),
+    ('reproduce report images', '--out', 'x.html'),
+]
+
+
+@pytest.mark.parametrize(('line', 'target', 'name'), ALIEN, ids=str)
+def test_a_file_of_someone_else_is_not_replaced_unasked(line, target, name, folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    (folder / name).write_bytes(b'PK, {, %PDF: no file that these scripts wrote')
+    before = files(folder)
+    script, *args = line.split()
+    refuse(importlib.import_module(script).main, *args, target, name, status=2,
+           says=(f'{target} {name}: exists, and is no', '--overwrite'))
+    assert files(folder) == before
+    (folder / name).unlink()
+
+
+def test_outputs_of_the_scripts_are_known_as_such(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    before = set(folder.iterdir())
+    for line in (
+            'dataset_tool --source=images --dest=o.zip',
+            'generate --network=net.pkl --outdir=o --seeds=0-3 --steps=2 --grid=o.png --trajectory=o.npz '
+            '--device=cpu',
+            'sscd feature --images=o.zip --features=f.npz --descriptor=pixel',
+            'sscd rpscore --source=f.npz --target=f.npz --t=.9 --json=rp.json',
+            'sscd mscore --source=f.npz --target=f.npz --t=.9 --json=gl.json --neighbors=n.npz',
+            'sscd maescore --source=images --target=images --json=mae.json',
+            'sscd matrix --names a b --images images images --out=m.json',
+            'plot similarity --matrix=m.json --out=m.png', 'plot similarity --matrix=m.json --out=m.pdf',
+            'reproduce phase-transition --dims=1 --ratios=1 --trials=1 --restarts=1 --steps=1 --img_res=1 '
+            '--out=p.json --device=cpu'):
+        script, *args = line.split()
+        for _ in range(2):  # the second time over the first one's files
+            run(importlib.import_module(script).main, *args)
+    for path in set(folder.iterdir()) - before:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def files(folder):

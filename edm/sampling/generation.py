@@ -216,7 +216,8 @@ def write_sheet(path: Path, outdir: Path, seeds: Sequence[int], *, subdirs: bool
         with Image.open(image_path(outdir, seed, subdirs)) as image:
             pixels = np.asarray(image)
         images.append(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1))
-    write_png(path, make_grid(np.stack(images), columns=math.ceil(math.sqrt(len(images)))))
+    write_png(path, make_grid(np.stack(images), columns=math.ceil(math.sqrt(len(images)))),
+              title=f'Samples of the seeds {shorten(seeds)}')
 
 
 def write_trajectory(path: Path, parts: Sequence[Samples], seeds: Sequence[int], settings: dict, *,

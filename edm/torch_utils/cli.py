@@ -17,6 +17,7 @@ from typing import Any
 import click
 
 from torch_utils.errors import UserError
+from torch_utils.files import check_outputs
 
 MAX_LISTED = 10_000_000  # integers in one list; a slip such as 0-9999999999 would fill the memory
 
@@ -258,6 +259,35 @@ def _device(value: str) -> str:
     if not re.fullmatch(r'auto|cpu|cuda(:\d+)?|mps', value):
         raise click.BadParameter(f'{value!r} is none of auto, cpu, cuda, cuda:0, mps')
     return value
+
+
+def writes(inputs: Sequence[str], *, adds_overwrite: bool = True, **outputs: str | None) -> Callable:
+    """Decorator of a command: before it reads anything, `files.check_outputs` looks at its files.
+
+    inputs, outputs: names of parameters that hold paths, outputs with their kinds. adds_overwrite: give the
+    command the option --overwrite, of which it need not know.
+    """
+    def decorate(function):
+        @functools.wraps(function)
+        def checked(**params):
+            named = {param.name: param.opts[0] for param in click.get_current_context().command.params}
+            overwrite = params.pop('overwrite') if adds_overwrite else params.get('overwrite', False)
+            check_outputs({named[name]: _paths(params[name]) for name in inputs},
+                          {named[name]: (params[name], kind) for name, kind in outputs.items()},
+                          overwrite=overwrite)
+            return function(**params)
+        return options('Output', _overwrite_option)(checked) if adds_overwrite else checked
+    return decorate
+
+
+def _paths(value: str | Sequence[str] | None) -> list[str]:
+    """The paths of a parameter that takes one or several, labelled or not."""
+    given = [value] if isinstance(value, str) else value or []
+    return [split_label(path)[1] for path in given]
+
+
+_overwrite_option = click.option(
+    '--overwrite', is_flag=True, help='Replace an output also where a file of another kind has its name.')
 
 
 def churn_options(command: Callable) -> Callable:

@@ -1,11 +1,11 @@
-"""Files that appear whole or not at all, and where they lie."""
+"""Files that appear whole or not at all, where they lie, and which of those that are there they replace."""
 
 import contextlib
 import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -39,6 +39,66 @@ def atomic_write(path: str | os.PathLike, mode: str = 'wb', *, durable: bool = T
     except BaseException:
         temp.unlink(missing_ok=True)
         raise
+
+
+# By what a file of ours is known: how it begins, and what stands in its first or last 64 KiB.
+KINDS = {
+    'dataset': ((b'PK',), (b'/img0', b'dataset.json')),
+    'features': ((b'PK',), (b'features.npy',)),
+    'neighbors': ((b'PK',), (b'nearest.npy', b'similarity.npy')),
+    'ranks': ((b'PK',), (b'rank_low.npy',)),
+    'trajectory': ((b'PK',), (b'denoised.npy', b'seeds.npy')),
+    'figure': ((b'\x89PNG', b'%PDF'), (b'Title', b'atplotlib')),
+    'grid': ((b'\x89PNG',), (b'Title\0Samples',)),
+    'scores': ((b'{',), (b'"threshold"', b'"count"', b'"time_utc"')),
+    'matrix of scores': ((b'{',), (b'"names"', b'"descriptor"', b'"time_utc"')),
+    'recovery errors': ((b'{',), (b'"recovered_below"', b'"time_utc"')),
+    'report': ((b'<!DOCTYPE html>',), (b'<title>', b'<style>')),
+}
+
+
+def check_outputs(inputs: Mapping[str, Sequence[str]],
+                  outputs: Mapping[str, tuple[str | None, str | None]], *, overwrite: bool = False) -> None:
+    """Refuse outputs that would take the place of an input, of each other, or of a file of another kind.
+
+    inputs: the paths that an option gives; URLs and what is missing pass.
+    outputs: by option, a path or None, and its kind: a key of KINDS, or None where the script decides itself
+        what it replaces. Empty files may be replaced, files of the kind, and with `overwrite` any other.
+    Raises click.UsageError. Names of one file are the same by any spelling and through links.
+    """
+    taken = {}
+    for option, paths in inputs.items():
+        taken |= dict.fromkeys(paths, option)
+    for option, (path, kind) in outputs.items():
+        if path is None:
+            continue
+        for other, whose in taken.items():
+            if _same_file(path, other):
+                raise click.UsageError(f'{option} {path}: is {whose} as well, which it would replace')
+        taken[path] = option
+        if kind is None or not os.path.exists(path) or os.path.isdir(path):
+            continue
+        if not os.path.isfile(path):
+            raise click.UsageError(f'{option} {path}: is no regular file')
+        if not overwrite and not is_of_kind(path, kind):
+            raise click.UsageError(f'{option} {path}: exists, and is no {kind} file of these scripts; '
+                                   '--overwrite replaces it')
+
+
+def _same_file(a: str, b: str) -> bool:
+    if os.path.exists(a) and os.path.exists(b):
+        return os.path.samefile(a, b)
+    return os.path.realpath(a) == os.path.realpath(b)
+
+
+def is_of_kind(path: str | os.PathLike, kind: str) -> bool:
+    """Whether a file is empty or, by KINDS, one that our scripts write."""
+    starts, marks = KINDS[kind]
+    with open(path, 'rb') as file:
+        text = file.read(1 << 16)
+        file.seek(max(0, os.path.getsize(path) - (1 << 16)))
+        text += file.read()
+    return not text or (text.startswith(starts) and all(mark in text for mark in marks))
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ import os
 import numpy as np
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from torch_utils.files import atomic_write
 
@@ -21,17 +22,20 @@ def from_uint8(images: torch.Tensor) -> torch.Tensor:
     return images.to(torch.float32) / 127.5 - 1
 
 
-def write_png(path: str | os.PathLike, image: np.ndarray, *, durable: bool = True) -> None:
+def write_png(path: str | os.PathLike, image: np.ndarray, *, durable: bool = True, title: str = '') -> None:
     """Write one image, uint8 [H, W, 1] (mode L) or [H, W, 3] (RGB), whole or not at all.
 
-    durable: see `atomic_write`.
+    durable: see `atomic_write`. title: text for the file's metadata.
     Raises ValueError for another shape or dtype.
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (1, 3):
         raise ValueError(f'a PNG takes uint8 [H, W, 1 or 3], got {image.dtype} {list(image.shape)}')
     pixels = np.ascontiguousarray(image[:, :, 0] if image.shape[2] == 1 else image)
+    info = PngInfo()
+    if title:
+        info.add_text('Title', title)
     with atomic_write(path, durable=durable) as file:
-        Image.fromarray(pixels).save(file, format='PNG')
+        Image.fromarray(pixels).save(file, format='PNG', pnginfo=info)
 
 
 def is_whole_png(path: str | os.PathLike) -> bool:
