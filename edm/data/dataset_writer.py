@@ -170,9 +170,11 @@ def _open_dest(dest: str, option: str) -> Iterator[Callable[[str, bytes], None]]
     if path.is_dir() and any(path.iterdir()):
         raise UserError(f'{option} {dest}: the folder must be empty or absent')
     files.make_output_dir(path.parent, option)
-    temp = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+    temp = files.temp_beside(path)
     try:
-        yield lambda name, data: _save_file(temp / name, data)
+        temp.mkdir()
+        with files.locked(temp, doing='writing'):
+            yield lambda name, data: _save_file(temp / name, data)
         if hasattr(os, 'sync'):  # Windows lacks it
             os.sync()  # once for all files
         os.replace(temp, path)

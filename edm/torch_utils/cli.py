@@ -18,6 +18,7 @@ import click
 
 from torch_utils.errors import UserError
 from torch_utils.files import check_outputs
+from torch_utils.interrupt import end_in_order_on_signals
 
 MAX_LISTED = 10_000_000  # integers in one list; a slip such as 0-9999999999 would fill the memory
 
@@ -34,6 +35,7 @@ class Command(click.Command):
             return super().main(*args, standalone_mode=False, **kwargs)
         if not args and not kwargs:  # not called from within another program
             with _leaving_at_once():
+                end_in_order_on_signals()
                 return self._run()
         return self._run(*args, **kwargs)
 

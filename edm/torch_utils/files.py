@@ -4,7 +4,10 @@ import contextlib
 import hashlib
 import json
 import os
+import re
+import shutil
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -28,9 +31,10 @@ def atomic_write(path: str | os.PathLike, mode: str = 'wb', *, durable: bool = T
         the machine, not just the process, has died.
     """
     path = Path(path)
-    temp = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+    temp = temp_beside(path)
     try:
         with open(temp, mode, encoding=None if 'b' in mode else 'utf-8') as file:
+            try_lock(file)
             yield file
             if durable:
                 file.flush()
@@ -39,6 +43,45 @@ def atomic_write(path: str | os.PathLike, mode: str = 'wb', *, durable: bool = T
     except BaseException:
         temp.unlink(missing_ok=True)
         raise
+
+
+def temp_beside(path: Path) -> Path:
+    """The name .NAME.PID.tmp beside `path`, for what is to take its place and stays locked until it does."""
+    remove_abandoned(path.parent)
+    return path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+
+
+_seen, _seen_lock = set(), threading.Lock()
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Delete files and folders .NAME.PID.tmp of processes that died; each process looks at a folder once.
+
+    Those of this host whose number no process has, unless one of another machine has locked them.
+    """
+    with _seen_lock, contextlib.suppress(OSError):  # what can't be read or removed stays
+        if folder in _seen:
+            return
+        _seen.add(folder)
+        for path in map(folder.joinpath, os.listdir(folder)):
+            match = re.fullmatch(r'\..+\.(\d{1,9})\.tmp', path.name)
+            if match and _is_abandoned(path, int(match[1])):
+                (shutil.rmtree if path.is_dir() else os.unlink)(path)
+
+
+def _is_abandoned(path: Path, pid: int) -> bool:
+    import psutil
+
+    if pid != os.getpid() and psutil.pid_exists(pid):
+        return False
+    try:
+        lock = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        return try_lock(lock)
+    finally:
+        os.close(lock)
 
 
 # By what a file of ours is known: how it begins, and what stands in its first or last 64 KiB.
@@ -167,6 +210,7 @@ def make_output_dir(path: str | os.PathLike, option: str = '--outdir') -> Path:
     path = Path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
+        remove_abandoned(path)
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as err:

@@ -6,6 +6,23 @@ import threading
 from collections.abc import Sequence
 
 
+def end_in_order_on_signals() -> None:
+    """Let SIGTERM and SIGHUP, where nothing else was to follow, end this process by SystemExit, once.
+
+    So temporary files are removed. The status is 128 + the signal's number.
+    """
+    for name in ('SIGTERM', 'SIGHUP'):
+        number = getattr(signal, name, None)  # Windows lacks the second
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _end)
+
+
+def _end(number: int, frame) -> None:
+    signal.signal(number, signal.SIG_IGN)  # the same may come from several sides, such as Slurm and torchrun
+    os.write(2, f'\nError: stopped by {signal.Signals(number).name}\n'.encode())
+    raise SystemExit(128 + number)
+
+
 class StopSignals:
     """While entered, a first of `numbers` (SIGINT and SIGTERM) is noted in `received` for a loop to see.
 

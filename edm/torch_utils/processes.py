@@ -68,6 +68,7 @@ def _start(function: Callable, started: list[Connection]) -> tuple[multiprocessi
 
 def _work(function: Callable, connection: Connection, inherited: list[Connection]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; the parent decides
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     for other in inherited:  # else it would stay open in here when the parent is gone
         other.close()
     with contextlib.suppress(EOFError, OSError):  # the parent closed its end, or is gone

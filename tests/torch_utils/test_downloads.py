@@ -314,7 +314,8 @@ def test_fetch_puts_the_file_where_it_is_told(server, tmp_path):
 
 
 def start_process(server):
-    code = 'import sys; from torch_utils import downloads; print(downloads.local_path(sys.argv[1], "--network"))'
+    code = ("import sys; from torch_utils import downloads; "
+            "print(downloads.local_path(sys.argv[1], '--network'))")
     return subprocess.Popen(
         [sys.executable, '-c', code, f'{server.url}/net.pkl'], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         text=True, env=os.environ | {'PYTHONPATH': str(ROOT / 'edm')})

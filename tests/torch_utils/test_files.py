@@ -1,6 +1,8 @@
 """Files that appear whole or not at all, and those whose place they may take."""
 
+import fcntl
 import os
+import subprocess
 
 import click
 import pytest
@@ -59,3 +61,27 @@ def test_a_file_of_another_kind_is_replaced_with_overwrite_only(kind, tmp_path):
 def test_a_device_is_never_replaced():
     with pytest.raises(click.UsageError, match='/dev/null: is no regular file'):
         files.check_outputs({}, {'--json': ('/dev/null', 'scores')}, overwrite=True)
+
+
+def test_temporary_files_of_dead_processes_are_removed_and_no_others(tmp_path):
+    with subprocess.Popen(['true']) as process:
+        pass
+    dead = process.pid
+    gone = [f'.options.json.{dead}.tmp', f'.new-folder.{dead}.tmp', f'.x.{os.getpid()}.tmp']
+    kept = [f'.x.{os.getppid()}.tmp', f'.elsewhere.{dead}.tmp', f'x.{dead}.tmp', f'.{dead}.tmp', '.x.9x.tmp']
+    for name in gone + kept:
+        (tmp_path / name).write_bytes(b'x')
+    (tmp_path / gone[1]).unlink()
+    (tmp_path / gone[1]).mkdir()
+    (tmp_path / gone[1] / 'image.png').write_bytes(b'x')
+    with open(tmp_path / kept[1], 'rb') as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # as a process of another machine would
+        files.write_json(tmp_path / 'new.json', {})
+    assert {path.name for path in tmp_path.iterdir()} == {'new.json', *kept}
+
+
+def test_a_file_is_locked_while_it_is_written(tmp_path):
+    with files.atomic_write(tmp_path / 'x'):
+        (path,) = tmp_path.iterdir()
+        assert not files._is_abandoned(path, os.getpid())
+    assert files._is_abandoned(tmp_path / 'x', os.getpid())
