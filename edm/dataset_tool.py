@@ -5,6 +5,9 @@ import re
 import click
 
 from torch_utils import cli
+from torch_utils.errors import UserError, note
+
+LARGEST_SIDE = 8192  # in pixels; the next power of two makes images that no script would read
 
 
 class Size(click.ParamType):
@@ -17,8 +20,9 @@ class Size(click.ParamType):
         if isinstance(value, tuple):
             return value
         match = re.fullmatch(r'\s*(\d+)\s*[xX,]\s*(\d+)\s*', value)
-        if match is None or not all(0 < int(side) <= 1 << 16 for side in match.groups()):
-            self.fail(f'{value!r} is no width and height such as 32x32 or 32,32', param, ctx)
+        if match is None or not all(0 < int(side) <= LARGEST_SIDE for side in match.groups()):
+            self.fail(f'{value!r} is no width and height such as 32x32 or 32,32, of at most '
+                      f'{LARGEST_SIDE} pixels', param, ctx)
         return int(match[1]), int(match[2])
 
 
@@ -26,15 +30,19 @@ class Size(click.ParamType):
 @cli.options(
     'Main options',
     click.option('--source', metavar='PATH', required=True,
-                 help='Folder or .zip of images, LSUN *_lmdb folder, cifar-10-python.tar.gz, or '
-                      'train-images-idx3-ubyte.gz (MNIST) with its labels beside it.'),
+                 help='Folder or .zip of images, .npz of samples, LSUN *_lmdb folder, '
+                      'cifar-10-python.tar.gz, or train-images-idx3-ubyte.gz (MNIST) with its labels beside '
+                      'it.'),
     click.option('--dest', metavar='PATH', required=True,
                  help='Folder (empty or absent) or .zip (of such a data set, replaced) to write.'),
     click.option('--max-images', metavar='INT', type=click.IntRange(min=1),
                  help='Take only so many images, the first ones.  [default: all]'),
     click.option('--random-subset', metavar='SEED', type=click.IntRange(0, 2 ** 31 - 1),
                  help='Let --max-images take a random choice instead, in the order of the source; one seed, '
-                      'one choice.'))
+                      'one choice.'),
+    click.option('--class-order', type=click.Choice(['names', 'natural']), default='names',
+                 help='Order of the folders that are classes 0, 1, ...: as texts (10 before 2), or with '
+                      'numbers as numbers.'))
 @cli.options(
     'Size and shape',
     click.option('--transform', type=click.Choice(['center-crop', 'center-crop-wide']),
@@ -47,14 +55,14 @@ class Size(click.ParamType):
     click.option('--workers', metavar='INT', type=click.IntRange(1, 256),
                  help='Processes that decode and encode.  [default: one per core]'))
 @cli.writes(['source'], dest='dataset')
-def main(source: str, dest: str, max_images: int | None, random_subset: int | None, transform: str | None,
-         resolution: tuple[int, int] | None, workers: int | None) -> None:
+def main(source: str, dest: str, max_images: int | None, random_subset: int | None, class_order: str,
+         transform: str | None, resolution: tuple[int, int] | None, workers: int | None) -> None:
     """Turn images as they come into a data set to train on.
 
     The data set is a folder or an uncompressed .zip of square PNG images, whose side is a power of two, and
-    dataset.json with their labels. Labels come from the source's dataset.json or archive, else from the names
-    of the top-level folders; if any image lacks one, none is written. The same input makes the same bytes,
-    whatever the number of processes.
+    dataset.json with their labels. Labels come from the source's dataset.json, archive or .npz, else from the
+    names of the top-level folders, also in a .zip; if any image lacks one, none is written. The same input
+    makes the same bytes, whatever the number of processes. Hidden files and folders are skipped.
 
     Images become 8-bit grey or RGB where that loses nothing (from palettes, bilevel images, alpha that is
     opaque), and are refused by name where it would (transparent, 16-bit, CMYK, grey among RGB), as are those
@@ -76,11 +84,14 @@ def main(source: str, dest: str, max_images: int | None, random_subset: int | No
     from data.dataset_writer import write_dataset
     from data.image_sources import open_source
     from data.image_transforms import make_transform
+    from data.labels import describe_classes
     from torch_utils.memory import keep_freed_memory
     from torch_utils.processes import usable_cores
 
     keep_freed_memory()
-    images = open_source(source)
+    images = open_source(source, class_order=class_order)
+    if class_order == 'natural' and not images.by_folder:
+        raise UserError(f'--class-order=natural: the labels of {source} are not from the names of folders')
     if random_subset is not None:
         images = images.some(kept_by_max_size(images.total, max_images, random_subset))
     done = write_dataset(images, dest, make_transform(transform, resolution), max_images=max_images,
@@ -89,7 +100,11 @@ def main(source: str, dest: str, max_images: int | None, random_subset: int | No
         click.echo(f'{done.unreadable} entries are no readable images and were skipped', err=True)
     if done.left_out:
         click.echo(f'{done.left_out} images are too small for --resolution and were left out', err=True)
-    labels = 'with labels' if done.labelled else 'without labels'
+    if images.labels.problem and not done.labels:
+        note(f'--source {source}: warning: {images.labels.problem}, so that no labels are written')
+    for line in describe_classes(done.labels, images.labels.folders):
+        note(line)
+    labels = 'with labels' if done.labels else 'without labels'
     click.echo(f'{done.num_images} images, {done.form}, {labels}: {dest}')
 
 

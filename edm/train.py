@@ -44,6 +44,7 @@ def main(**opts):
 
     _check(opts)
     dataset = ImageDataset(opts['data'], use_labels=opts['cond'], xflip=opts['xflip'], cache=opts['cache'])
+    dataset.check_classes()
     config = TrainingConfig(
         dataset_kwargs={
             'class_name': 'training.dataset.ImageFolderDataset', 'path': opts['data'],

@@ -1,6 +1,5 @@
 """Images and labels to train on: a folder, a zip or `.npz` files, decoded once and kept as one array."""
 
-import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,9 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from data.image_decoding import decode_image
-from data.image_files import Folder, Zip, describe_shape, is_image_name, open_files, read_labels
-from data.npz_images import NpzImages, read_npz
-from torch_utils.errors import UserError
+from data.image_files import Folder, Zip, describe_shape, open_files
+from data.image_names import image_names, refuse_images
+from data.labels import empty_classes, read_labels
+from data.npz_images import NpzImages, open_npz_files, read_npz
+from torch_utils.errors import UserError, note
 
 
 def kept_by_max_size(n: int, max_size: int, random_seed: int = 0) -> np.ndarray:
@@ -72,6 +73,16 @@ class ImageDataset:
             self._classes, self.label_dim = labels[self._kept], int(labels.max()) + 1
         else:
             self._vectors, self.label_dim = labels[self._kept].astype(np.float32), labels.shape[1]
+
+    def check_classes(self) -> None:
+        """Raise UserError if there are more classes than images; warn if there are some without."""
+        if self._classes is None:
+            return
+        if self.label_dim > len(self._kept):
+            raise UserError(f'{self._option} {self.path}: its largest label is {self.label_dim - 1}, so that '
+                            f'there are {self.label_dim:,} classes, more than its {len(self._kept):,} images')
+        for warning in empty_classes(self._classes, self.label_dim):
+            note(f'{self._option} {self.path}: {warning}')
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -139,46 +150,47 @@ class ImageDataset:
 class _EncodedImages:
     """The image files of a folder or a zip. Like `NpzImages`: names, image_shape, read(), labels()."""
 
-    def __init__(self, files: Folder | Zip, names: list[str], option: str):
+    def __init__(self, files: Folder | Zip, names: list[str], where: str):
         self.names = names
-        self._files, self._option = files, option
+        self._files, self._where = files, where
         self.image_shape = self._decode(0).shape
 
     def read(self, indices: np.ndarray) -> np.ndarray:
         """Images uint8 [N, C, H, W], decoded now."""
-        images = np.empty((len(indices), *self.image_shape), dtype=np.uint8)
+        images, faults = np.empty((len(indices), *self.image_shape), dtype=np.uint8), []
         for row, index in enumerate(indices):
-            image = self._decode(index)
-            if image.shape != self.image_shape:
-                raise UserError(f'{self._where(index)} is {describe_shape(image.shape)}, and {self.names[0]} '
-                                f'is {describe_shape(self.image_shape)}; all must be alike')
-            images[row] = image
+            try:
+                image = self._decode(index)
+            except UserError as err:
+                faults.append(str(err).removeprefix(f'{self._where}: '))
+                continue
+            if image.shape == self.image_shape:
+                images[row] = image
+            else:
+                faults.append(f'{self.names[index]} is {describe_shape(image.shape)}, and {self.names[0]} is '
+                              f'{describe_shape(self.image_shape)}; all must be alike')
+        refuse_images(faults, len(indices), self._where)
         return images
 
     def labels(self) -> np.ndarray | None:
         """Classes int64 [N] or vectors float64 [N, label_dim] of all images, None if there are none."""
-        by_name = read_labels(self._files, self._option)
-        if not by_name:
+        found = read_labels(self._files, self.names, self._where)
+        if found.problem:
+            raise UserError(f'{self._where}: {found.problem}')
+        if not found:
             return None
-        where = f'{self._option} {self._files.path}: dataset.json'
-        missing = [name for name in self.names if name not in by_name]
-        if missing:
-            raise UserError(f'{where} has no label for {missing[0]}; {len(missing)} of {len(self.names)} '
-                            'images lack one')
-        labels = [by_name[name] for name in self.names]
+        labels = found.labels
         kinds = [len(label) if isinstance(label, list) else None for label in labels]
         for name, kind in zip(self.names, kinds, strict=True):
             if kind != kinds[0]:
-                raise UserError(f'{where}: the labels of {self.names[0]} and {name} differ in kind or length')
+                raise UserError(f'{self._where}: dataset.json: the labels of {self.names[0]} and {name} '
+                                'differ in kind or length')
         return np.array(labels)
 
     def _decode(self, index: int) -> np.ndarray:
         name = self.names[index]
-        pixels = np.asarray(decode_image(self._files.read(name), self._where(index)))
+        pixels = np.asarray(decode_image(self._files.read(name), f'{self._where}: {name}'))
         return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
-
-    def _where(self, index: int) -> str:
-        return f'{self._option} {self._files.path}: {self.names[index]}'
 
 
 def _open_source(path: str | os.PathLike, option: str) -> _EncodedImages | NpzImages:
@@ -187,15 +199,11 @@ def _open_source(path: str | os.PathLike, option: str) -> _EncodedImages | NpzIm
         return NpzImages([read_npz(path, path.name, f'{option} {path}')], f'{option} {path}')
     files = open_files(path, option, expected='a folder, a .zip or an .npz file')
     where = f'{option} {path}'
-    names = [name for name in files.names if is_image_name(name)]
-    if names:
-        return _EncodedImages(files, names, option)
-    names = [name for name in files.names if name.lower().endswith('.npz')]
-    if not names:
-        raise UserError(f'{where}: no images and no .npz files in it ({len(files.names)} files in all)')
-    inside = isinstance(files, Zip)
-    return NpzImages([read_npz(io.BytesIO(files.read(name)) if inside else path / name, name,
-                               f'{where}: {name}') for name in names], where)
+    if names := image_names(files, where):
+        return _EncodedImages(files, names, where)
+    if images := open_npz_files(files, where):
+        return images
+    raise UserError(f'{where}: no images and no .npz files in it ({len(files.names)} files in all)')
 
 
 def _name(path: str | os.PathLike) -> str:

@@ -9,7 +9,7 @@ import shutil
 import time
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from data.image_names import listed, refuse_images
 from data.image_sources import ImageSource, SourceImage
 from data.image_transforms import Transform
 from torch_utils import files
@@ -43,7 +44,7 @@ class Summary:
     num_images: int = 0
     left_out: int = 0    # by the transform; they leave gaps in the numbering
     unreadable: int = 0  # skipped, in sources where that is allowed; they leave none
-    labelled: bool = False
+    labels: list[int | list | None] = field(default_factory=list)  # all None if one image has none
     form: str = ''
 
 
@@ -60,44 +61,69 @@ def write_dataset(source: ImageSource, dest: str, transform: Transform, *, max_i
     total = source.total if max_images is None else min(source.total, max_images)
     results = _convert_all(source, transform, total, workers)
     with _open_dest(dest, option) as save, contextlib.closing(results):
-        return _write_images(results, total, save, source.where)
+        return _write_images(results, total, save, source)
 
 
 def _write_images(results: Iterator[tuple], total: int, save: Callable[[str, bytes], None],
-                  where: str) -> Summary:
-    """Save `total` images, fewer if `results`, from `_convert_all`, has fewer; `where` leads messages."""
-    summary, labels, first = Summary(), [], ''
-    for number, image, form, data in _numbered(results, total, summary):
-        if summary.form not in ('', form):
-            raise UserError(f'{where}: {image.name} is {form}, and {first} is {summary.form}; all must be '
-                            'alike: --resolution makes sizes equal, --transform makes grey images RGB')
-        summary.form, first = form, first or image.name
-        name = f'{number:08d}'
-        name = f'{name[:5]}/img{name}.png'
-        save(name, data)
-        labels.append([name, image.label])
+                  source: ImageSource) -> Summary:
+    """Save `total` images, fewer if `results`, from `_convert_all`, has fewer.
+
+    After one that can't be used nothing is saved, but all are looked at, so that UserError tells of all.
+    """
+    summary, labels, faults, forms = Summary(), [], [], {}
+    for number, image, form, data in _numbered(results, total, summary, faults, source.where):
+        if not data and not forms:
+            raise UserError(f'{source.where}: {image.name} is {form}; images must be square with a side that '
+                            'is a power of two: choose --resolution (and --transform)')
+        forms.setdefault(form, []).append(image.name)
+        if not faults and len(forms) == 1:
+            name = f'{number:08d}'
+            name = f'{name[:5]}/img{name}.png'
+            save(name, data)
+            labels.append([name, image.label])
+    refuse_images(faults, total, source.where)
+    _refuse_different(forms, source.where)
     if not labels:
-        raise UserError(f'{where}: no image is left: {summary.unreadable} are unreadable, {summary.left_out} '
-                        'too small for --resolution with this --transform')
-    summary.num_images = len(labels)
-    summary.labelled = all(label is not None for _, label in labels)
-    save('dataset.json', json.dumps({'labels': labels if summary.labelled else None}).encode())
+        raise UserError(f'{source.where}: no image is left: {summary.unreadable} are unreadable, '
+                        f'{summary.left_out} too small for --resolution with this --transform')
+    content = {'labels': labels}
+    if any(label is None for _, label in labels):
+        content = {'labels': None}
+    elif source.labels.folders:
+        content['classes'] = source.labels.folders
+    save('dataset.json', json.dumps(content).encode())
+    summary.num_images, summary.form = len(labels), form
+    summary.labels = [label for _, label in content['labels'] or []]
     return summary
 
 
-def _numbered(results: Iterator[tuple], total: int,
-              summary: Summary) -> Iterator[tuple[int, SourceImage, str, bytes]]:
-    """(number, image, form, PNG file) of all but the unreadable and left-out ones, which `summary` counts."""
+def _refuse_different(forms: dict[str, list[str]], where: str) -> None:
+    """Raise UserError if images are not all alike. forms: names of images by form."""
+    if len(forms) > 1:
+        usual = max(forms, key=lambda form: len(forms[form]))
+        total = sum(map(len, forms.values()))
+        others = [f'{name} is {form}' for form, names in forms.items() if form != usual for name in names]
+        count = f'{len(others):,} of {total:,} images differ: ' if len(others) > 1 else ''
+        raise UserError(f'{where}: {count}{listed(others)}, and {forms[usual][0]} is {usual}; all must be '
+                        'alike: --resolution makes sizes equal, --transform makes grey images RGB')
+
+
+def _numbered(results: Iterator[tuple], total: int, summary: Summary, faults: list[str],
+              where: str) -> Iterator[tuple[int, SourceImage, str, bytes]]:
+    """(number, image, form, PNG file) of all but the unreadable and left-out ones, which `summary` counts.
+
+    faults: takes the errors of images that are neither, without `where` in front.
+    """
     number = 0
     with _Progress(total=total, unit='image') as progress:
         while number < total and (pair := next(results, None)):
             image, result = pair
-            if isinstance(result, UserError):
-                raise result
             if result == 'unreadable':
                 summary.unreadable += 1
                 continue
-            if result == 'left out':
+            if isinstance(result, UserError):
+                faults.append(str(result).removeprefix(f'{where}: '))
+            elif result == 'left out':
                 summary.left_out += 1
             else:
                 yield number, image, *result
@@ -111,7 +137,7 @@ def _convert_all(source: ImageSource, transform: Transform, total: int, workers:
     The first images are converted in place; processes are started once these have taken long enough.
     """
     images = source.images if source.skips_unreadable else itertools.islice(source.images, total)
-    convert = partial(_convert, load=source.load, where=source.where, transform=transform,
+    convert = partial(_convert, load=source.load, transform=transform,
                       skip_unreadable=source.skips_unreadable)
     seconds = done = 0
     while workers == 1 or seconds < SECONDS_IN_PLACE:
@@ -133,9 +159,12 @@ def _convert_chunk(convert: Callable, chunk: list[SourceImage]) -> list:
     return [convert(image) for image in chunk]
 
 
-def _convert(image: SourceImage, load: Callable, where: str, transform: Transform,
+def _convert(image: SourceImage, load: Callable, transform: Transform,
              skip_unreadable: bool) -> tuple[str, bytes] | str | UserError:
-    """The form and the PNG file of an image, or why there is none: a word, or the error that it is."""
+    """The form and the PNG file of an image, or why there is none: a word, or the error that it is.
+
+    The file is empty if the image is not square, with a side that is a power of two.
+    """
     try:
         loaded = load(image)
     except UserError as err:
@@ -145,8 +174,7 @@ def _convert(image: SourceImage, load: Callable, where: str, transform: Transfor
         return 'left out'
     form = f'{result.width}x{result.height} {"grey" if result.mode == "L" else "RGB"}'
     if result.width != result.height or result.width & (result.width - 1):
-        return UserError(f'{where}: {image.name} is {form}; images must be square with a side that is a '
-                         'power of two: choose --resolution (and --transform)')
+        return form, b''
     file = io.BytesIO()
     Image.fromarray(np.asarray(result)).save(file, format='png', compress_level=0)  # pixels only, no metadata
     return form, file.getvalue()

@@ -1,42 +1,61 @@
-"""Files that hold images, in a folder or a zip, and the labels beside them."""
+"""Files that hold images, in a folder or a zip."""
 
 import errno
 import io
-import json
 import os
 import re
 import struct
 import zipfile
 import zlib
+from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from PIL import Image
-
+from data.image_names import hidden_place
 from torch_utils.errors import UserError, shown
 from torch_utils.npz import check_size
 
-MAX_CLASSES = 1_000_000  # more would make one-hot labels larger than images
-LARGEST = 3e38  # number in a label that is a list; float32 ends there
-
 _OUTSIDE = re.compile(r'^[/\\]|^[A-Za-z]:|(^|[/\\])\.\.([/\\]|$)')  # names of places outside a folder
+_UNPRINTABLE = re.compile(r'[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]')  # spaces of any kind are fine
 
 
 class Folder:
-    """All files below a folder; `names` are their paths relative to it, with slashes, sorted as strings."""
+    """The files below a folder; `names` are their paths relative to it, with slashes, sorted as strings.
+
+    hidden: hidden and system files and folders, which are not in `names`. linked: links to folders that are
+    in it already; others are followed.
+    """
 
     def __init__(self, path: Path, option: str):
         self.path = path
         self._where = f'{option} {path}'
+        self.hidden, self.linked = [], []
         self.names = sorted(self._walk())
+        self.linked.sort()
 
-    def _walk(self):
-        seen = set()  # linked folders are followed, but not in circles
-        for root, folders, files in os.walk(self.path, followlinks=True):
-            seen.add(os.path.realpath(root))
-            folders[:] = [name for name in folders if os.path.realpath(os.path.join(root, name)) not in seen]
-            prefix = Path(root).relative_to(self.path).as_posix()
-            yield from files if prefix == '.' else (f'{prefix}/{name}' for name in files)
+    def _walk(self) -> Iterator[str]:
+        seen, pending = set(), deque([''])  # each folder once: links may lead in circles, or multiply
+        while pending:
+            prefix = pending.popleft()
+            real = os.path.realpath(self.path / prefix)
+            if real in seen:
+                self.linked.append(prefix)
+                continue
+            seen.add(real)
+            with os.scandir(self.path / prefix) as entries:
+                found = sorted(entries, key=lambda entry: entry.name)
+            for entry in found:
+                name = prefix + entry.name
+                is_folder = os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
+                if hidden_place(entry.name):
+                    self.hidden.append(name + '/' * is_folder)
+                elif not is_folder:
+                    yield name
+                elif entry.is_symlink():
+                    pending.append(f'{name}/')
+                else:
+                    pending.appendleft(f'{name}/')  # before all links
 
     def read(self, name: str) -> bytes:
         path = self.path / name
@@ -47,7 +66,7 @@ class Folder:
 
 
 class Zip:
-    """All files in a zip, with the interface of `Folder`.
+    """The files in a zip, with the interface of `Folder`.
 
     Members are read by their positions, each with the file opened anew: threads and processes can share an
     object. Raises UserError naming `option`, the zip and the member if the zip is damaged, or a member is
@@ -58,6 +77,7 @@ class Zip:
     def __init__(self, path: Path, option: str):
         self.path = path
         self._where = f'{option} {path}'
+        self.linked = []
         self._members = self._read_directory()
         self.names = sorted(self._members)
 
@@ -71,14 +91,18 @@ class Zip:
             if isinstance(err, OSError) and err.errno != errno.EINVAL:  # of a place before the beginning
                 raise
             raise UserError(f'{self._where}: not a zip file, or a damaged one ({shown(err)})') from err
-        members = {}
+        members, hidden = {}, {}
         for info in infos:
             name = info.filename
-            if not name or not name.isprintable() or _OUTSIDE.search(name):
+            if place := hidden_place(name):
+                hidden[place] = None
+                continue
+            if not name or _UNPRINTABLE.search(name) or _OUTSIDE.search(name):
                 raise UserError(f'{self._where}: {name!a} is no name for a file in a data set')
             if name in members:
                 raise UserError(f'{self._where}: {name} is in it twice')
             members[name] = info
+        self.hidden = list(hidden)
         return members
 
     def read(self, name: str) -> bytes:
@@ -133,56 +157,3 @@ def describe_shape(image_shape: tuple[int, int, int]) -> str:
     """What images [C, H, W] are, in words, such as 32x32 RGB: width, height, kind."""
     channels, height, width = image_shape
     return f'{width}x{height} {"grey" if channels == 1 else "RGB"}'
-
-
-def is_image_name(name: str) -> bool:
-    """Whether the extension is one that PIL knows."""
-    return os.path.splitext(name)[1].lower() in Image.registered_extensions()
-
-
-def read_labels(files: Folder | Zip, option: str) -> dict[str, int | list]:
-    """Labels by file name from the `dataset.json` at the root; empty if there is none or it holds none.
-
-    A label is an integer from 0 up (a class) or a list of numbers. Raises UserError naming `option` if the
-    file is not of the form {"labels": [[name, label], ...]} or {"labels": null}, or holds other labels.
-    """
-    if 'dataset.json' not in files.names:
-        return {}
-    where = f'{option} {files.path}: dataset.json'
-    try:
-        entries = json.loads(files.read('dataset.json'))
-    except (ValueError, RecursionError) as err:
-        raise UserError(f'{where} is not JSON ({err})') from err
-    if not isinstance(entries, dict) or not isinstance(entries.get('labels'), list | None):
-        raise UserError(f'{where} must be of the form {{"labels": [[name, label], ...]}}')
-    labels = {}
-    for entry in entries.get('labels') or []:
-        if not (isinstance(entry, list) and len(entry) == 2 and isinstance(entry[0], str)):
-            raise UserError(f'{where}: {_short(entry)} in "labels" is not of the form [name, label]')
-        name, label = entry
-        _check_label(label, f'{where}: the label of {name}')
-        if labels.setdefault(name, label) != label:
-            raise UserError(f'{where} gives {name} two labels, {_short(labels[name])} and {_short(label)}')
-    return labels
-
-
-def _check_label(label, what: str) -> None:
-    if isinstance(label, list):
-        good = len(label) > 0 and all(_is_number(x) and abs(x) <= LARGEST for x in label)
-    else:
-        good = _is_number(label) and isinstance(label, int) and 0 <= label < MAX_CLASSES
-    if not good:
-        raise UserError(f'{what} is {_short(label)}; expected an integer from 0 to {MAX_CLASSES - 1} or a '
-                        'list of float32 numbers')
-
-
-def _is_number(value) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _short(value) -> str:
-    try:
-        text = json.dumps(value)
-    except RecursionError:
-        return 'nested without end'
-    return text if len(text) <= 60 else text[:57] + '...'

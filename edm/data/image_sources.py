@@ -1,8 +1,8 @@
 """Where dataset_tool.py takes images from: folders, zips, and LSUN, CIFAR-10, MNIST as they are published."""
 
 import itertools
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -10,7 +10,10 @@ import numpy as np
 from PIL import Image
 
 from data.image_decoding import decode_image
-from data.image_files import Folder, Zip, is_image_name, open_files, read_labels
+from data.image_files import Folder, Zip, open_files
+from data.image_names import image_names
+from data.labels import FileLabels, labels_from_folders, read_labels
+from data.npz_images import NpzImages, open_npz_files, read_npz
 from data.published_sets import CIFAR10, MNIST, read_cifar10, read_mnist
 from torch_utils.errors import UserError
 
@@ -30,6 +33,7 @@ class ImageSource:
 
     where: option and path, which lead messages. images: can be walked through once. load: from one of them to
     its PIL image, mode L or RGB; can be sent to other processes; raises UserError if it can't be decoded.
+    labels: of image files, with what is to be said of them. by_folder: they come from folders' names.
     """
 
     where: str
@@ -37,6 +41,8 @@ class ImageSource:
     images: Iterator[SourceImage]
     load: Callable[[SourceImage], Image.Image]
     skips_unreadable: bool = False  # those that can't be decoded do not count
+    labels: FileLabels = field(default_factory=FileLabels)
+    by_folder: bool = False
 
     def some(self, indices: np.ndarray) -> 'ImageSource':
         """The source of the images at these rising indices only."""
@@ -45,10 +51,11 @@ class ImageSource:
         return replace(self, total=len(indices), images=itertools.compress(self.images, chosen))
 
 
-def open_source(path: str, option: str = '--source') -> ImageSource:
-    """The images of a folder, a `.zip`, an LSUN `*_lmdb` folder or one of the archives CIFAR10 and MNIST.
+def open_source(path: str, option: str = '--source', *, class_order: str = 'names') -> ImageSource:
+    """The images of a folder, `.zip` or `.npz`, an LSUN `*_lmdb` folder, or the archives CIFAR10 and MNIST.
 
     Folders are sorted by path components (a/x before a-b/x), zips by name as a string (a-b/x first).
+    class_order: of folders that are classes, see `labels_from_folders`.
     Raises UserError naming `option` if the path is none of these or holds no images.
     """
     path = Path(path)
@@ -58,33 +65,31 @@ def open_source(path: str, option: str = '--source') -> ImageSource:
         return _from_arrays(f'{option} {path}', *read_cifar10(path, option))
     if path.is_file() and path.name == MNIST:
         return _from_arrays(f'{option} {path}', *read_mnist(path, option))
-    return _open_files(path, option)
+    if path.is_file() and path.suffix.lower() == '.npz':
+        where = f'{option} {path}'
+        return _from_npz(NpzImages([read_npz(path, path.name, where)], where), where)
+    return _open_files(path, option, class_order)
 
 
-def _open_files(path: Path, option: str) -> ImageSource:
-    files = open_files(path, option, expected=f'a folder, a .zip, {CIFAR10} or {MNIST}')
-    names = [name for name in files.names if is_image_name(name)]
+def _open_files(path: Path, option: str, class_order: str) -> ImageSource:
+    files, where = open_files(path, option, f'a folder, a .zip, {CIFAR10} or {MNIST}'), f'{option} {path}'
+    names = image_names(files, where)
     if not names:
-        raise UserError(f'{option} {path}: no images in it ({len(files.names)} files in all)')
-    labels = read_labels(files, option)
+        if images := open_npz_files(files, where):
+            return _from_npz(images, where)
+        raise UserError(f'{where}: no images in it ({len(files.names)} files in all)')
     if isinstance(files, Folder):
         names.sort(key=lambda name: name.split('/'))
-        labels = labels or _labels_from_folders(names)
-    images = (SourceImage(name=name, label=labels.get(name)) for name in names)
-    return ImageSource(where=f'{option} {path}', total=len(names), images=images,
-                       load=partial(_load_file, files, option))
+    labels = read_labels(files, names, where)
+    by_folder = not labels
+    labels = labels or labels_from_folders(names, class_order, where)
+    images = (SourceImage(name=name, label=label) for name, label in zip(names, labels.labels, strict=True))
+    return ImageSource(where=where, total=len(names), images=images, load=partial(_load_file, files, where),
+                       labels=labels, by_folder=by_folder and bool(labels))
 
 
-def _load_file(files: Folder | Zip, option: str, image: SourceImage) -> Image.Image:
-    return decode_image(files.read(image.name), f'{option} {files.path}: {image.name}')
-
-
-def _labels_from_folders(names: list[str]) -> dict[str, int]:
-    folders = [name.split('/')[0] if '/' in name else '' for name in names]
-    numbers = {folder: number for number, folder in enumerate(sorted(set(folders)))}
-    if len(numbers) < 2:
-        return {}
-    return {name: numbers[folder] for name, folder in zip(names, folders, strict=True)}
+def _load_file(files: Folder | Zip, where: str, image: SourceImage) -> Image.Image:
+    return decode_image(files.read(image.name), f'{where}: {image.name}')
 
 
 def _open_lmdb(path: Path, option: str) -> ImageSource:
@@ -111,11 +116,20 @@ def _load_value(image: SourceImage) -> Image.Image:
     return decode_image(image.data, image.name)
 
 
-def _from_arrays(where: str, images: np.ndarray, labels: list[int]) -> ImageSource:
-    return ImageSource(where=where, total=len(images), load=_load_array, images=(
-        SourceImage(name=f'image {i}', label=label, data=image)
-        for i, (image, label) in enumerate(zip(images, labels, strict=True))))
+def _from_npz(images: NpzImages, where: str) -> ImageSource:
+    labels = images.labels()
+    labels = [None] * len(images.names) if labels is None else labels.tolist()
+    pixels = (images.read(np.array([i]))[0].transpose(1, 2, 0) for i in range(len(labels)))
+    return _from_arrays(where, pixels, labels, images.names)
+
+
+def _from_arrays(where: str, images: Iterable[np.ndarray], labels: list,
+                 names: Iterable[str] = ()) -> ImageSource:
+    names = names or (f'image {i}' for i in range(len(labels)))
+    return ImageSource(where=where, total=len(labels), load=_load_array, images=(
+        SourceImage(name=name, label=label, data=image)
+        for name, label, image in zip(names, labels, images, strict=True)))
 
 
 def _load_array(image: SourceImage) -> Image.Image:
-    return Image.fromarray(image.data)
+    return Image.fromarray(image.data[..., 0] if image.data.shape[2:] == (1,) else image.data)

@@ -8,7 +8,8 @@ from PIL import Image
 
 from data.dataset import ImageDataset
 from data.image_decoding import decode_image
-from data.image_files import is_image_name, open_files
+from data.image_files import open_files
+from data.image_names import image_names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +31,7 @@ def open_images(path: str, option: str) -> ImageStream:
     """
     if not (os.path.isfile(path) and path.lower().endswith('.npz')):
         files = open_files(path, option, expected='a folder, a .zip or an .npz file')
-        names = [name for name in files.names if is_image_name(name)]
-        if names:
+        if names := image_names(files, f'{option} {path}'):
             def where(index: int) -> str:
                 return f'{option} {path}: {names[index]}'
             return ImageStream(names=names, where=where,

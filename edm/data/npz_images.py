@@ -1,12 +1,14 @@
 """Images and labels in `.npz` files, of which no more comes into memory than is asked for."""
 
+import io
 import os
 import zipfile
 from typing import NamedTuple
 
 import numpy as np
 
-from data.image_files import LARGEST, MAX_CLASSES, describe_shape
+from data.image_files import Folder, Zip, describe_shape
+from data.labels import check_array
 from torch_utils.errors import UserError
 from torch_utils.npz import open_npz
 
@@ -74,6 +76,15 @@ class StoredArray:
         return rows
 
 
+def open_npz_files(files: Folder | Zip, where: str) -> NpzImages | None:
+    """The images of all `.npz` files in a folder or zip, in the order of their names; None if it has none."""
+    names = [name for name in files.names if name.lower().endswith('.npz')]
+    inside = isinstance(files, Zip)
+    parts = [read_npz(io.BytesIO(files.read(name)) if inside else files.path / name, name, f'{where}: {name}')
+             for name in names]
+    return NpzImages(parts, where) if parts else None
+
+
 def read_npz(file, name: str, where: str) -> NpzPart:
     """The samples and labels of an `.npz` file; names and forms as in `data.dataset.ImageDataset`.
 
@@ -96,7 +107,7 @@ def read_npz(file, name: str, where: str) -> NpzPart:
         raise UserError(f'{where}: `{samples_key}` is {samples.dtype} {list(samples.shape)}, expected uint8 '
                         '[N, H, W, C] with C 1 or 3')
     if labels is not None:
-        labels = _check_labels(labels, samples.shape[0], f'{where}: `{labels_key}`')
+        labels = check_array(labels, samples.shape[0], f'{where}: `{labels_key}`')
     return NpzPart(name, samples, labels)
 
 
@@ -125,13 +136,3 @@ def _stored(path: os.PathLike, member: str) -> StoredArray | None:
 def _chw(part: NpzPart) -> tuple[int, int, int]:
     _, height, width, channels = part.samples.shape
     return channels, height, width
-
-
-def _check_labels(labels: np.ndarray, n: int, what: str) -> np.ndarray:
-    kind, shape = labels.dtype.kind, labels.shape
-    classes = kind in 'iu' and shape == (n,) and 0 <= labels.min() and labels.max() < MAX_CLASSES
-    vectors = kind in 'iuf' and shape[:1] == (n,) and labels.ndim == 2 and shape[1] > 0
-    if not classes and not (vectors and (abs(labels) <= LARGEST).all()):
-        raise UserError(f'{what} is {labels.dtype} {list(shape)}, expected {n} integers from 0 to '
-                        f'{MAX_CLASSES - 1} or {n} rows of float32 numbers')
-    return labels.astype(np.int64 if classes else np.float64)

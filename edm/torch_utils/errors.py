@@ -1,4 +1,8 @@
-"""The one exception for mistakes that the user can mend, and how its message quotes a file."""
+"""What users are told: the one exception for mistakes that they can mend, notes, and quotes from files."""
+
+import os
+
+import click
 
 
 class UserError(ValueError):
@@ -13,3 +17,12 @@ def shown(text: object, limit: int = 100) -> str:
     """`text` from a file as one quoted, printable line of bounded length."""
     text = str(text)
     return ascii(text if len(text) <= limit else text[:limit - 3] + '...')
+
+
+def note(line: str) -> None:
+    """Print a line on stderr for the user to know: once in a command, and by the first process alone."""
+    context = click.get_current_context(silent=True)
+    said = context.meta.setdefault('torch_utils.errors.note', set()) if context else set()
+    if line not in said and os.environ.get('RANK', '0') == '0':
+        said.add(line)
+        click.echo(line, err=True)

@@ -1,0 +1,93 @@
+"""Which files in a folder or a zip are images by their names, and what is said of those passed over."""
+
+import functools
+import os
+import re
+from collections.abc import Sequence
+from typing import Protocol
+
+from PIL import Image, ImageFile
+
+from torch_utils.errors import UserError, note
+
+# What macOS, NAS systems (thumbnails, recycle bins, snapshots), Windows and Linux keep beside people's files.
+_SYSTEM = ('__MACOSX', 'Icon\r', '@eaDir', '@tmp', '#recycle', '#snapshot', '@Recycle', '@Recently-Snapshot',
+           '$RECYCLE.BIN', 'System Volume Information', 'Thumbs.db', 'desktop.ini', 'lost+found')
+_HIDDEN = re.compile(r'(^|[/\\])(\.(?!\.?([/\\]|\Z))[^/\\]*|' + '|'.join(map(re.escape, _SYSTEM))
+                     + r')(?=[/\\]|\Z)', re.IGNORECASE)
+# Pictures for which PIL has no decoder of its own, or not everywhere.
+_UNREADABLE = set('''.heic .heif .hif .jxl .jxr .wdp .hdp .avif .webp .jp2 .j2k .jpx .jph .bpg .flif .exr .hdr
+    .dng .cr2 .cr3 .crw .nef .nrw .arw .srf .sr2 .raf .orf .rw2 .rwl .pef .srw .raw .3fr .fff .erf .kdc .dcr
+    .mrw .x3f .iiq .mef .mos .gpr .dcm .xcf .kra .psb .ai .svg .svgz .eps .ps .wmf .emf .djvu .dpx .cin .pict
+    .pct .mng .jng .palm'''.split())
+_SHOWN = 10  # names in a message
+
+
+class Files(Protocol):
+    """A folder or a zip. names: its visible files. hidden, linked: what was passed over, as places in it."""
+
+    names: list[str]
+    hidden: list[str]
+    linked: list[str]
+
+
+def parts(name: str) -> list[str]:
+    """A file's folders and its own name. Zips made on Windows may have backslashes."""
+    return [part for part in re.split(r'[/\\]', name) if part not in ('', '.')]
+
+
+def hidden_place(name: str) -> str | None:
+    """The path up to the first hidden or system folder, with a slash, or the hidden file; else None."""
+    found = _HIDDEN.search(name)
+    return found and name[:found.end()] + '/' * (found.end() < len(name))
+
+
+def image_names(files: Files, where: str) -> list[str]:
+    """Those of `files.names` that are images by their extensions, in the same order.
+
+    Notes, in one line led by `where`, how many files were passed over that users may think to be images.
+    """
+    kinds = {name: _kind(name) for name in files.names}
+    hidden = [name for name in files.hidden if name.endswith('/') or _kind(name) != 'other']
+    passed_over = [
+        (hidden, 'hidden or system'),
+        (files.linked, 'linked twice'),
+        ([name for name, kind in kinds.items() if kind == 'foreign'], 'of no image format'),
+        ([name for name, kind in kinds.items() if kind == 'unreadable'],
+         'of image formats that can\'t be read here')]
+    said = [f'{len(names):,} {what} ({listed(names)})' for names, what in passed_over if names]
+    if said:
+        note(f'{where}: skipped files: {"; ".join(said)}')
+    return [name for name, kind in kinds.items() if kind == 'image']
+
+
+def listed(names: Sequence, separator: str = ', ') -> str:
+    """The first ten names, printable, and how many more there are."""
+    texts = [name if name.isprintable() else ascii(name) for name in map(str, names[:_SHOWN])]
+    return separator.join(texts + [f'{len(names) - _SHOWN:,} more'] * (len(names) > _SHOWN))
+
+
+def refuse_images(faults: Sequence[str], total: int, where: str) -> None:
+    """Raise UserError if there are faults, each an image's name and what is wrong, of `total` images."""
+    if faults:
+        count = f'{len(faults):,} of {total:,} images can\'t be used: ' if len(faults) > 1 else ''
+        raise UserError(f'{where}: {count}{listed(faults, "; ")}')
+
+
+def _kind(name: str) -> str:
+    extension = os.path.splitext(name)[1].lower()
+    if extension in _decodable():
+        return 'image'
+    if extension in _UNREADABLE:
+        return 'unreadable'
+    return 'foreign' if extension in Image.registered_extensions() else 'other'
+
+
+@functools.cache
+def _decodable() -> set[str]:
+    """Extensions of the formats whose pixels PIL gives by itself: some it only identifies, or only writes."""
+    def decodes(kind: str) -> bool:
+        reader = Image.OPEN.get(kind, (None,))[0]
+        stub = isinstance(reader, type) and issubclass(reader, ImageFile.StubImageFile)
+        return kind == 'MPO' or (reader is not None and not stub and kind not in ('EPS', 'MPEG'))
+    return {extension for extension, kind in Image.registered_extensions().items() if decodes(kind)}
