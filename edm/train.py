@@ -4,7 +4,7 @@ import click
 
 from torch_utils import cli
 from training import options
-from training.config import ARCHITECTURES, TrainingConfig, network_kwargs
+from training.config import ARCHITECTURES, IMAGE_ARCHITECTURES, TrainingConfig, network_kwargs
 
 
 @cli.command()
@@ -13,7 +13,7 @@ from training.config import ARCHITECTURES, TrainingConfig, network_kwargs
     click.option('--data', metavar='ZIP|DIR', required=True, help='Images to train on.'),
     click.option('--cond', metavar='BOOL', type=bool, default=False,
                  help='Use the data set\'s class labels.'),
-    click.option('--arch', type=click.Choice(list(ARCHITECTURES)), default='ddpmpp', help='Network.'))
+    click.option('--arch', type=click.Choice(IMAGE_ARCHITECTURES), default='ddpmpp', help='Network.'))
 @options.main_options(duration=200)
 @cli.options('Network',
     click.option('--model_channels', metavar='INT', type=click.IntRange(min=1), default=128,
@@ -63,9 +63,9 @@ def _check(opts: dict) -> None:
     if opts['transfer'] and opts['resume']:
         raise click.UsageError('--transfer and --resume can\'t be given together: a run starts with the '
                                'weights of a snapshot or continues another')
-    if opts['arch'] == 'adm' and 'model_channels' in options.given_options():
-        raise click.UsageError(f'--model_channels {opts["model_channels"]} is for ddpmpp and ncsnpp; adm '
-                               'takes --cbase')
+    if 'model_channels' in ARCHITECTURES[opts['arch']] and 'model_channels' in options.given_options():
+        raise click.UsageError(f'--model_channels {opts["model_channels"]} is for ddpmpp and ncsnpp; '
+                               f'{opts["arch"]} takes --cbase')
 
 
 if __name__ == '__main__':

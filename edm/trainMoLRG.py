@@ -7,10 +7,8 @@ import click
 from torch_utils import cli
 from torch_utils.errors import UserError
 from training import options
-from training.config import ARCHITECTURES, AUGMENT_DIM, PRECONDITIONINGS, TrainingConfig, possible_levels
+from training.config import ARCHITECTURES, OPTIMIZERS, TrainingConfig, network_kwargs
 from training.run_dir import find_states, newest_run_with_state
-
-ARCHS = (*ARCHITECTURES, 'mlp', 'param-mlp')
 
 # Options of the network that an --arch has no use for.
 NOT_FOR = {
@@ -59,7 +57,7 @@ class Resume(click.ParamType):
     click.option('--outdir', metavar='DIR', default='training',
                  help='Where to save the results, in a folder named by the data.'),
     click.option('--cond', metavar='BOOL', type=bool, default=False, help='Give the network the classes.'),
-    click.option('--arch', type=click.Choice(ARCHS), default='ddpmpp',
+    click.option('--arch', type=click.Choice(list(ARCHITECTURES)), default='ddpmpp',
                  help='Network; param-mlp is the low-rank model, whose parameters are the subspaces.'))
 @options.main_options(duration=6)
 @cli.options('Network', click.option(
@@ -72,7 +70,7 @@ class Resume(click.ParamType):
     'lr_decay': '  [default: none; param-mlp: cosine]',
     'augment': ' Flips, rotations and scalings lead out of the subspaces: only for those who want that.'})
 @cli.options('Hyperparameters', click.option(
-    '--optimizer', type=click.Choice(['adam', 'sgd']), default='adam', help='sgd is without momentum.'))
+    '--optimizer', type=click.Choice(list(OPTIMIZERS)), default='adam', help='sgd is without momentum.'))
 @options.performance_options
 @cli.options('Performance', click.option(
     '--workers', metavar='INT', type=click.IntRange(min=1), default=1,
@@ -118,7 +116,7 @@ def main(**opts):
             'sample_per_class': shape.sample_per_class, 'use_labels': opts['cond']},
         data_loader_kwargs={'pin_memory': True, 'num_workers': opts['workers'], 'prefetch_factor': 2},
         network_kwargs=_network_kwargs(opts),
-        **options.shared_settings(opts, resume=resume) | _optimizer(opts))
+        **options.shared_settings(opts, resume=resume))
     low_rank = opts['arch'] == 'param-mlp'
     run_dir = options.start_run(
         config, dataset, opts, outdir=outdir,
@@ -178,27 +176,10 @@ def _shape(opts: dict):
         raise click.UsageError(str(err)) from err
 
 
-def _optimizer(opts: dict) -> dict:
-    if opts['optimizer'] == 'adam':
-        return {}
-    return {'optimizer_kwargs': {'class_name': 'torch.optim.SGD', 'lr': opts['lr']}}
-
-
 def _network_kwargs(opts: dict) -> dict:
     if opts['arch'] == 'param-mlp':
-        return {'class_name': 'training.low_rank.LowRankDenoiser', 'class_num': opts['class_num'],
-                'per_class_dim': opts['per_class_dim']}
-    network = {'class_name': PRECONDITIONINGS[opts['precond']][0]}
-    network |= {'model_type': 'MLP'} if opts['arch'] == 'mlp' else ARCHITECTURES[opts['arch']]
-    if opts['arch'] != 'adm':
-        network['model_channels'] = opts['embed_channels']
-    if 'channel_mult' in network:
-        network['channel_mult'] = possible_levels(network['channel_mult'], opts['img_res'])
-    given = {'model_channels': opts['cbase'], 'channel_mult': opts['cres'], 'num_blocks': opts['num_blocks'],
-             'attn_resolutions': opts['attn_resolutions'],
-             'augment_dim': AUGMENT_DIM if opts['augment'] else None}
-    network |= {key: value for key, value in given.items() if value is not None}
-    return network | {'dropout': opts['dropout'], 'use_fp16': opts['fp16']}
+        return network_kwargs(opts) | {key: opts[key] for key in ('class_num', 'per_class_dim')}
+    return network_kwargs(opts | {'model_channels': opts['embed_channels']}, opts['img_res'])
 
 
 if __name__ == '__main__':

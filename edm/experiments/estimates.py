@@ -13,8 +13,7 @@ from functools import cached_property
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from training.build import build
-from training.loss import LOSSES
+from training.build import LOSSES, build
 
 START_SECONDS = 2  # of a script before it computes
 BYTES_PER_PARAMETER = {'snapshot': 4, 'state': 16, 'training': 20}  # net, EMA, Adam's two moments, gradient

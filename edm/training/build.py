@@ -1,16 +1,28 @@
-"""From the class names and arguments in a run's settings to objects; only the classes listed here."""
+"""From class names and arguments, in settings and files, to objects; only of what `training.config` lists."""
+
+from importlib import import_module
 
 import torch
 
 from data.data_form import Dataset
-from training.augment import AugmentPipe
-from training.loss import EDMLoss, VELoss, VPLoss
-from training.low_rank import LowRankDenoiser
-from training.networks import PRECONDS
+from training.config import ARCHITECTURES, AUGMENTATION, OPTIMIZERS, PRECONDITIONINGS
 
-_CLASSES = {f'{cls.__module__}.{cls.__name__}': cls
-            for cls in (*PRECONDS.values(), LowRankDenoiser, VPLoss, VELoss, EDMLoss, AugmentPipe)}
-_CLASSES |= {'torch.optim.Adam': torch.optim.Adam, 'torch.optim.SGD': torch.optim.SGD}
+
+def _named(path: str) -> type:
+    module, _, name = path.rpartition('.')
+    return getattr(import_module(module), name)
+
+
+# The classes of --precond's choices, and of the augmentation, by the key that they have in snapshots.
+PRECONDS = {name: _named(choice.network) for name, choice in PRECONDITIONINGS.items()}
+LOSSES = {name: _named(choice.loss) for name, choice in PRECONDITIONINGS.items() if choice.loss}
+SNAPSHOT_CLASSES = {
+    'ema': [*PRECONDS.values(), *(_named(kwargs['class_name']) for kwargs in ARCHITECTURES.values()
+                                  if 'class_name' in kwargs)],
+    'loss_fn': [*LOSSES.values()], 'augment_pipe': [_named(AUGMENTATION['class_name'])]}
+
+_CLASSES = {f'{cls.__module__}.{cls.__name__}': cls for kind in SNAPSHOT_CLASSES.values() for cls in kind}
+_CLASSES |= {kwargs['class_name']: _named(kwargs['class_name']) for kwargs in OPTIMIZERS.values()}
 
 
 def build(kwargs: dict, *args, **more):

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch.utils._pytree import tree_map_only
 
 from data.data_form import Dataset
 from torch_utils import distributed
@@ -15,18 +16,18 @@ from training.run_dir import states_in
 
 _KEYS = {'net', 'ema', 'optimizer_state', 'cur_nimg', 'cur_tick', 'tick_start_nimg', 'elapsed_sec',
          'data_order', 'random_states', 'moments', 'bad_steps', 'seed', 'ema_rampup_ratio', 'optimizer',
-         'run_id', 'kernels'}
+         'run_id'}
 
 
 def save_state(path: Path, *, net, ema, optimizer, **values) -> None:
     """Write a state file, whole or not at all; it holds tensors, numbers, texts and containers only.
 
-    optimizer: a `training.flat.FlatOptimizer`. values: the other entries of `_KEYS`.
+    values: the other entries of `_KEYS`.
     Raises OSError if the disk does not take it.
     """
     state = {'net': _copies(net), 'ema': _copies(ema),
-             'optimizer': f'torch.optim.{type(optimizer.optimizer).__name__}',
-             'optimizer_state': optimizer.state_dict(), **values}
+             'optimizer': f'torch.optim.{type(optimizer).__name__}',
+             'optimizer_state': tree_map_only(torch.Tensor, _copy, optimizer.state_dict()), **values}
     assert state.keys() == _KEYS, state.keys() ^ _KEYS
     try:
         with atomic_write(path) as file:
@@ -39,7 +40,21 @@ def save_state(path: Path, *, net, ema, optimizer, **values) -> None:
 
 def _copies(net: torch.nn.Module) -> dict[str, torch.Tensor]:
     """A network's tensors, each in its own contiguous memory."""
-    return {name: tensor.contiguous().clone() for name, tensor in net.state_dict().items()}
+    return {name: _copy(tensor) for name, tensor in net.state_dict().items()}
+
+
+def _copy(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.clone(memory_format=torch.contiguous_format)
+
+
+def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict) -> None:
+    """Take over the entry `state` of an optimizer's state; the settings stay."""
+    optimizer.load_state_dict({'state': state, 'param_groups': optimizer.state_dict()['param_groups']})
+    for parameter, values in optimizer.state.items():
+        for key, value in values.items():
+            if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+                # In the parameter's memory format, on which a fused optimizer relies.
+                values[key] = torch.empty_like(parameter, requires_grad=False).copy_(value)
 
 
 def prune_states(folder: Path, keep: int, newest: Path) -> None:

@@ -4,46 +4,84 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
-# What `--arch` stands for: arguments of the preconditioned networks in training/networks.py.
-_SONG = {'model_type': 'SongUNet', 'model_channels': 128, 'channel_mult': [2, 2, 2],
-         'decoder_type': 'standard'}
+# What `--arch` stands for: arguments of the preconditioned networks in training/networks.py, or a network
+# that needs no preconditioning. Those without model_channels have the width that an option gives.
+_SONG = {'model_type': 'SongUNet', 'channel_mult': [2, 2, 2], 'decoder_type': 'standard'}
 ARCHITECTURES = {
     'ddpmpp': _SONG | {'embedding_type': 'positional', 'encoder_type': 'standard', 'channel_mult_noise': 1,
                        'resample_filter': [1, 1]},
     'ncsnpp': _SONG | {'embedding_type': 'fourier', 'encoder_type': 'residual', 'channel_mult_noise': 2,
                        'resample_filter': [1, 3, 3, 1]},
     'adm': {'model_type': 'DhariwalUNet', 'model_channels': 192, 'channel_mult': [1, 2, 3, 4]},
+    'mlp': {'model_type': 'MLP'},
+    'param-mlp': {'class_name': 'training.low_rank.LowRankDenoiser'},
+}
+IMAGE_ARCHITECTURES = [name for name, kwargs in ARCHITECTURES.items() if 'channel_mult' in kwargs]
+
+
+class Preconditioning(NamedTuple):
+    """A preconditioner and its loss, by the names that files carry; without a loss it is only sampled."""
+
+    network: str
+    loss: str | None
+
+
+# What `--precond` stands for; a new one needs its two classes and a line here.
+PRECONDITIONINGS = {
+    'vp': Preconditioning('training.networks.VPPrecond', 'training.loss.VPLoss'),
+    've': Preconditioning('training.networks.VEPrecond', 'training.loss.VELoss'),
+    'iddpm': Preconditioning('training.networks.iDDPMPrecond', None),
+    'edm': Preconditioning('training.networks.EDMPrecond', 'training.loss.EDMLoss'),
 }
 
-# What `--precond` stands for: the preconditioner and its loss, by the names that files carry.
-PRECONDITIONINGS = {
-    'vp': ('training.networks.VPPrecond', 'training.loss.VPLoss'),
-    've': ('training.networks.VEPrecond', 'training.loss.VELoss'),
-    'edm': ('training.networks.EDMPrecond', 'training.loss.EDMLoss'),
-}
+TRAINABLE = [name for name, choice in PRECONDITIONINGS.items() if choice.loss]
+
+# What `--optimizer` stands for: its class and arguments but the learning rate.
+OPTIMIZERS = {'adam': {'class_name': 'torch.optim.Adam', 'betas': [0.9, 0.999], 'eps': 1e-8},
+              'sgd': {'class_name': 'torch.optim.SGD'}}
 
 # What `--augment` p stands for, besides p; it gives `AUGMENT_DIM` label columns.
 AUGMENTATION = {'class_name': 'training.augment.AugmentPipe', 'xflip': 1e8, 'yflip': 1, 'scale': 1,
                 'rotate_frac': 1, 'aniso': 1, 'translate_frac': 1}
 AUGMENT_DIM = 9
 
-# What `--precision` offers; fp16 and bf16 keep weights, embeddings and the optimizer in float32.
-PRECISIONS = ('fp32', 'tf32', 'fp16', 'bf16')
+
+class Precision(NamedTuple):
+    """How a network computes on CUDA; weights, embeddings and the optimizer stay in float32 in any case."""
+
+    tf32: bool = False  # products of float32 numbers are rounded to ten bits
+    half: str | None = None  # the type of the features, by its name in torch
+
+
+# What `--precision` stands for.
+PRECISIONS = {'fp32': Precision(), 'tf32': Precision(tf32=True), 'fp16': Precision(half='float16'),
+              'bf16': Precision(half='bfloat16')}
+
+# What `--compile` stands for: arguments of torch's compiler, None for none.
+COMPILERS = {'0': None, '1': {}, 'graphs': {'mode': 'reduce-overhead'}}
+
+# What `--memory_format` stands for, by its name in torch.
+MEMORY_FORMATS = {'contiguous': 'contiguous_format', 'channels_last': 'channels_last'}
 
 # What `--lr_decay` stands for: a factor on the learning rate where a fraction of all images was seen.
 LR_DECAYS = {'none': lambda seen: 1, 'cosine': lambda seen: 0.5 + 0.5 * math.cos(math.pi * seen)}
 
 
-def network_kwargs(opts: Mapping) -> dict:
-    """The class name and arguments of the network that train.py's options describe.
+def network_kwargs(opts: Mapping, resolution: int | None = None) -> dict:
+    """The class name and arguments of the network that the options of a training script describe.
 
     opts: `arch` and `precond`, and optionally model_channels, cbase, cres, num_blocks, attn_resolutions,
-    augment, dropout and fp16.
+    augment, dropout and fp16. resolution: of images too small for all levels of an --arch, which loses some.
     """
-    network = {'class_name': PRECONDITIONINGS[opts['precond']][0]} | ARCHITECTURES[opts['arch']]
-    if opts['arch'] != 'adm' and opts.get('model_channels'):
-        network['model_channels'] = opts['model_channels']
+    architecture = ARCHITECTURES[opts['arch']]
+    if 'class_name' in architecture:
+        return dict(architecture)
+    network = {'class_name': PRECONDITIONINGS[opts['precond']].network,
+               'model_channels': opts.get('model_channels') or 128} | architecture
+    if resolution is not None and 'channel_mult' in network:
+        network['channel_mult'] = possible_levels(network['channel_mult'], resolution)
     given = {'model_channels': opts.get('cbase'), 'channel_mult': opts.get('cres'),
              'num_blocks': opts.get('num_blocks'), 'attn_resolutions': opts.get('attn_resolutions'),
              'augment_dim': AUGMENT_DIM if opts.get('augment') else None}
@@ -53,10 +91,8 @@ def network_kwargs(opts: Mapping) -> dict:
 
 def possible_levels(channel_mult: list[int], resolution: int) -> list[int]:
     """The levels that the resolution can be halved to: adm has four, and 4x4 images only three."""
-    possible = 1
-    while resolution % 2**possible == 0:
-        possible += 1
-    return channel_mult[:possible]
+    halvings = (resolution & -resolution).bit_length() - 1  # how often 2 divides it
+    return channel_mult[:halvings + 1]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,9 +115,8 @@ class TrainingConfig:
     resume_pkl: the snapshot to start from, or the one beside resume_state_dump, the state that the run
         continues after resume_kimg.
     preview: draw a grid of samples beside every snapshot.
-    precision: of the network on CUDA, one of PRECISIONS. compile: '0', '1', 'graphs' or 'auto', which
-        compiles a long run if that is faster. memory_format: 'contiguous', 'channels_last' or 'auto', which
-        measures.
+    precision: of the network on CUDA, a key of PRECISIONS. compile: a key of COMPILERS. memory_format: a key
+        of MEMORY_FORMATS, None for that of the rule in `training.kernels`.
     """
 
     run_dir: str
@@ -112,8 +147,8 @@ class TrainingConfig:
     preview: bool = False
     device: str = 'auto'
     precision: str = 'fp32'
-    compile: str = 'auto'
-    memory_format: str = 'auto'
+    compile: str = '0'
+    memory_format: str | None = None
 
     @property
     def num_workers(self) -> int:

@@ -11,8 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, closing
-from functools import partial
+from contextlib import ExitStack, closing, nullcontext
 from pathlib import Path
 
 import torch
@@ -26,9 +25,14 @@ from torch_utils.interrupt import StopSignals
 from torch_utils.seeding import seed_training
 from training import checkpoint
 from training.build import build, build_optimizer
-from training.config import LR_DECAYS, TrainingConfig, split_batch
-from training.flat import FlatOptimizer, FlatParameters, Gradients
-from training.kernels import choose_kernels, compile_network, set_precision
+from training.config import LR_DECAYS, MEMORY_FORMATS, PRECISIONS, TrainingConfig, split_batch
+from training.kernels import (
+    choose_memory_format,
+    compile_network,
+    set_precision,
+    settle_gradients,
+    share_gradients,
+)
 from training.run import Run
 from training.run_dir import RunLog, remove_leftovers, snapshot_name, state_name
 from training.saving import (
@@ -40,8 +44,6 @@ from training.saving import (
 )
 from training.stats import Moments
 from training.ticks import describe, report
-
-STEPS_TO_LOOK = 4  # on a GPU, between looks at what the processes note, each of which waits for it
 
 
 def train(config: TrainingConfig, dataset: Dataset, make_net: Callable[[], torch.nn.Module], *,
@@ -106,29 +108,28 @@ def prepare(config: TrainingConfig, dataset: Dataset, make_net, *, device, log=N
     if source is not None:
         copied = checkpoint.copy_tensors(source, net, f'--transfer {config.resume_pkl}')
         log.print(f'{copied} of {len(net.state_dict())} tensors come from {config.resume_pkl}')
-    net = _from_rank0(net.to(device))
+    memory_format = MEMORY_FORMATS[choose_memory_format(config, device)]
+    net.to(device, memory_format=getattr(torch, memory_format))
+    shared_net = share_gradients(net)
     ema = copy.deepcopy(net).eval().requires_grad_(False)
     split = split_batch(config.batch_size, config.batch_gpu, distributed.world_size())
-    if config.precision == 'bf16':
-        net.use_fp16, net.half_type = True, torch.bfloat16
-    steps = (config.total_kimg * 1000 - (state['cur_nimg'] if state else 0)) // config.batch_size
-    kernels = choose_kernels(config, net, micro_batch=split.micro_batch, steps=steps,
-                             earlier=state['kernels'] if state else None)
-    weights = FlatParameters(net, channels_last=kernels.channels_last)
-    ema_weights = FlatParameters(ema, channels_last=kernels.channels_last)
-    compile_network(net, kernels)
-    gradients = Gradients(weights, num_notes=2)
+    half = PRECISIONS[config.precision].half
+    if half is not None:
+        net.use_fp16, net.half_type = True, getattr(torch, half)
+    compile_network(net, config.compile, device, rounds=split.rounds)
+    parameters = [*net.parameters()]
     run = Run(
-        config=config, device=device, split=split, log=log, kernels=kernels, net=net, ema=ema,
-        weights=weights.vector, ema_weights=ema_weights.vector, gradients=gradients,
-        optimizer=FlatOptimizer(weights, gradients, partial(build_optimizer, config.optimizer_kwargs)),
+        config=config, device=device, split=split, log=log, net=net, ema=ema, shared_net=shared_net,
+        parameters=parameters, averages=[*ema.parameters()],
+        optimizer=build_optimizer(config.optimizer_kwargs, parameters),
         loss_fn=build(config.loss_kwargs),
         augment_pipe=build(config.augment_kwargs) if config.augment_kwargs else None,
         batches=Batches(dataset, size=split.micro_batch, seed=config.seed, device=device,
                         workers=config.num_workers),
         moments={name: Moments(device) for name in ('Loss/loss', 'Gradient/norm', 'Gradient/nonfinite')},
-        noted=torch.zeros(2, dtype=torch.int64, device=device), card=card or {},
-        signals=signals or StopSignals(), start_time=start_time)
+        card=card or {}, signals=signals or StopSignals(), start_time=start_time)
+    if shared_net is not net:
+        settle_gradients(run, dataset)
     if state is not None:
         resume(run, state)
     run.tick_start_time, run.timed_from_nimg = time.monotonic(), run.cur_nimg
@@ -138,23 +139,23 @@ def prepare(config: TrainingConfig, dataset: Dataset, make_net, *, device, log=N
 
 def train_step(run: Run) -> None:
     """One step of the optimizer on one batch."""
-    config, gradients = run.config, run.gradients
-    gradients.zero()
+    config, rounds = run.config, run.split.rounds
+    run.optimizer.zero_grad(set_to_none=True)
     bad_losses = 0
-    for _ in range(run.split.rounds):
+    for i in range(rounds):
         images, labels = next(run.batches)
-        loss = run.loss_fn(run.net, images, labels, run.augment_pipe)
+        # Processes exchange their gradients once, in the last round.
+        with nullcontext() if i == rounds - 1 or run.shared_net is run.net else run.shared_net.no_sync():
+            loss = run.loss_fn(run.shared_net, images, labels, run.augment_pipe)
+            loss.sum().mul(config.loss_scaling / run.split.per_process).backward()
         bad_losses = bad_losses + run.moments['Loss/loss'].add(loss)
-        loss.sum().mul(config.loss_scaling / run.split.per_process).backward()
-    gradients.gather()
-    run.moments['Gradient/nonfinite'].add(gradients.count_nonfinite())
-    gradients.notes[0], gradients.notes[1] = bad_losses, run.signals.received is not None
-    gradients.average_over_processes()
-    run.noted += gradients.notes != 0
-    gradients.clean()
+    note_at_all_processes(run, bad_losses)
+    gradients = [p.grad for p in run.parameters if p.grad is not None]
+    norm, nonfinite = clean(gradients)
     if config.loss_scaling != 1:
-        gradients.flat /= config.loss_scaling
-    run.moments['Gradient/norm'].add(gradients.flat.norm())
+        torch._foreach_div_(gradients, config.loss_scaling)
+    run.moments['Gradient/nonfinite'].add(nonfinite)
+    run.moments['Gradient/norm'].add(norm / config.loss_scaling)
 
     rampup_nimg = max(config.lr_rampup_kimg * 1000, 1e-8)
     for group in run.optimizer.param_groups:
@@ -163,6 +164,27 @@ def train_step(run: Run) -> None:
     run.optimizer.step()
 
 
+def note_at_all_processes(run: Run, bad_losses: torch.Tensor) -> None:
+    """Let every process know whether one has losses that are not finite, or was sent a signal."""
+    notes = torch.stack([bad_losses, bad_losses.new_tensor(run.signals.received or 0)])
+    if distributed.world_size() > 1:
+        torch.distributed.all_reduce(notes, op=torch.distributed.ReduceOp.MAX)
+    most_bad_losses, run.stop_signal = notes.tolist()
+    run.bad_steps += most_bad_losses > 0
+
+
+def clean(gradients: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Replace NaN by 0 and infinities by 1e5 of their sign; returns the norm, and how many there were."""
+    norm = torch.stack(torch._foreach_norm(gradients)).norm()
+    if norm.isfinite():
+        return norm, torch.zeros_like(norm)
+    nonfinite = torch.stack([gradient.isfinite().logical_not().sum() for gradient in gradients]).sum()
+    for gradient in gradients:
+        torch.nan_to_num(gradient, nan=0, posinf=1e5, neginf=-1e5, out=gradient)
+    return torch.stack(torch._foreach_norm(gradients)).norm(), nonfinite
+
+
+@torch.no_grad()
 def update_ema(run: Run) -> None:
     """Move the averaged weights towards the net's, with a half-life in images."""
     halflife_nimg = run.config.ema_halflife_kimg * 1000
@@ -170,7 +192,7 @@ def update_ema(run: Run) -> None:
         halflife_nimg = min(halflife_nimg, run.cur_nimg * run.config.ema_rampup_ratio)
     beta = 0.5 ** (run.config.batch_size / max(halflife_nimg, 1e-8))
     # From the net's side, as 1 - beta would be rounded.
-    torch.lerp(run.weights, run.ema_weights, beta, out=run.ema_weights)
+    torch._foreach_copy_(run.averages, torch._foreach_lerp(run.parameters, run.averages, beta))
 
 
 def maintain(run: Run) -> None:
@@ -197,21 +219,12 @@ def stop_wanted(run: Run) -> int | None:
 
     Raises UserError once as many steps as `max_nan_steps` had losses that were NaN or infinite.
     """
-    if distributed.world_size() == 1 and run.signals.received:
-        return run.signals.received
-    run.steps_to_look -= 1
-    if run.steps_to_look > 0:
-        return None
-    bad_steps, signalled = run.noted.tolist()
-    left = run.config.max_nan_steps - bad_steps
-    if left <= 0:
+    if run.bad_steps >= run.config.max_nan_steps:
         with distributed.shared_errors():
             raise UserError(f'--max-nan {run.config.max_nan_steps}: the losses of so many steps were NaN or '
                             f'infinite; stopped after {run.cur_nimg / 1000:g} kimg in {run.dir}')
-    run.steps_to_look = 1 if run.device.type == 'cpu' else min(STEPS_TO_LOOK, left)
-    if not signalled:
-        return None
-    return max(number for number in distributed.gather(run.signals.received) if number)
+    alone = distributed.world_size() == 1
+    return (run.signals.received if alone else run.stop_signal) or None
 
 
 def stop(run: Run, received: int) -> int:
@@ -223,9 +236,3 @@ def stop(run: Run, received: int) -> int:
         '' if run.state_owed else f'; to go on: --resume {state}'))
     return received
 
-
-def _from_rank0(net: torch.nn.Module) -> torch.nn.Module:
-    if distributed.world_size() > 1:
-        for tensor in net.state_dict().values():
-            torch.distributed.broadcast(tensor, src=0)
-    return net

@@ -80,6 +80,3 @@ class EDMLoss:
         sigma = (normal * self.P_std + self.P_mean).exp()
         weight = (sigma**2 + self.sigma_data**2) / (sigma * self.sigma_data)**2
         return _weighted_error(net, images, labels, augment_pipe, sigma, weight)
-
-
-LOSSES = {'vp': VPLoss, 've': VELoss, 'edm': EDMLoss}

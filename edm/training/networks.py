@@ -795,6 +795,3 @@ class EDMPrecond(_Precond):
         c_skip = self.sigma_data**2 / variance
         c_out = sigma * self.sigma_data / variance.sqrt()
         return c_skip, c_out, 1 / variance.sqrt(), sigma.log() / 4
-
-
-PRECONDS = {'vp': VPPrecond, 've': VEPrecond, 'iddpm': iDDPMPrecond, 'edm': EDMPrecond}

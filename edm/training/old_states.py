@@ -57,7 +57,7 @@ def completed(state: dict, path: Path, where: str) -> dict:
     return {'net': net, 'ema': ema, 'optimizer_state': optimizer, 'optimizer': 'torch.optim.Adam',
             'cur_nimg': 1000 * kimg, 'tick_start_nimg': 1000 * kimg,
             'cur_tick': tick_after(path.parent, kimg), 'elapsed_sec': 0.0, 'bad_steps': 0, 'data_order': None,
-            'random_states': None, 'moments': None, 'seed': None, 'run_id': None, 'kernels': None,
+            'random_states': None, 'moments': None, 'seed': None, 'run_id': None,
             'not_restored': missing}
 
 

@@ -19,9 +19,13 @@ from torch_utils import cli
 from torch_utils.errors import UserError
 from training.config import (
     AUGMENTATION,
+    COMPILERS,
     LR_DECAYS,
+    MEMORY_FORMATS,
+    OPTIMIZERS,
     PRECISIONS,
     PRECONDITIONINGS,
+    TRAINABLE,
     TrainingConfig,
     split_batch,
 )
@@ -43,7 +47,7 @@ AUTO_HELP = ('if its run had the same data and settings, but for those that can\
 def main_options(*, duration: float) -> Callable:
     """Decorator: how the network is wrapped, where it is trained, how long and on how many images at once."""
     return cli.options('Main options',
-        click.option('--precond', type=click.Choice(list(PRECONDITIONINGS)), default='edm',
+        click.option('--precond', type=click.Choice(TRAINABLE), default='edm',
                      help='Preconditioning and loss.'),
         cli.device_option,
         click.option('--duration', metavar='MIMG', type=cli.FiniteRange(min=0, min_open=True),
@@ -93,16 +97,15 @@ def hyperparameters(*, lr: float | None = 1e-3, lr_rampup: float | None = 10000,
 
 performance_options = cli.options('Performance',
     click.option('--fp16', metavar='BOOL', type=bool, default=False, help='The same as --precision=fp16.'),
-    click.option('--precision', type=click.Choice(PRECISIONS), default='fp32',
+    click.option('--precision', type=click.Choice(list(PRECISIONS)), default='fp32',
                  help='How the network computes on CUDA; elsewhere always in fp32. Weights, embeddings and '
                       'averages stay in float32. fp16 may need --ls.'),
-    click.option('--compile', type=click.Choice(['auto', '0', '1', 'graphs']), default='auto',
-                 help='Compile the network, which takes a minute or more the first time, then seconds; auto: '
-                      'if the run takes a quarter of an hour and a trial shows that it gains; graphs: also '
-                      'launch it as CUDA graphs, for networks so small that a GPU waits.'),
-    click.option('--memory_format', type=click.Choice(['auto', 'contiguous', 'channels_last']),
-                 default='auto', help='How features lie in memory; auto: the faster in a trial, in runs of '
-                                      '1000 steps and more, else contiguous.'),
+    click.option('--compile', type=click.Choice(list(COMPILERS)), default='0',
+                 help='Compile the network, which takes a minute or more the first time, then seconds; '
+                      'graphs: also launch it as CUDA graphs, for networks so small that a GPU waits.'),
+    click.option('--memory_format', type=click.Choice(list(MEMORY_FORMATS)),
+                 help='How features lie in memory.  [default: channels_last on CUDA in fp16 and bf16, else '
+                      'contiguous]'),
     click.option('--ls', metavar='FLOAT', type=cli.FiniteRange(min=0, min_open=True), default=1,
                  help='Factor on the loss during the backward pass.'),
     click.option('--bench', metavar='BOOL', type=bool, default=True,
@@ -168,10 +171,9 @@ def shared_settings(opts: dict, *, resume: str | None) -> dict:
     p_values = {'P_mean': opts['p_mean'], 'P_std': opts['p_std']}
     return {
         'run_dir': '',  # made, and so named, when the run starts
-        'loss_kwargs': {'class_name': PRECONDITIONINGS[opts['precond']][1]}
+        'loss_kwargs': {'class_name': PRECONDITIONINGS[opts['precond']].loss}
         | {key: p for key, p in p_values.items() if p is not None},
-        'optimizer_kwargs': {'class_name': 'torch.optim.Adam', 'lr': opts['lr'], 'betas': [0.9, 0.999],
-                             'eps': 1e-8},
+        'optimizer_kwargs': OPTIMIZERS[opts.get('optimizer', 'adam')] | {'lr': opts['lr']},
         'augment_kwargs': AUGMENTATION | {'p': opts['augment']} if opts['augment'] else None,
         'total_kimg': max(int(1000 * opts['duration']), 1),
         'ema_halflife_kimg': int(1000 * opts['ema']),

@@ -9,8 +9,6 @@ import torch
 from data.batches import Batches
 from torch_utils.interrupt import StopSignals
 from training.config import BatchSplit, TrainingConfig
-from training.flat import FlatOptimizer, Gradients
-from training.kernels import Kernels
 from training.run_dir import RunLog
 from training.stats import Moments
 
@@ -22,18 +20,16 @@ class Run:
     config: TrainingConfig
     device: torch.device
     split: BatchSplit
-    kernels: Kernels
     net: torch.nn.Module
     ema: torch.nn.Module
-    weights: torch.Tensor  # all parameters of net, and of ema, as one vector
-    ema_weights: torch.Tensor
-    optimizer: FlatOptimizer
-    gradients: Gradients
+    shared_net: torch.nn.Module  # `net`, and its gradients those of all processes
+    parameters: list[torch.nn.Parameter]  # of net, and of ema
+    averages: list[torch.nn.Parameter]
+    optimizer: torch.optim.Optimizer
     loss_fn: Callable
     augment_pipe: Callable | None
     batches: Batches
     moments: dict[str, Moments]  # of what is measured in every step, since the last tick
-    noted: torch.Tensor  # int64 [2]: steps with losses that were not finite, with a signal to stop
     card: dict = field(default_factory=dict)  # the model card that goes into the run's files
     signals: StopSignals = field(default_factory=StopSignals)
     log: RunLog | None = None  # on rank 0
@@ -44,7 +40,8 @@ class Run:
     tick_start_time: float = 0
     maintenance_sec: float = 0
     timed_from_nimg: int = 0  # cur_nimg at tick_start_time
-    steps_to_look: int = 1  # until `noted` is looked at
+    bad_steps: int = 0  # with losses that were not finite, on any process
+    stop_signal: int = 0  # the number of one that any process had got before the last step ended
     snapshot_owed: bool = False  # because the disk did not take it
     state_owed: bool = False
     saved_nimg: int | None = None  # cur_nimg of the last state

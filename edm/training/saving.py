@@ -50,9 +50,8 @@ def save_state(run: Run) -> None:
             path, net=run.net, ema=run.ema, optimizer=run.optimizer, cur_nimg=run.cur_nimg,
             cur_tick=run.cur_tick, tick_start_nimg=run.tick_start_nimg,
             elapsed_sec=time.monotonic() - run.start_time, data_order=run.batches.state_dict(),
-            random_states=random_states, moments=moments, bad_steps=int(run.noted[0]), seed=run.config.seed,
-            ema_rampup_ratio=run.config.ema_rampup_ratio, run_id=run.card.get('run_id'),
-            kernels=run.kernels.as_dict())
+            random_states=random_states, moments=moments, bad_steps=run.bad_steps, seed=run.config.seed,
+            ema_rampup_ratio=run.config.ema_rampup_ratio, run_id=run.card.get('run_id'))
         if run.config.states_kept is not None:
             checkpoint.prune_states(run.dir, run.config.states_kept, newest=path)
 
@@ -88,11 +87,11 @@ def resume(run: Run, state: dict) -> None:
     """Put a run where `state` was saved."""
     run.net.load_state_dict(state['net'])
     run.ema.load_state_dict(state['ema'])
-    run.optimizer.load_state(state['optimizer_state']['state'])
+    checkpoint.load_optimizer_state(run.optimizer, state['optimizer_state']['state'])
     run.cur_nimg, run.cur_tick = state['cur_nimg'], state['cur_tick']
     run.tick_start_nimg = state['tick_start_nimg']
     run.start_time -= state['elapsed_sec']
-    run.noted[0] = state['bad_steps']
+    run.bad_steps = state['bad_steps']
     if state['data_order'] is not None:
         run.batches.load_state_dict(state['data_order'])
     if state['moments'] is not None:

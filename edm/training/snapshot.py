@@ -22,15 +22,12 @@ from torch.overrides import TorchFunctionMode
 from torch_utils import distributed, downloads, files, persistence, safe_pickle
 from torch_utils.errors import UserError
 from torch_utils.safe_pickle import PersistentObject, shown
-from training import augment, loss, low_rank, networks
+from training.build import SNAPSHOT_CLASSES
 
-# Key of a snapshot -> what may stand there.
-CLASSES = {'ema': [*networks.PRECONDS.values(), low_rank.LowRankDenoiser],
-           'loss_fn': loss.LOSSES.values(), 'augment_pipe': [augment.AugmentPipe]}
-
-# SHA-256 of texts of networks.py that other software writes and that mean what ours means: here the
-# placeholder of the files that the tests compare with.
-FOREIGN_SOURCES = {'61a8bf19fac82cd0bab50c8ca26c2ad9d5bacde91413250bf1a357d0914fe69a'}
+# SHA-256 of texts of networks.py that mean what ours means: of other software, here the placeholder of the
+# files that the tests compare with, and of ours before PRECONDITIONINGS stood in training/config.py.
+KNOWN_SOURCES = {'61a8bf19fac82cd0bab50c8ca26c2ad9d5bacde91413250bf1a357d0914fe69a',
+                 '3becf4c171a029cdc131cf76f96556b0d0258a306d26844e984a84e414f066bb'}
 
 MAX_PATH = 500  # characters in a tensor's name; a module that holds itself has endless ones
 MAX_INTEGER = 100_000  # among a network's constructor arguments: width, resolution, classes, steps
@@ -47,7 +44,7 @@ def load_snapshot(path_or_url: str, option: str = '--network') -> dict:
     """
     with _blame(path_or_url, option), _collector_paused():
         contents, size = _read(downloads.local_path(path_or_url, option))
-        built = {key: _build(key, value) if key in CLASSES and key != 'ema' else value
+        built = {key: _build(key, value) if key in SNAPSHOT_CLASSES and key != 'ema' else value
                  for key, value in contents.items()}
         return built | {'ema': _build_network(contents['ema'], size, path_or_url)}
 
@@ -123,7 +120,7 @@ def _build(key: str, record, modules: int | None = None):
         return None
     if type(record) is not PersistentObject:
         raise Unfit(f'{key} is a plain {type(record).__name__}')
-    classes = {cls.__name__: cls for cls in CLASSES[key]}
+    classes = {cls.__name__: cls for cls in SNAPSHOT_CLASSES[key]}
     if record.class_name not in classes:
         raise Unfit(f'{key} is of class {shown(record.class_name)}, expected one of {", ".join(classes)}')
     args, kwargs = record.state.get('_init_args', ()), record.state.get('_init_kwargs', {})
@@ -211,7 +208,7 @@ def _build_network(record, size: int, path) -> torch.nn.Module:
         raise Unfit(f'it has a tensor {shown(extra[0])}, which its {record.class_name} has not')
     tensors = {name: tensor.to(torch.float32).contiguous() for name, tensor in tensors.items()}
     net.load_state_dict(tensors, assign=True)
-    if not sources <= persistence.known_source_hashes() | FOREIGN_SOURCES:
+    if not sources <= persistence.known_source_hashes() | KNOWN_SOURCES:
         note(f'note: {path} holds a networks.py that this software does not know; its tensors are read by '
              'names and shapes')
     return net.eval().requires_grad_(False)

@@ -7,6 +7,7 @@ import torch
 
 from data.data_form import Dataset
 from torch_utils import distributed
+from training.kernels import choose_memory_format
 from training.run import Run
 from training.stats import scalar
 
@@ -24,9 +25,8 @@ def describe(run: Run, dataset: Dataset) -> None:
               f'{split.rounds} round{"s" if split.rounds > 1 else ""} x {split.micro_batch} images')
     if config.precision != 'fp32' and run.device.type != 'cuda':
         run.print(f'--precision {config.precision} is for CUDA; on {run.device} the network computes in fp32')
-    run.print(f'Kernels: {"channels_last" if run.kernels.channels_last else "contiguous"} features, '
-              f'{"compiled" if run.kernels.compiled else "not compiled"}'
-              f'{", in CUDA graphs" if run.kernels.graphs else ""}')
+    run.print(f'Features: {choose_memory_format(config, run.device)}'
+              f'{"" if config.compile == "0" else f", compiled (--compile {config.compile})"}')
     run.print(f'Training for {config.total_kimg} kimg' + (
         f', from {run.cur_nimg / 1000:g} kimg on' if run.cur_nimg else '') + f', seed {config.seed}')
 
@@ -38,7 +38,8 @@ def report(run: Run, now: float) -> None:
     summaries = {name: moments.summary() for name, moments in run.moments.items()}
     if run.log is None:
         return
-    loss, bad_gradients = summaries['Loss/loss'], int(summaries['Gradient/nonfinite'].total)
+    loss = summaries['Loss/loss']
+    bad_gradients = int(summaries['Gradient/nonfinite'].total) // distributed.world_size()  # each has all
     gib = {'cpu_mem_gb': psutil.Process().memory_info().rss / 2**30, **_gpu_memory(run.device)}
     nonfinite = f'    NaN or inf: {loss.nonfinite} in losses, {bad_gradients} in gradients'
     time_sec = now - run.start_time

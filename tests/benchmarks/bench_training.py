@@ -157,7 +157,7 @@ def start_row() -> Row:
 
 
 def share_row() -> Row:
-    settings = config(16, 32, [2, 2, 2], compile='0', memory_format='auto')
+    settings = config(16, 32, [2, 2, 2])
     step = our_step(settings, Noise(64, 32))
     ours, bare = side_by_side([step, bare_kernels(step)], repeats=8, warmup=1)
     return Row(what='step of a 32x32x3 network of 32 channels', ours=1000 * ours, unit='ms',

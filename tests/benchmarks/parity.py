@@ -101,7 +101,7 @@ def loss_cases() -> Iterator[Case]:
     for name, network in (('vp', 'vp-ddpmpp-augment'), ('ve', 'edm-ddpmpp'), ('edm', 'edm-ddpmpp')):
         net, _ = golden_network(network)  # which draws, too
         torch.manual_seed(5)
-        out = loss.LOSSES[name]()(net, images)
+        out = build.LOSSES[name]()(net, images)
         yield f'loss {name}', 'relative', difference(out, arrays[f'{name}/loss'])
     net, _ = golden_network('vp-ddpmpp-augment')
     torch.manual_seed(6)

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import torch
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[2] / 'edm'))
@@ -12,25 +13,28 @@ import train
 from fixed_noise import FixedNoiseLoss
 from torch_utils import distributed
 from training import build, loop, saving
-from training.flat import Gradients
 
 runs, num_averages = [], 0
-prepare, average, shutdown = loop.prepare, Gradients.average_over_processes, distributed.shutdown
+prepare, shutdown = loop.prepare, distributed.shutdown
 
 
 def prepare_and_keep(*args, **kwargs):
-    runs.append(prepare(*args, **kwargs))
+    runs.append(prepare(*args, **kwargs))  # with a backward pass that this hook does not see
+    runs[0].shared_net.register_comm_hook(None, check_average)
     return runs[0]
 
 
-def check_average(self):
+def check_average(state, bucket):
     """The mean of the processes' gradients, which differ, once per step."""
     global num_averages
     num_averages += 1
-    own = distributed.gather(self.flat.clone())
-    average(self)
+    own = distributed.gather(bucket.buffer().clone())
+    average = allreduce_hook(None, bucket).wait()
     assert not torch.equal(*own)
-    torch.testing.assert_close(self.flat, (own[0] + own[1]) / 2)
+    torch.testing.assert_close(average, (own[0] + own[1]) / 2)
+    future = torch.futures.Future()
+    future.set_result(average)
+    return future
 
 
 def check_end():
@@ -48,6 +52,5 @@ def check_end():
 build._CLASSES['training.loss.EDMLoss'] = FixedNoiseLoss
 saving.save_snapshot = lambda *args, **kwargs: None
 loop.prepare = prepare_and_keep
-Gradients.average_over_processes = check_average
 distributed.shutdown = check_end
 train.main()

@@ -16,7 +16,6 @@ from torch_utils.errors import UserError
 from training import checkpoint, loop, saving
 from training.build import build, build_network
 from training.config import TrainingConfig
-from training.flat import FlatParameters, Gradients
 from training.launch import continued
 
 CPU = torch.device('cpu')
@@ -332,20 +331,13 @@ def test_old_states_are_pruned(tmp_path):
     assert names == [f'training-state-{n:06d}.pt' for n in (4, 5, 99)]
 
 
-def test_gradients_are_cleaned_and_added_up_in_place():
-    net = torch.nn.ParameterList([torch.zeros(2, 3), torch.zeros(4), torch.zeros(1)])
-    parameters = list(net)
-    gradients = Gradients(FlatParameters(net))
-    factors = torch.tensor([np.nan, np.inf, -np.inf, 1])
-    for _ in range(2):
-        ((parameters[0] * 3).sum() + (parameters[1] * factors).sum()).backward()
-    gradients.flat.fill_(7)
-    gradients.gather()
-    assert gradients.count_nonfinite() == 3
-    gradients.clean()
-    assert gradients.flat.tolist() == [6] * 6 + [0, 1e5, -1e5, 2] + [0]  # the last was not reached
-    gradients.zero()
-    assert parameters[0].grad is None
+def test_gradients_are_cleaned_and_counted():
+    gradients = [torch.full((2, 3), 6.), torch.tensor([np.nan, np.inf, -np.inf, 2])]
+    norm, nonfinite = loop.clean(gradients)
+    assert nonfinite == 3
+    assert [gradient.tolist() for gradient in gradients] == [[[6] * 3] * 2, [0, 1e5, -1e5, 2]]
+    assert norm == torch.cat([gradient.flatten() for gradient in gradients]).norm()
+    assert loop.clean(gradients) == (norm, 0)
 
 
 def test_loss_scaling_does_not_reach_the_weights(tmp_path):

@@ -9,6 +9,7 @@ from golden_networks import golden_network
 from helpers import golden
 from training import loss
 from training.augment import AugmentPipe
+from training.build import LOSSES
 
 
 class Recorder:
@@ -32,7 +33,7 @@ def close(actual, expected):
 def test_loss_of_each_pixel_matches_the_reference(name, network):
     arrays, (net, _) = golden('losses'), golden_network(network)
     torch.manual_seed(5)
-    out = loss.LOSSES[name]()(net, torch.from_numpy(arrays['images']))
+    out = LOSSES[name]()(net, torch.from_numpy(arrays['images']))
     assert close(out, torch.from_numpy(arrays[f'{name}/loss']))
 
 
@@ -44,27 +45,27 @@ def test_augmented_loss_matches_the_reference():
     assert close(out, torch.from_numpy(arrays['vp/loss_augmented']))
 
 
-@pytest.mark.parametrize('name', loss.LOSSES)
+@pytest.mark.parametrize('name', LOSSES)
 def test_noise_does_not_depend_on_the_memory_format(name):
     images = torch.rand(2, 3, 4, 4)
     outs = []
     for copy in images, images.to(memory_format=torch.channels_last):
         torch.manual_seed(0)
-        outs.append(loss.LOSSES[name]()(Recorder(), copy))
+        outs.append(LOSSES[name]()(Recorder(), copy))
     assert torch.equal(*outs)
 
 
-@pytest.mark.parametrize('name', loss.LOSSES)
+@pytest.mark.parametrize('name', LOSSES)
 def test_a_perfect_answer_costs_nothing(name):
     images = torch.rand(2, 3, 4, 4)
-    assert not loss.LOSSES[name]()(Recorder(answer=images), images).any()
+    assert not LOSSES[name]()(Recorder(answer=images), images).any()
 
 
-@pytest.mark.parametrize('name', loss.LOSSES)
+@pytest.mark.parametrize('name', LOSSES)
 def test_the_network_sees_noise_of_the_stated_level_and_all_labels(name):
     images, labels, net = torch.rand(2, 3, 64, 64), torch.eye(2), Recorder()
     torch.manual_seed(0)
-    out = loss.LOSSES[name]()(net, images, labels, lambda images: (1 - images, torch.ones(2, 9)))
+    out = LOSSES[name]()(net, images, labels, lambda images: (1 - images, torch.ones(2, 9)))
     assert out.shape == images.shape
     assert net.sigma.shape == (2, 1, 1, 1)
     noise = (net.x - (1 - images)) / net.sigma

@@ -10,7 +10,7 @@ import torch
 
 from golden_networks import golden_network, network_specs
 from helpers import DATA
-from training import networks
+from training import build, networks
 
 NAMES = ['edm-ddpmpp', 'vp-ddpmpp-augment', 've-ncsnpp', 'edm-ncsnpp-cond', 'edm-skip', 'edm-adm-cond',
          'iddpm-adm']
@@ -165,14 +165,14 @@ def test_iddpm_rounds_to_its_own_noise_levels_and_keeps_shape_and_type():
 def test_other_preconditioners_leave_noise_levels_alone():
     sigma = torch.rand(3, dtype=torch.float64)
     for name in 'vp', 've', 'edm':
-        assert torch.equal(networks.PRECONDS[name](**SONG).round_sigma(sigma), sigma)
+        assert torch.equal(build.PRECONDS[name](**SONG).round_sigma(sigma), sigma)
 
 
-@pytest.mark.parametrize('precond', networks.PRECONDS)
+@pytest.mark.parametrize('precond', build.PRECONDS)
 @pytest.mark.parametrize('kwargs', [SONG, DHARIWAL], ids=['song', 'dhariwal'])
 def test_an_image_does_not_depend_on_its_batch(precond, kwargs):
     torch.manual_seed(0)
-    net = perturbed(networks.PRECONDS[precond](**kwargs, label_dim=3))
+    net = perturbed(build.PRECONDS[precond](**kwargs, label_dim=3))
     x, sigma, labels = torch.randn(4, 1, 4, 4), torch.tensor([0.1, 0.3, 1, 10]), torch.eye(3)[[0, 1, 2, 0]]
     with torch.no_grad():
         together = net(x, sigma, labels)

@@ -17,7 +17,7 @@ from foreign_snapshots import (
 )
 from golden_networks import golden_network
 from torch_utils.errors import UserError
-from training import augment, loss, networks, snapshot
+from training import augment, build, loss, networks, snapshot
 
 CPU = torch.device('cpu')
 TINY = {'img_resolution': 4, 'img_channels': 1, 'model_type': 'SongUNet', 'model_channels': 8,
@@ -226,7 +226,7 @@ def write_tiny(path, cls=networks.EDMPrecond, **kwargs):
     return net
 
 
-@pytest.mark.parametrize('cls', networks.PRECONDS.values())
+@pytest.mark.parametrize('cls', build.PRECONDS.values())
 def test_what_is_written_is_read_back_exactly(cls, tmp_path, capsys):
     net = write_tiny(tmp_path / 'net.pkl', cls, label_dim=3, resample_filter=[1, 3, 3, 1])
     contents = snapshot.load_snapshot(str(tmp_path / 'net.pkl'))
