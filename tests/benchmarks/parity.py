@@ -32,7 +32,7 @@ from scores import copy_scores as scores  # noqa: E402
 from torch_utils.seeding import SampleGenerators  # noqa: E402
 from training import loop, loss, networks, saving, snapshot  # noqa: E402
 from training.augment import AugmentPipe  # noqa: E402
-from training.build import build, build_network  # noqa: E402
+from training.build import LOSSES, build, build_network  # noqa: E402
 from training.config import TrainingConfig  # noqa: E402
 
 Case = tuple[str, str, float | int]  # what, how it is counted, difference
@@ -101,7 +101,7 @@ def loss_cases() -> Iterator[Case]:
     for name, network in (('vp', 'vp-ddpmpp-augment'), ('ve', 'edm-ddpmpp'), ('edm', 'edm-ddpmpp')):
         net, _ = golden_network(network)  # which draws, too
         torch.manual_seed(5)
-        out = build.LOSSES[name]()(net, images)
+        out = LOSSES[name]()(net, images)
         yield f'loss {name}', 'relative', difference(out, arrays[f'{name}/loss'])
     net, _ = golden_network('vp-ddpmpp-augment')
     torch.manual_seed(6)
