@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from jacobians import METHODS
 from torch_utils import cli
 
 
@@ -47,7 +48,7 @@ def _path_with_suffix(*suffixes: str):
     click.option('--eta', metavar='FLOAT', type=cli.FiniteRange(0, 1, min_open=True, max_open=True),
                  default=0.99, help='The rank is the number of singular values that have this share of the '
                                     'norm of all; 0.99 of the norm is 0.98 of the energy.'),
-    click.option('--method', type=click.Choice(['exact', 'randomized', 'auto']), default='auto',
+    click.option('--method', type=click.Choice(METHODS), default='auto',
                  help='exact: all rows of the Jacobian. randomized: a cost proportional to the rank, '
                       'which is given with bounds. auto: randomized as long as it is the faster one.'),
     click.option('--tolerance', metavar='FLOAT', type=cli.FiniteRange(min=0, max=1), default=0.02,
@@ -82,17 +83,14 @@ def main(**opts):
     from jacobians import study as jacobian_study
     from torch_utils import distributed, provenance
     from torch_utils.files import make_output_dir
-    from training.snapshot import load_network
 
     device = distributed.pick_device(opts['device'])
     distributed.init(device)
-    net = load_network(opts['network_pkl'], device, option='--network_pkl')
-    net.use_fp16 = False  # in half precision a Jacobian is mostly rounding error
-    cli.check_class(opts['class_idx'], net.label_dim)
+    net, labels = _network(opts, device)
     dim = net.img_channels * net.img_resolution**2
     method = jacobian_study.check_memory(dim, device, jacobian_study.Method(
         name=opts['method'], eta=opts['eta'], tolerance=opts['tolerance']))
-    source = _source(opts, net)
+    source = _source(opts, net, labels)
     if opts['figure']:
         figures.check_out(opts['figure'], '--figure')
     card = provenance.record(inputs=[opts['network_pkl'], opts['data']])
@@ -138,24 +136,39 @@ def _check(opts: dict) -> None:
         raise click.UsageError('--seeds: a seed stands twice in the list')
     if opts['overwrite'] and not opts['out']:
         raise click.UsageError('--overwrite is for --out')
+    if opts['method'] == 'exact' and cli.given('tolerance'):
+        raise click.UsageError('--tolerance is for --method randomized and auto; exact ranks have no bounds')
+    cli.check_churn(opts)
     if opts['save_spectrum'] and not opts['out']:
         raise click.UsageError('--save_spectrum needs --out, the file to save to')
     if opts['data']:
         for name in ('steps', 'sigma_min', 'sigma_max', 'rho') if opts['sigmas'] else ():
-            if _given(name):
+            if cli.given(name):
                 raise click.UsageError(f'--{name}: with --data and --sigmas no sampler runs')
         for name in ('S_churn', 'S_min', 'S_max', 'S_noise'):
-            if _given(name):
+            if cli.given(name):
                 raise click.UsageError(f'--{name}: with --data no sampler runs')
 
 
-def _given(param: str) -> bool:
-    return click.get_current_context().get_parameter_source(param) is not click.core.ParameterSource.DEFAULT
+def _network(opts: dict, device) -> tuple:
+    """The network on the device, and its label vectors if its labels are such."""
+    import torch
+
+    from data.training_labels import label_vectors
+    from training.snapshot import load_with_settings
+
+    net, recorded = load_with_settings(opts['network_pkl'], device, option='--network_pkl')
+    net.use_fp16 = False  # in half precision a Jacobian is mostly rounding error
+    vectors = None if opts['data'] else label_vectors(recorded, net.label_dim,
+                                                      f'--network_pkl {opts["network_pkl"]}')
+    cli.check_class(opts['class_idx'], net.label_dim, vectors=vectors is not None)
+    return net, None if vectors is None else torch.from_numpy(vectors)
 
 
-def _source(opts: dict, net):
+def _source(opts: dict, net, labels):
     """Where the noisy images come from, checked against the network."""
     from jacobians.points import Trajectories, noise_levels, open_images
+    from sampling.plan import plan_steps
 
     low, high = float(net.sigma_min), float(net.sigma_max)
     for name in ('sigmas', 'sigma_min', 'sigma_max'):
@@ -163,15 +176,15 @@ def _source(opts: dict, net):
             if sigma is not None and not low <= sigma <= high:
                 raise click.UsageError(f'--{name} {sigma:g}: the network takes noise levels from {low:g} to '
                                        f'{high:g}')
-    try:
+    churn = {name: opts[name] for name in ('S_churn', 'S_min', 'S_max', 'S_noise')}
+    with cli.usage_errors():
         sigmas, levels = noise_levels(net, opts['sigmas'], num_steps=opts['steps'], rho=opts['rho'],
                                       sigma_min=opts['sigma_min'], sigma_max=opts['sigma_max'])
-    except ValueError as err:
-        raise click.UsageError(f'--sigma_min, --sigma_max: {err}') from err
+        plan_steps(net, levels=levels, num_steps=len(levels), **churn)
     if opts['data']:
         return open_images(opts['data'], net, opts['class_idx'], sigmas)
-    return Trajectories(class_idx=opts['class_idx'], sigmas=sigmas, levels=levels,
-                        options={name: opts[name] for name in ('S_churn', 'S_min', 'S_max', 'S_noise')})
+    return Trajectories(class_idx=opts['class_idx'], vectors=labels, sigmas=sigmas, levels=levels,
+                        options=churn)
 
 
 def _settings(opts: dict, source, device, inputs: dict[str, str]) -> dict:

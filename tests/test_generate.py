@@ -234,7 +234,8 @@ def test_resume_refuses_images_of_other_settings(grey, snapshots, tmp_path):
 @pytest.mark.parametrize('runs', [[{'seeds': 'x'}], [{'seeds': 3}], [{}], ['0'], {}, 7, None])
 def test_a_damaged_record_counts_as_none(runs, tmp_path):
     def begin(**options):
-        return generation.begin_folder(tmp_path, {'num_steps': 2}, [0], subdirs=False, **options)
+        with generation.sample_folder(tmp_path, {'num_steps': 2}, [0], subdirs=False, **options) as todo:
+            return todo
 
     begin(resume=False)
     path = tmp_path / 'generation.json'
@@ -251,7 +252,9 @@ def test_a_damaged_record_counts_as_none(runs, tmp_path):
 
 def test_two_hundred_at_once_in_one_folder_are_all_recorded(tmp_path):
     def begin(seed):
-        return generation.begin_folder(tmp_path, {'num_steps': 2}, [seed], subdirs=False, resume=False)
+        with generation.sample_folder(tmp_path, {'num_steps': 2}, [seed], subdirs=False,
+                                      resume=False) as todo:
+            return todo
 
     with ThreadPoolExecutor(50) as pool:
         assert list(pool.map(begin, range(200))) == [[seed] for seed in range(200)]
@@ -292,7 +295,18 @@ def test_clipped_noise_levels_are_mentioned(snapshots, tmp_path):
     (('--disc=vp', '--schedule=vp', '--sigma_min=1', '--sigma_max=2'), ('--sigma_min', 'VP schedule')),
     (('--grid=sheet.jpg',), ('--grid', '.png')),
     (('--trajectory=x.npz', '--resume'), ('--trajectory', '--resume')),
-    (('--overwrite',), ('--overwrite', '--resume')),
+    (('--seeds=99999999999999999999',), ('--seeds', '64 bits')),
+    (('--seeds=0-9223372036854775808',), ('--seeds', '64 bits')),
+    ((f'--seeds={"9" * 5000}',), ('--seeds',)),
+    ((f'--batch={"9" * 5000}',), ('--batch',)),
+    (('--rho=1e-9',), ('--rho 1e-09',)),
+    (('--rho=1e300',), ('--rho 1e+300',)),
+    (('--S_min=5', '--S_max=1'), ('--S_min 5', '--S_max 1')),
+    (('--S_max=nan',), ('--S_max', 'nan')),
+    (('--sigma_max=1e200',), ('--sigma_min and sigma_max', '1e+200')),
+    (('--S_churn=1', '--schedule=vp', '--sigma_min=.1', '--sigma_max=20', '--steps=4'), ('--S_churn 1', '25')
+     ),
+    (('--denoiser=best', '--dataset=x'), ('--denoiser', 'optimal', 'gaussian')),
     (('--device=tpu',), ('--device', 'tpu')),
 ])
 def test_usage_errors_name_the_option(args, says, grey, tmp_path):

@@ -1,6 +1,7 @@
 """From a data set on the disk to one of its closed-form denoisers."""
 
 import os
+import pkgutil
 from collections.abc import Callable
 
 import numpy as np
@@ -9,14 +10,11 @@ import torch
 from data.dataset import ImageDataset
 from data.image_files import describe_shape
 from data.pixels import Pixels
+from denoisers import DENOISERS
 from denoisers.data_denoiser import DataDenoiser
-from denoisers.gaussian_denoiser import GaussianDenoiser
-from denoisers.optimal_denoiser import OptimalDenoiser
 from sampling.denoiser import Denoiser
 from torch_utils import distributed
 from torch_utils.errors import UserError
-
-DENOISERS = {'optimal': OptimalDenoiser, 'gaussian': GaussianDenoiser}
 
 
 def open_denoiser(kind: str, path: str | os.PathLike, device: torch.device, *, net: Denoiser | None = None,
@@ -54,7 +52,8 @@ def open_denoiser(kind: str, path: str | os.PathLike, device: torch.device, *, n
         data, order, shape, device=device, cache_bytes=cache_bytes, show_progress=distributed.rank() == 0))
     limits = {} if net is None else {'sigma_min': float(net.sigma_min), 'sigma_max': float(net.sigma_max),
                                      'round_sigma': net.round_sigma}
-    return DENOISERS[kind](pixels, class_ends=class_ends, label_dim=label_dim, sharded=sharded, **limits)
+    denoiser = pkgutil.resolve_name(DENOISERS[kind])
+    return denoiser(pixels, class_ends=class_ends, label_dim=label_dim, sharded=sharded, **limits)
 
 
 def _order(classes: np.ndarray | None, class_idx: int | None, label_dim: int, num_images: int, where: str,

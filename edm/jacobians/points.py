@@ -7,9 +7,10 @@ import torch
 
 from data.dataset import ImageDataset
 from data.molrg_data import load_molrg
-from sampling.denoiser import Denoiser
+from sampling.denoiser import Denoiser, FiniteOutput
 from sampling.generation import begin
-from sampling.sampler import generalized_sampler, plan_steps, widest_float
+from sampling.plan import plan_steps
+from sampling.sampler import generalized_sampler, widest_float
 from torch_utils.errors import UserError
 from torch_utils.images import from_uint8
 
@@ -31,26 +32,29 @@ class Trajectories:
     """The states before the steps of the EDM sampler that starts from each seed's noise, as in generate.py.
 
     sigmas: the noise levels wanted, a subset of `levels`. levels: all those the sampler stops at.
-    options: S_churn, S_min, S_max, S_noise.
+    options: S_churn, S_min, S_max, S_noise. class_idx, vectors: as of `sampling.generation.begin`.
     """
 
     class_idx: int | None
+    vectors: torch.Tensor | None = None
     sigmas: list[float]
     levels: list[float]
     options: dict
 
     def points(self, net: Denoiser, seeds: Sequence[int], device: torch.device) -> Points:
-        """The states of these seeds at `sigmas`."""
-        draws, latents, class_labels = begin(net, seeds, device, self.class_idx)
-        wanted, states = set(self.sigmas), {}
+        """The states of these seeds at `sigmas`. Raises UserError if the denoiser's output is not finite."""
+        draws, latents, class_labels = begin(net, seeds, device, self.class_idx, self.vectors)
+        wanted, states, output = set(self.sigmas), {}, FiniteOutput()
 
         def keep(i, sigma, x, denoised):
+            output.note(sigma, denoised)
             if sigma in wanted:
                 states[sigma] = x.clone()
 
         generalized_sampler(net, latents, class_labels, on_step=keep, levels=self.levels,
                             num_steps=len(self.levels), randn=lambda x: draws.randn(x.shape[1:], x.dtype),
                             **self.options)
+        output.check()
         x = torch.stack([states[sigma] for sigma in self.sigmas], dim=1)
         return Points(x=x, class_labels=class_labels)
 

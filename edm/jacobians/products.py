@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import torch
 
-from sampling.denoiser import Denoiser
+from sampling.denoiser import Denoiser, check_finite
 from sampling.sampler import widest_float
 
 ETA = 0.99  # of the norm, so 0.98 of the energy
@@ -63,6 +63,7 @@ class Linearization:
             self._inputs = copies.contiguous(memory_format=memory_format).requires_grad_()
             self._outputs = net(self._inputs, torch.tensor(sigma, device=x.device), labels)
         self.denoised = self._outputs.detach()[::width]
+        check_finite(self.denoised, sigma)
 
     def vjp(self, rows: torch.Tensor) -> torch.Tensor:
         """Each row times J: from [P, width, dim] to [P, width, dim], float32."""
@@ -128,6 +129,7 @@ def exact_energies(net: Denoiser, x: torch.Tensor, sigma: float, class_labels: t
         block = block.to(device, torch.float64)
         gram.baddbmm_(block.mT, block)
         if rows.stop == dim:
+            check_finite(gram, sigma, 'Jacobian\'s Gram matrix')
             energies[images] = torch.linalg.eigvalsh(gram).flip(-1).clamp(min=0)
     return energies
 
@@ -164,7 +166,7 @@ def choose_layout(net: Denoiser, x: torch.Tensor, sigma: float, class_labels: to
 
 def _seconds_per_row(net, x, sigma, class_labels, layout: Layout) -> float:
     set_memory_format(net, layout.memory_format)
-    linear = Linearization(net, x, sigma, class_labels, width=layout.batch,
+    linear = Linearization(net, x, sigma, class_labels, width=min(layout.batch, x.numel()),
                            memory_format=layout.memory_format)
     rows = torch.zeros(linear.shape, device=x.device)
     times = []
@@ -172,7 +174,7 @@ def _seconds_per_row(net, x, sigma, class_labels, layout: Layout) -> float:
         start = time.perf_counter()
         linear.vjp(rows)[0, 0, 0].item()  # waits for a GPU, too
         times.append(time.perf_counter() - start)
-    return min(times) / layout.batch
+    return min(times) / linear.shape[1]
 
 
 def set_memory_format(net: Denoiser, memory_format: torch.memory_format) -> None:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import torch
 
 from jacobians.products import DEFAULT_LAYOUT, ETA, Layout, Linearization
-from sampling.denoiser import Denoiser
+from sampling.denoiser import Denoiser, check_finite
 from sampling.sampler import widest_float
 from torch_utils.seeding import SampleGenerators
 
@@ -65,6 +65,7 @@ class RangeFinder:
         self._w = draws.randn([PROBES, self.dim]).to(self._dtype)
         start = draws.randn([width, self.dim]).to(self._dtype)
         self._wj = self._times_j(self._w)
+        check_finite(self._wj, sigma, 'Jacobian\'s products')
         self.u = self.uj = self._v = self._w[:, :0]  # rows: basis vectors, their products with J, V
         self._direction = _orthonormal(start, self._v)
 

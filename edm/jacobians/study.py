@@ -25,13 +25,12 @@ from sampling.denoiser import Denoiser
 from torch_utils import distributed
 from torch_utils.errors import UserError
 
-METHODS = ('exact', 'randomized', 'auto')
 _SAVE_SECONDS = 10
 
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """How ranks are found: a name of METHODS, eta, and for randomized ones the tolerance (share of dim)."""
+    """How ranks are found: a name in METHODS, eta, and for randomized ones the tolerance (share of dim)."""
 
     name: str = 'auto'
     eta: float = ETA
@@ -102,6 +101,7 @@ def fill(ranks: Ranks, net: Denoiser, points: Callable[[list[int]], Points], *, 
     Yields on rank 0, as they come, lists of the rows and columns that were filled; elsewhere empty lists.
     """
     layout = DEFAULT_LAYOUT
+    batch = batch and min(batch, ranks.rank.shape[0] * ranks.dim)
     if distributed.rank() == 0 and (ranks.rank < 0).any():
         x, sigma, labels = _first_point(ranks, points)
         layout = choose_layout(net, x, sigma, labels, batch=batch)
@@ -125,7 +125,7 @@ def fill(ranks: Ranks, net: Denoiser, points: Callable[[list[int]], Points], *, 
                 saved = time.monotonic()
     finally:
         progress.close()
-        if distributed.rank() == 0:
+        if distributed.rank() == 0 and (ranks.rank >= 0).any():
             save()
 
 
@@ -154,9 +154,17 @@ def _work(ranks: Ranks, net, points, plan, method: Method, layout: Layout) -> It
         labels = None if made.class_labels is None else made.class_labels[places]
         found = find_ranks(net, made.x[places, column], float(ranks.sigma[column]), labels,
                            seeds=ranks.seed[missing].tolist(), method=method, layout=layout)
-        classes = [-1] * len(missing) if labels is None else labels.argmax(dim=1).tolist()
+        classes = _classes(labels, len(missing))
         yield [(row, column, label, result)
                for row, label, result in zip(missing, classes, found, strict=True)]
+
+
+def _classes(labels: torch.Tensor | None, count: int) -> list[int]:
+    """The class of each label, -1 for none and for vectors that are not one-hot."""
+    if labels is None:
+        return [-1] * count
+    one_hot = ((labels == 1).sum(dim=1) == 1) & ((labels != 0).sum(dim=1) == 1)
+    return labels.argmax(dim=1).where(one_hot, -1).tolist()
 
 
 def _enter(ranks: Ranks, row: int, column: int, class_label: int, found: Found) -> None:

@@ -4,6 +4,8 @@ from typing import Protocol
 
 import torch
 
+from torch_utils.errors import UserError
+
 
 class Denoiser(Protocol):
     """D(x; sigma), the estimate of the clean images in x, noisy images of noise level sigma.
@@ -24,3 +26,31 @@ class Denoiser(Protocol):
     def __call__(self, x: torch.Tensor, sigma: torch.Tensor, class_labels: torch.Tensor | None = None,
                  ) -> torch.Tensor:
         """Denoise x [N, C, H, W]; sigma: a scalar or [N]. class_labels: [N, label_dim] or None."""
+
+
+class FiniteOutput:
+    """A watch on a denoiser's output over the steps of a sampler, which leaves the numbers on the device."""
+
+    def __init__(self):
+        self._sigmas, self._counts, self._sizes = [], [], []
+
+    def note(self, sigma: float, denoised: torch.Tensor) -> None:
+        """Count what is not finite in the output at noise level `sigma`."""
+        self._sigmas.append(sigma)
+        self._counts.append((~denoised.isfinite()).sum())
+        self._sizes.append(denoised.numel())
+
+    def check(self, of: str = 'output') -> None:
+        """Raise UserError, which names the first noise level with values that are NaN or infinite, if any."""
+        counts = torch.stack(self._counts).tolist()
+        for sigma, count, size in zip(self._sigmas, counts, self._sizes, strict=True):
+            if count:
+                raise UserError(f'the denoiser fails at noise level {sigma:g}: {count:,} of {size:,} values '
+                                f'of its {of} are NaN or infinite')
+
+
+def check_finite(values: torch.Tensor, sigma: float, of: str = 'output') -> None:
+    """Raise UserError if some of these values `of` a denoiser at noise level `sigma` are not finite."""
+    output = FiniteOutput()
+    output.note(sigma, values)
+    output.check(of)

@@ -4,6 +4,8 @@ import contextlib
 import hashlib
 import json
 import math
+import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,18 +17,19 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from sampling.denoiser import Denoiser
+from sampling.denoiser import Denoiser, FiniteOutput
 from sampling.sampler import generalized_sampler
 from torch_utils import distributed, provenance
 from torch_utils.cli import parse_int_list, shorten
 from torch_utils.errors import UserError
-from torch_utils.files import atomic_write, locked, write_json
+from torch_utils.files import atomic_write, locked, try_lock, write_json
 from torch_utils.images import is_whole_png, make_grid, to_uint8, write_png
 from torch_utils.processes import map_ahead
 from torch_utils.seeding import SampleGenerators
 
 WRITERS = 4  # threads that encode and write PNGs beside the next batch's computation
 RECORD = 'generation.json'
+AT_WORK = '.generate.lock'  # locked by all who write images, removed by the last of them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,9 +49,11 @@ class Samples:
 
 
 def begin(net: Denoiser, seeds: Sequence[int], device: torch.device, class_idx: int | None = None,
+          vectors: torch.Tensor | None = None,
           ) -> tuple[SampleGenerators, torch.Tensor, torch.Tensor | None]:
     """What each seed draws first from its own generator on `device`.
 
+    vectors: labels to draw from, [M, label_dim], of a network whose labels are no classes.
     Returns the generators for what comes next, the latents [N, C, H, W], and, if `net` has classes, one-hot
     labels [N, label_dim]; the class is drawn also where `class_idx` overrides it.
     """
@@ -56,6 +61,8 @@ def begin(net: Denoiser, seeds: Sequence[int], device: torch.device, class_idx: 
     latents = draws.randn((net.img_channels, net.img_resolution, net.img_resolution))
     if not net.label_dim:
         return draws, latents, None
+    if vectors is not None:
+        return draws, latents, vectors.to(device)[draws.randint(len(vectors))]
     classes = draws.randint(net.label_dim)
     if class_idx is not None:
         classes.fill_(class_idx)
@@ -64,21 +71,25 @@ def begin(net: Denoiser, seeds: Sequence[int], device: torch.device, class_idx: 
 
 @torch.inference_mode()
 def sample(net: Denoiser, seeds: Sequence[int], device: torch.device, *, class_idx: int | None = None,
-           trajectory: bool = False, **options) -> Samples:
+           vectors: torch.Tensor | None = None, trajectory: bool = False, **options) -> Samples:
     """One image per seed.
 
     Each seed's own generator gives what `begin` draws, then noise at every step if the sampler churns. So an
     image depends on seed and denoiser alone, not on its batch.
-    options: those of `sampling.sampler.generalized_sampler`, whose errors these are.
+    class_idx, vectors: see `begin`. options: those of `sampling.sampler.generalized_sampler`, whose errors
+    these are. Raises UserError if the denoiser's output is not finite.
     """
-    draws, latents, class_labels = begin(net, seeds, device, class_idx)
-    steps = []
+    draws, latents, class_labels = begin(net, seeds, device, class_idx, vectors)
+    output, steps = FiniteOutput(), []
 
-    def keep(i, sigma, x, denoised):
-        steps.append((sigma, x.cpu().numpy(), denoised.cpu().numpy()))
+    def on_step(i, sigma, x, denoised):
+        output.note(sigma, denoised)
+        if trajectory:
+            steps.append((sigma, x.cpu().numpy(), denoised.cpu().numpy()))
 
-    images = generalized_sampler(net, latents, class_labels, on_step=keep if trajectory else None,
+    images = generalized_sampler(net, latents, class_labels, on_step=on_step,
                                  randn=lambda x: draws.randn(x.shape[1:], x.dtype), **options)
+    output.check()
     kept = {}
     if trajectory:
         sigma, x, denoised = zip(*steps, strict=True)
@@ -106,41 +117,86 @@ def image_path(outdir: Path, seed: int, subdirs: bool) -> Path:
     return (outdir / f'{seed - seed % 1000:06d}' if subdirs else outdir) / f'{seed:06d}.png'
 
 
-def begin_folder(outdir: Path, settings: dict, seeds: Sequence[int], *, subdirs: bool, resume: bool,
-                 overwrite: bool = False, inputs: Sequence[str] = ()) -> list[int]:
-    """Record in `outdir`/generation.json what makes its images; returns the seeds that are still to be done.
+@contextlib.contextmanager
+def sample_folder(outdir: Path, settings: dict, seeds: Sequence[int], *, subdirs: bool, resume: bool,
+                  overwrite: bool = False, inputs: Sequence[str] = ()) -> Iterator[list[int]]:
+    """Record in `outdir`/generation.json what makes its images; yields the seeds that are still to be done.
 
-    settings: all that decides the pixels. inputs: files, for the record. With `resume`, whole images that are
-    there stay; with `overwrite` too, only those of these settings.
-    Raises UserError if `resume` is asked for where images were made with other settings, or nobody knows how.
+    Inside, other processes may add images of the same settings, and none of others.
+    settings: all that decides the pixels. inputs: files, for the record. With `resume`, whole images of these
+    settings stay; without, those of `seeds` are replaced, also where an earlier run with other settings has
+    made them. With `overwrite` all further images of other settings or origin are removed.
+    Raises UserError if there are such images, or a process is at work with other settings.
     """
-    with locked(outdir, 'beginning in'):  # others may add images of their own
-        return _begin_folder(outdir, _json_settings(settings), seeds, subdirs, resume, overwrite, inputs)
+    with contextlib.ExitStack() as stack:
+        with locked(outdir, 'beginning in'):
+            alone = stack.enter_context(_at_work(outdir))
+            todo = _begin(outdir, _json_settings(settings), seeds, subdirs, resume, overwrite, inputs, alone)
+        yield todo
 
 
-def _begin_folder(outdir: Path, settings: dict, seeds: Sequence[int], subdirs: bool, resume: bool,
-                  overwrite: bool, inputs: Sequence[str]) -> list[int]:
+@contextlib.contextmanager
+def _at_work(outdir: Path) -> Iterator[bool]:
+    """Inside, this process is one of those that write images there; yields whether it is the only one.
+
+    To be entered inside `locked(outdir)` and left outside.
+    """
+    lock = os.open(outdir / AT_WORK, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        alone = try_lock(lock)
+        try_lock(lock, shared=True)
+        yield alone
+    finally:
+        if outdir.is_dir():
+            with locked(outdir, 'ending in'):
+                if try_lock(lock):  # no other is left
+                    (outdir / AT_WORK).unlink(missing_ok=True)
+        os.close(lock)
+
+
+def _begin(outdir: Path, settings: dict, seeds: Sequence[int], subdirs: bool, resume: bool, overwrite: bool,
+           inputs: Sequence[str], alone: bool) -> list[int]:
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
     record = _read_record(outdir / RECORD)
-    runs = record['runs'] if record.get('settings_sha256') == key else []
-    known = {seed for run in runs for seed in parse_int_list(run['seeds'])}
+    same = record.get('settings_sha256') == key
+    difference = '' if same or not record else _first_difference(record['settings'], settings)
+    if difference and not alone:
+        raise UserError(f'--outdir {outdir}: another process is writing images of other settings there '
+                        f'({difference})')
+    runs = record['runs'] if same else []
+    recorded = {image_path(outdir, seed, subdirs) for run in record.get('runs', [])
+                for seed in parse_int_list(run['seeds'])}
     paths = {seed: image_path(outdir, seed, subdirs) for seed in seeds}
-    there = {seed for seed, path in paths.items() if path.is_file()}
-    if resume and there - known and not overwrite:
-        raise UserError(f'--resume: --outdir {outdir} has images that were made ' + (
-            f'with other settings ({_first_difference(record["settings"], settings)})' if record and not runs
-            else f'by something else ({min(there - known):06d}.png is not in {RECORD})'))
-    replaced = there - known if resume else there
+    there, asked = _images_in(outdir), set(paths.values())
+    foreign = there - recorded if same else there
+    refused = foreign if resume else foreign - (asked & recorded)
+    if refused and not overwrite:
+        first = min(refused).relative_to(outdir).as_posix()
+        why = f'made with other settings ({difference})' if difference else (
+            f'made by something else ({first} is not in {RECORD})')
+        raise UserError(f'{"--resume: " if resume else ""}--outdir {outdir} has images ({len(refused)}) that '
+                        f'were {why}; --overwrite removes them')
+    replaced = there & asked & foreign if resume else there & asked
     if replaced:
         print(f'{len(replaced)} of {len(seeds)} images are in {outdir} already and are replaced',
               file=sys.stderr)
-        for seed in there - known:  # so that no image is ever taken for one of these settings
-            paths[seed].unlink()
+    for path in foreign:  # so that no image is ever taken for one of these settings
+        path.unlink()
+    if foreign - asked:
+        print(f'{len(foreign - asked)} further images in {outdir} are removed', file=sys.stderr)
     write_json(outdir / RECORD, {
         'settings': settings, 'settings_sha256': key,
         'runs': [*runs, {'seeds': shorten(seeds), **provenance.record(inputs=inputs)}]})
-    kept = {seed for seed in there - replaced if is_whole_png(paths[seed])}
-    return [seed for seed in seeds if seed not in kept]
+    return [seed for seed in seeds
+            if not (resume and paths[seed] in there - foreign and is_whole_png(paths[seed]))]
+
+
+def _images_in(outdir: Path) -> set[Path]:
+    """All images in a folder that have the name of a sample, with or without folders of thousands."""
+    folders = [outdir, *(path for path in outdir.iterdir()
+                         if re.fullmatch('[0-9]{6,}', path.name) and path.is_dir())]
+    return {path for folder in folders for path in folder.iterdir()
+            if re.fullmatch(r'[0-9]{6,}\.png', path.name)}
 
 
 def _json_settings(settings: dict) -> dict:

@@ -1,4 +1,4 @@
-"""How a network is sampled on a device: precision, memory format, threads and batch, as both allow."""
+"""How many samples a device computes at a time: threads and batch."""
 
 import torch
 
@@ -7,44 +7,12 @@ from sampling.sampler import widest_float
 from torch_utils import distributed
 from torch_utils.errors import UserError
 
-HALF_TYPES = {'fp16': torch.float16, 'bf16': torch.bfloat16}
-PRECISIONS = ('fp32', *HALF_TYPES)
-
 DEFAULT_BATCH = 64  # where nothing is known of the denoiser
 LARGEST_BATCH = 4096  # on a GPU, where far fewer fill it
 # Pixels of a batch on a CPU. Measured with networks of 8 to 64 channels: below, the cost of an image rises
 # (at 8x8 pixels by half from 256 to 64 images), above, it falls no more; memory stays small.
 CPU_PIXELS = 256 * 8 * 8
 STATES = 8  # arrays of float64 that a sampler may hold beside the network's features
-MIN_CHANNELS_LAST = 16  # resolution from which convolutions on a CPU are faster so: 1.1 times at 32, 0.9 at 8
-
-
-def prepare(net: torch.nn.Module, device: torch.device, precision: str | None) -> None:
-    """Set a network on `device` up for sampling.
-
-    precision: of its features, one of PRECISIONS; its weights, embeddings of noise levels and output stay
-        float32. None leaves it as it is recorded in the network.
-    Raises UserError naming --precision if the device or the network has no such type.
-    """
-    if precision == 'fp32':
-        net.use_fp16 = False
-    elif precision is not None:
-        _check_half(net, device, precision)
-        net.use_fp16, net.half_type, net.half_devices = True, HALF_TYPES[precision], (device.type,)
-    half_on_gpu = device.type == 'cuda' and getattr(net, 'use_fp16', False)
-    if half_on_gpu or (device.type == 'cpu' and net.img_resolution >= MIN_CHANNELS_LAST):
-        net.to(memory_format=torch.channels_last)
-
-
-def _check_half(net, device: torch.device, precision: str) -> None:
-    if not hasattr(net, 'half_type'):
-        raise UserError(f'--precision {precision}: a {type(net).__name__} computes in fp32 only')
-    has = {'cuda': lambda: precision == 'fp16' or torch.cuda.is_bf16_supported(including_emulation=False),
-           'mps': lambda: precision == 'fp16',
-           'cpu': lambda: precision == 'bf16' and torch.backends.mkldnn.is_available()
-                          and torch.ops.mkldnn._is_mkldnn_bf16_supported()}
-    if not has[device.type]():
-        raise UserError(f'--precision {precision}: {device} here does not compute in it; expected fp32')
 
 
 def batch_threads(device: torch.device) -> int:

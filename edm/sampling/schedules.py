@@ -1,12 +1,19 @@
 """Noise levels to step through, and how noise and scale depend on time (Karras et al. 2022, Table 1).
 
-Levels and times are float64 tensors on the CPU: a few numbers per run, of which each counts.
+Levels and times are float64 tensors on the CPU: a few numbers per run, of which each counts. A new
+discretization, schedule or scaling is a function or class and its line in the dicts at the end. torch is
+imported where a function needs it, so that command lines can name the choices at once.
 """
 
-import math
-from dataclasses import dataclass
+from __future__ import annotations
 
-import torch
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    import torch
 
 VP_BETA_D, VP_BETA_MIN = 19.9, 0.1  # Song et al. 2021
 VP_EPSILON = 1e-3  # the smallest time of VP, where sigma is the smallest level
@@ -19,28 +26,38 @@ def karras_sigmas(num_steps: int, sigma_min: float, sigma_max: float, rho: float
     sigma_min, sigma_max: standard deviation of the noise where images span [-1, 1].
     rho: 1 spaces the levels evenly; the larger, the more of them lie near sigma_min.
     Returns float64 [num_steps].
+    Raises ValueError for a rho with which float64 can't hold the levels.
     """
-    first, last = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
-    return (first + _ramp(num_steps) * (last - first)) ** rho
+    try:
+        first, last = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
+    except OverflowError:
+        first = last = math.inf
+    levels = (first + _ramp(num_steps) * (last - first)) ** rho
+    if not (last > 0 and abs(levels[0] / sigma_max - 1) < 1e-3 and abs(levels[-1] / sigma_min - 1) < 1e-3):
+        raise ValueError(f'rho {rho:g} spaces levels from {sigma_max:g} to {sigma_min:g} beyond what float64 '
+                         'holds; expected about 1 to 10')
+    return levels
 
 
-def vp_sigmas(num_steps: int, sigma_min: float, sigma_max: float) -> torch.Tensor:
+def vp_sigmas(num_steps: int, sigma_min: float, sigma_max: float, rho: float = 7) -> torch.Tensor:
     """Noise levels of VP at evenly spaced times (Song et al. 2021, DDPM), float64 [num_steps], falling."""
     return VPSchedule.spanning(sigma_min, sigma_max).sigma(1 + _ramp(num_steps) * (VP_EPSILON - 1))
 
 
-def ve_sigmas(num_steps: int, sigma_min: float, sigma_max: float) -> torch.Tensor:
+def ve_sigmas(num_steps: int, sigma_min: float, sigma_max: float, rho: float = 7) -> torch.Tensor:
     """Noise levels in geometric progression (Song et al. 2021, SMLD), float64 [num_steps], falling."""
     return (sigma_max**2 * (sigma_min**2 / sigma_max**2) ** _ramp(num_steps)).sqrt()
 
 
-def iddpm_sigmas(num_steps: int, sigma_min: float, sigma_max: float) -> torch.Tensor:
+def iddpm_sigmas(num_steps: int, sigma_min: float, sigma_max: float, rho: float = 7) -> torch.Tensor:
     """Evenly chosen ones of the 1000 noise levels of iDDPM's cosine schedule, float64 [num_steps], falling.
 
     Levels repeat if there are fewer in the range than steps. The ratios are float32, as in the networks
     trained with them, while the levels themselves are float64.
     Raises ValueError if none lies within the range.
     """
+    import torch
+
     steps = torch.arange(IDDPM_M + 1)
     alpha_bar = (0.5 * math.pi * steps / IDDPM_M / (IDDPM_C2 + 1)).sin() ** 2
     u = [0.0]
@@ -48,7 +65,8 @@ def iddpm_sigmas(num_steps: int, sigma_min: float, sigma_max: float) -> torch.Te
         u.append(math.sqrt((u[-1] ** 2 + 1) / ratio - 1))
     within = [level for level in reversed(u) if sigma_min <= level <= sigma_max]
     if not within:
-        raise ValueError(f'iDDPM has no noise level between {sigma_min:g} and {sigma_max:g}')
+        raise ValueError('sigma_min, sigma_max: iDDPM has no noise level between '
+                         f'{sigma_min:g} and {sigma_max:g}')
     ramp = torch.arange(num_steps, dtype=torch.float64)
     index = ((len(within) - 1) / (num_steps - 1) * ramp).round().to(torch.int64)  # halves to even
     return torch.tensor(within, dtype=torch.float64)[index]
@@ -56,6 +74,8 @@ def iddpm_sigmas(num_steps: int, sigma_min: float, sigma_max: float) -> torch.Te
 
 def _ramp(num_steps: int) -> torch.Tensor:
     """0, 1/(num_steps - 1), .., 1 in float64."""
+    import torch
+
     return torch.arange(num_steps, dtype=torch.float64) / (num_steps - 1)
 
 
@@ -66,7 +86,7 @@ class LinearSchedule:
         return t
 
     def sigma_deriv(self, t: torch.Tensor) -> torch.Tensor:
-        return torch.ones_like(t)
+        return t.new_ones(t.shape)
 
     def time(self, sigma: torch.Tensor) -> torch.Tensor:
         return sigma
@@ -93,7 +113,7 @@ class VPSchedule:
     beta_min: float = VP_BETA_MIN
 
     @classmethod
-    def spanning(cls, sigma_min: float, sigma_max: float) -> 'VPSchedule':
+    def spanning(cls, sigma_min: float, sigma_max: float) -> VPSchedule:
         """The schedule with sigma(VP_EPSILON) = sigma_min and sigma(1) = sigma_max.
 
         Raises ValueError where it would not rise all the way between: sigma_min is too large for sigma_max.
@@ -102,7 +122,8 @@ class VPSchedule:
         beta_d = 2 * (low / VP_EPSILON - high) / (VP_EPSILON - 1)
         beta_min = high - 0.5 * beta_d
         if min(beta_min + beta_d * VP_EPSILON, beta_min + beta_d) <= 0:
-            raise ValueError(f'a VP schedule can\'t span noise levels from {sigma_min:g} to {sigma_max:g}')
+            raise ValueError('sigma_min, sigma_max: a VP schedule can\'t span noise levels from '
+                             f'{sigma_min:g} to {sigma_max:g}')
         return cls(beta_d, beta_min)
 
     def sigma(self, t: torch.Tensor) -> torch.Tensor:
@@ -119,7 +140,7 @@ class VPSchedule:
 
 def no_scale(sigma: torch.Tensor, sigma_deriv: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """s(t) = 1 and its derivative."""
-    return torch.ones_like(sigma), torch.zeros_like(sigma)
+    return sigma.new_ones(sigma.shape), sigma.new_zeros(sigma.shape)
 
 
 def vp_scale(sigma: torch.Tensor, sigma_deriv: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -128,21 +149,26 @@ def vp_scale(sigma: torch.Tensor, sigma_deriv: torch.Tensor) -> tuple[torch.Tens
     return s, -sigma * sigma_deriv * s**3
 
 
+class Discretization(NamedTuple):
+    """levels: makes noise levels of num_steps, sigma_min, sigma_max and rho; default_range: of sigma.
+
+    has_rho: whether rho counts.
+    """
+
+    levels: Callable[[int, float, float, float], torch.Tensor]
+    default_range: tuple[float, float]
+    has_rho: bool = False
+
+
 def _vp_default(t: float) -> float:
-    return float(VPSchedule().sigma(torch.tensor(t, dtype=torch.float64)))
+    return math.sqrt(math.exp(0.5 * VP_BETA_D * t**2 + VP_BETA_MIN * t) - 1)
 
 
-DEFAULT_RANGES = {  # of the levels, by discretization
-    'vp': (_vp_default(VP_EPSILON), _vp_default(1)),
-    've': (0.02, 100.0),
-    'iddpm': (0.002, 81.0),
-    'edm': (0.002, 80.0),
-}
 DISCRETIZATIONS = {
-    'vp': vp_sigmas,
-    've': ve_sigmas,
-    'iddpm': iddpm_sigmas,
-    'edm': karras_sigmas,
+    'vp': Discretization(vp_sigmas, (_vp_default(VP_EPSILON), _vp_default(1))),
+    've': Discretization(ve_sigmas, (0.02, 100.0)),
+    'iddpm': Discretization(iddpm_sigmas, (0.002, 81.0)),
+    'edm': Discretization(karras_sigmas, (0.002, 80.0), has_rho=True),
 }
 SCHEDULES = {
     'vp': VPSchedule.spanning,

@@ -3,10 +3,8 @@
 Imports no torch, so that `--help` and usage errors answer at once.
 """
 
-import atexit
 import contextlib
 import functools
-import gc
 import math
 import os
 import re
@@ -21,6 +19,7 @@ from torch_utils.files import check_outputs
 from torch_utils.interrupt import end_in_order_on_signals
 
 MAX_LISTED = 10_000_000  # integers in one list; a slip such as 0-9999999999 would fill the memory
+MAX_INT = 2**63 - 1  # that arrays hold
 
 
 class Command(click.Command):
@@ -34,14 +33,7 @@ class Command(click.Command):
         if not standalone_mode:
             return super().main(*args, standalone_mode=False, **kwargs)
         if not args and not kwargs:  # not called from within another program
-            with _leaving_at_once():
-                end_in_order_on_signals()
-                return self._run()
-        return self._run(*args, **kwargs)
-
-    def _run(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the command and end the process."""
-        _search_little_garbage()
+            end_in_order_on_signals()
         try:
             sys.exit(super().main(*args, standalone_mode=False, **kwargs))
         except click.exceptions.NoArgsIsHelpError as err:  # a group without its sub-command
@@ -68,40 +60,6 @@ class Command(click.Command):
                 formatter.write_dl(records)
         if isinstance(self, click.Group):
             self.format_commands(ctx, formatter)
-
-
-@functools.cache
-def _search_little_garbage() -> None:
-    """Spare a process most searches for garbage while PyTorch is imported, and the last one, as it ends.
-
-    There is next to none among PyTorch's 165,000 objects, and looking for it takes half a second.
-    """
-    gc.set_threshold(20_000)
-    atexit.register(gc.freeze)
-
-
-@contextlib.contextmanager
-def _leaving_at_once() -> Iterator[None]:
-    """Once the body has ended the process, and all that was to be done at its end is done, let it end.
-
-    Without this Python takes PyTorch's modules apart first, for a tenth of a second.
-    """
-    status = []
-
-    def leave():  # the first to be registered, so the last to be called
-        if status:
-            with contextlib.suppress(OSError):  # a pipe that nobody reads any more: Python has its own way
-                sys.stdout.flush()
-                sys.stderr.flush()
-                os._exit(status[0])
-
-    atexit.register(leave)
-    try:
-        yield
-    except SystemExit as err:
-        if err.code is None or isinstance(err.code, int):
-            status.append(err.code or 0)
-        raise
 
 
 def options(title: str, *decorators: Callable) -> Callable:
@@ -169,11 +127,18 @@ def _is_number(text: str) -> bool:
 
 
 class FiniteRange(click.FloatRange):
-    """Like click's, which also takes nan and, without bounds, inf, and describes no bounds as `x<=None`."""
+    """Like click's, which also takes nan and, without bounds, inf, and describes no bounds as `x<=None`.
+
+    infinite: take inf, too.
+    """
+
+    def __init__(self, *args: Any, infinite: bool = False, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.infinite = infinite
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> float:
         number = super().convert(value, param, ctx)
-        if not math.isfinite(number):
+        if math.isnan(number) or (math.isinf(number) and not self.infinite):
             self.fail(f'{value!r} is no finite number', param, ctx)
         return number
 
@@ -189,7 +154,7 @@ class IntOrAuto(click.ParamType):
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
         if value == 'auto' or (isinstance(value, int) and value >= 1):
             return value
-        if not re.fullmatch(r'0*[1-9]\d*', str(value)):
+        if not re.fullmatch(r'0*[1-9][0-9]{0,17}', str(value)):
             self.fail(f'{value!r} is neither auto nor an integer of at least 1', param, ctx)
         return int(value)
 
@@ -230,10 +195,12 @@ def parse_int_list(text: str) -> list[int]:
     """The integers that `IntList` reads. Raises ValueError for any other text, and for over MAX_LISTED."""
     numbers = []
     for item in text.split(','):
-        match = re.fullmatch(r'\s*(\d+)(?:-(\d+))?\s*', item)
+        match = re.fullmatch(r'\s*([0-9]{1,4000})(?:-([0-9]{1,4000}))?\s*', item)
         if match is None or (match[2] and int(match[2]) < int(match[1])):
             raise ValueError(f'{text!r} is no list of integers and rising ranges such as 1,2,5-10')
         first, last = int(match[1]), int(match[2] or match[1])
+        if last > MAX_INT:
+            raise ValueError(f'{last:.6g} is beyond 64 bits; integers go up to {MAX_INT}')
         if len(numbers) + last - first >= MAX_LISTED:
             raise ValueError(f'{text!r} is a list of more than {MAX_LISTED:,} integers')
         numbers.extend(range(first, last + 1))
@@ -301,8 +268,8 @@ def churn_options(command: Callable) -> Callable:
                      help='Strength of stochasticity.'),
         click.option('--S_min', 'S_min', metavar='FLOAT', type=FiniteRange(min=0), default=0,
                      help='Lowest noise level with stochasticity.'),
-        click.option('--S_max', 'S_max', metavar='FLOAT', type=click.FloatRange(min=0), default=math.inf,
-                     help='Highest noise level with stochasticity.'),
+        click.option('--S_max', 'S_max', metavar='FLOAT', type=FiniteRange(min=0, infinite=True),
+                     default=math.inf, help='Highest noise level with stochasticity.'),
         click.option('--S_noise', 'S_noise', metavar='FLOAT', type=FiniteRange(min=0), default=1,
                      help='Factor on the noise that stochasticity adds.'),
     )
@@ -311,10 +278,39 @@ def churn_options(command: Callable) -> Callable:
     return command
 
 
-def check_class(class_idx: int | None, label_dim: int) -> None:
-    """Refuse a `--class` that a network with `label_dim` classes doesn't have."""
+def given(param: str) -> bool:
+    """Whether the user has set a parameter of the running command."""
+    return click.get_current_context().get_parameter_source(param) is not click.core.ParameterSource.DEFAULT
+
+
+def check_churn(opts: dict) -> None:
+    """Refuse options about churn that contradict each other; a line says which have no effect."""
+    if opts['S_min'] > opts['S_max']:
+        raise click.UsageError(f'--S_min {opts["S_min"]:g} is above --S_max {opts["S_max"]:g}')
+    idle = [f'--{name}' for name in ('S_min', 'S_max', 'S_noise') if given(name)]
+    if idle and not opts['S_churn'] and os.environ.get('RANK', '0') == '0':
+        click.echo(f'note: without --S_churn above 0, {", ".join(idle)} has no effect', err=True)
+
+
+@contextlib.contextmanager
+def usage_errors() -> Iterator[None]:
+    """A ValueError of the body, which begins with the name of an option, becomes a usage error."""
+    try:
+        yield
+    except ValueError as err:
+        raise click.UsageError(f'--{err}') from err
+
+
+def check_class(class_idx: int | None, label_dim: int, *, vectors: bool = False) -> None:
+    """Refuse a `--class` that a network doesn't have, whose labels have `label_dim` numbers.
+
+    vectors: they are no classes.
+    """
     if class_idx is None:
         return
+    if vectors:
+        raise click.UsageError(f'--class {class_idx}: the network was trained on label vectors, not on '
+                               'classes; samples draw theirs from its training set')
     if label_dim == 0:
         raise click.UsageError(f'--class {class_idx} needs a class-conditional network, and this one has no '
                                'classes')

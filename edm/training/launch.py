@@ -86,6 +86,8 @@ def launch(config: TrainingConfig, dataset: Dataset, make_net: Callable[[], torc
         if distributed.rank() == 0:
             inputs = [getattr(dataset, 'path', None), config.resume_state_dump or config.resume_pkl]
             card = provenance.record(inputs=inputs, seed=config.seed)
+            if dataset.label_dim:  # those who sample the network must know
+                card['labels'] = 'vectors' if getattr(dataset, 'classes', ()) is None else 'classes'
             card['run_id'] = (run_dir and run_id(run_dir)) or secrets.token_hex(8)
             run_dir = run_dir or make_run_dir(outdir, name)
             config = replace(config, run_dir=str(run_dir), device=str(device))

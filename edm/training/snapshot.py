@@ -54,9 +54,16 @@ def load_network(path_or_url: str, device: torch.device, option: str = '--networ
 
     Errors as in `load_snapshot`.
     """
+    return load_with_settings(path_or_url, device, option)[0]
+
+
+def load_with_settings(path_or_url: str, device: torch.device, option: str = '--network',
+                       ) -> tuple[torch.nn.Module, dict]:
+    """The network `ema` as from `load_network`, and from beside it `dataset_kwargs` and `made_by`."""
     with _blame(path_or_url, option), _collector_paused():
         contents, size = _read(downloads.local_path(path_or_url, option))
-        return _build_network(contents['ema'], size, path_or_url).to(device)
+        settings = {key: contents.get(key) for key in ('dataset_kwargs', 'made_by')}
+        return _build_network(contents['ema'], size, path_or_url).to(device), settings
 
 
 class Unfit(Exception):

@@ -10,10 +10,11 @@ from data.molrg_data import MoLRG, MoLRGShape
 from denoisers.molrg_denoiser import true_denoiser
 from golden_networks import golden_network
 from helpers import golden
+from jacobians import METHODS
 from jacobians.points import RealImages, Trajectories, noise_levels
 from jacobians.products import Layout, choose_layout, exact_energies, jacobian, numerical_rank
 from jacobians.randomized import RangeFinder, bound_rank, least_rank, randomized_ranks
-from jacobians.study import METHODS, Method, check_memory, find_ranks
+from jacobians.study import Method, check_memory, find_ranks
 from sampling.sampler import edm_sampler
 from torch_utils.errors import UserError
 

@@ -9,7 +9,9 @@ import torch
 
 from golden_networks import golden_network
 from helpers import golden
-from sampling.sampler import clip_range, edm_sampler, generalized_sampler, plan_steps
+from sampling.plan import clip_range, plan_steps
+from sampling.sampler import edm_sampler, generalized_sampler
+from sampling.solvers import SOLVERS
 from torch_utils.seeding import SampleGenerators
 
 CPU = torch.device('cpu')
@@ -121,6 +123,39 @@ def test_every_schedule_solves_the_same_ode(disc, schedule, scaling):
     assert (images - net.solution(LATENTS, 40)).abs().max() < 2e-2
 
 
+def adams_bashforth(x, now, end, evaluate, past):
+    """The two-step method: one evaluation per step, second order."""
+    h, slope = end.t - now.point.t, now.slope
+    if past:
+        before = past[-1]
+        slope = slope + h / (now.point.t - before.point.t) / 2 * (slope - before.slope)
+    return x + h * slope
+
+
+def dpm_solver_2m(x, now, end, evaluate, past):
+    """DPM-Solver++(2M) (Lu et al. 2022) for s(t) = 1: one evaluation per step, second order in log sigma."""
+    if end.t == 0:
+        return now.denoised
+    ratio, denoised = end.sigma / now.point.sigma, now.denoised
+    if past:
+        steps = math.log(ratio) / math.log(now.point.sigma / past[-1].point.sigma)
+        denoised = denoised + steps / 2 * (denoised - past[-1].denoised)
+    return ratio * x + (1 - ratio) * denoised
+
+
+@pytest.mark.parametrize('step', [adams_bashforth, dpm_solver_2m])
+def test_a_multistep_solver_is_one_function_and_one_line(step, monkeypatch):
+    net, latents, calls = Gaussian(), LATENTS[:1], []
+    monkeypatch.setitem(SOLVERS, 'new', step)
+    errors = []
+    for n in (64, 128, 256):
+        images = edm_sampler(net, latents, solver='new', num_steps=n, on_step=lambda i, *_: calls.append(i))
+        errors.append((images - net.solution(latents, 80)).abs().max())
+    assert len(calls) == 64 + 128 + 256
+    for coarse, fine in pairwise(errors):
+        assert coarse / fine == pytest.approx(4, rel=0.2)
+
+
 def test_a_step_is_reported_with_its_state_and_denoised_images():
     net, seen = Gaussian(), []
     edm_sampler(net, LATENTS, num_steps=4, on_step=lambda *step: seen.append(step))
@@ -147,7 +182,23 @@ def test_the_range_is_clipped_to_what_the_denoiser_supports():
     ({'sigma_min': 3, 'sigma_max': 2}, 'sigma_min must be above 0 and below sigma_max, got 3 and 2'),
     ({'disc': 'iddpm', 'sigma_min': 90, 'sigma_max': 91}, 'no noise level between 90 and 91'),
     ({'S_churn': 1}, 'needs randn'),
+    ({'S_min': 5, 'S_max': 1}, 'S_min must not be above S_max, got 5 and 1'),
+    ({'S_churn': 1, 'S_max': math.nan}, 'S_min must not be above S_max, got 0 and nan'),
+    ({'rho': 1e-9}, 'rho 1e-09 spaces levels from 80 to 0.002 beyond what float64 holds'),
+    ({'rho': 0.02}, 'rho 0.02 spaces'),
+    ({'rho': 1e300}, 'rho 1e+300 spaces'),
+    ({'sigma_max': 1e200}, 'must lie within 1e-15 and 1e+15, got 0.002 and 1e+200'),
+    ({'sigma_min': 1e-200}, 'must lie within 1e-15 and 1e+15, got 1e-200 and 80'),
 ])
 def test_bad_options_are_refused(options, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         generalized_sampler(Gaussian(), LATENTS, **options)
+
+
+def test_churn_beyond_the_top_of_a_schedule_is_refused():
+    """From 0.1 to 20 VP's sigma(t) bends back above 20, and the first churned level is above its maximum."""
+    options = {'num_steps': 4, 'sigma_min': 0.1, 'sigma_max': 20, 'schedule': 'vp'}
+    assert len(plan_steps(Gaussian(), **options).steps) == 4
+    with pytest.raises(ValueError, match=r'S_churn 1: schedule vp from 0\.1 to 20 never reaches the noise '
+                                         r'level 25'):
+        plan_steps(Gaussian(), **options, S_churn=1)
