@@ -417,6 +417,8 @@ def test_missing_cifar10_batch_is_named(tmp_path):
      '2 of 4 images differ: a.png is 4x4 RGB, b.png is 9x9 RGB, and c.png is 8x8 RGB; all must be alike'),
     ({f'{i:02d}.png': picture() if i == 5 else b'broken' for i in range(14)},
      '13 of 14 images can\'t be used: 00.png: not a readable image (PIL finds no image in it); 01.png: '),
+    ({'a.png': picture(), 'b.png': b'broken', 'c.png': picture(), 'd.png': picture(0, 9, 9)},
+     '2 of 4 images can\'t be used: b.png: not a readable image (PIL finds no image in it); d.png is 9x9'),
     ({'a.png': encode(np.zeros((8, 8, 4), dtype=np.uint8))}, 'a.png: has transparent pixels'),
     ({'a.png': picture(), 'dataset.json': {'labels': [['a.png', -1]]}}, 'the label of a.png is -1'),
     ({'a.png': picture(), 'dataset.json': b'{'}, 'not JSON'),

@@ -81,8 +81,7 @@ def _write_images(results: Iterator[tuple], total: int, save: Callable[[str, byt
             name = f'{name[:5]}/img{name}.png'
             save(name, data)
             labels.append([name, image.label])
-    refuse_images(faults, total, source.where)
-    _refuse_different(forms, source.where)
+    _refuse_unusable(faults, forms, total, source.where)
     if not labels:
         raise UserError(f'{source.where}: no image is left: {summary.unreadable} are unreadable, '
                         f'{summary.left_out} too small for --resolution with this --transform')
@@ -97,12 +96,13 @@ def _write_images(results: Iterator[tuple], total: int, save: Callable[[str, byt
     return summary
 
 
-def _refuse_different(forms: dict[str, list[str]], where: str) -> None:
-    """Raise UserError if images are not all alike. forms: names of images by form."""
-    if len(forms) > 1:
-        usual = max(forms, key=lambda form: len(forms[form]))
-        total = sum(map(len, forms.values()))
-        others = [f'{name} is {form}' for form, names in forms.items() if form != usual for name in names]
+def _refuse_unusable(faults: list[str], forms: dict[str, list[str]], total: int, where: str) -> None:
+    """Raise UserError if there are faults, or if images are not all alike. forms: names of images by form."""
+    usual = max(forms, key=lambda form: len(forms[form]), default='')
+    others = [f'{name} is {form}' for form, names in forms.items() if form != usual for name in names]
+    if faults:
+        refuse_images(faults + others, total, where)
+    if others:
         count = f'{len(others):,} of {total:,} images differ: ' if len(others) > 1 else ''
         raise UserError(f'{where}: {count}{listed(others)}, and {forms[usual][0]} is {usual}; all must be '
                         'alike: --resolution makes sizes equal, --transform makes grey images RGB')

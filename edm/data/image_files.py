@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from data.image_names import hidden_place
-from torch_utils.errors import UserError, shown
+from torch_utils.errors import UNPRINTABLE, UserError, shown
 from torch_utils.npz import check_size
 
 _OUTSIDE = re.compile(r'^[/\\]|^[A-Za-z]:|(^|[/\\])\.\.([/\\]|$)')  # names of places outside a folder
-_UNPRINTABLE = re.compile(r'[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]')  # spaces of any kind are fine
 
 
 class Folder:
@@ -97,7 +96,7 @@ class Zip:
             if place := hidden_place(name):
                 hidden[place] = None
                 continue
-            if not name or _UNPRINTABLE.search(name) or _OUTSIDE.search(name):
+            if not name or UNPRINTABLE.search(name) or _OUTSIDE.search(name):
                 raise UserError(f'{self._where}: {name!a} is no name for a file in a data set')
             if name in members:
                 raise UserError(f'{self._where}: {name} is in it twice')

@@ -62,9 +62,9 @@ def image_names(files: Files, where: str) -> list[str]:
 
 
 def listed(names: Sequence, separator: str = ', ') -> str:
-    """The first ten names, printable, and how many more there are."""
-    texts = [name if name.isprintable() else ascii(name) for name in map(str, names[:_SHOWN])]
-    return separator.join(texts + [f'{len(names) - _SHOWN:,} more'] * (len(names) > _SHOWN))
+    """The first ten names, and how many more there are."""
+    more = [f'{len(names) - _SHOWN:,} more'] if len(names) > _SHOWN else []
+    return separator.join([*map(str, names[:_SHOWN]), *more])
 
 
 def refuse_images(faults: Sequence[str], total: int, where: str) -> None:

@@ -162,7 +162,7 @@ def labels_from_folders(names: Sequence[str], order: str, where: str) -> FileLab
 def _by_numbers(text: str) -> tuple:
     if re.fullmatch(r'[+-]?[0-9]+(\.[0-9]+)?', text):
         return '', float(text)
-    return tuple(int(part) if i % 2 else part for i, part in enumerate(re.split(r'([0-9]+)', text)))
+    return tuple(float(part) if i % 2 else part for i, part in enumerate(re.split(r'([0-9]+)', text)))
 
 
 def describe_classes(labels: Sequence[int | list], folders: dict[str, int]) -> list[str]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from torch_utils.errors import UserError
+from torch_utils.errors import UserError, printable
 from torch_utils.files import check_outputs
 from torch_utils.interrupt import end_in_order_on_signals
 
@@ -88,7 +88,7 @@ def option_sections(command: click.Command, ctx: click.Context) -> dict[str, lis
 
 def _fail(message: str, *, status: int, quiet: bool = False) -> None:
     if not quiet:
-        print('Error:', ' '.join(message.split()), file=sys.stderr)
+        print('Error:', printable(' '.join(message.split())), file=sys.stderr)
     sys.exit(status)
 
 

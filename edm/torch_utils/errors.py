@@ -1,8 +1,11 @@
 """What users are told: the one exception for mistakes that they can mend, notes, and quotes from files."""
 
 import os
+import re
 
 import click
+
+UNPRINTABLE = re.compile(r'[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]')  # other than spaces of any kind
 
 
 class UserError(ValueError):
@@ -19,10 +22,15 @@ def shown(text: object, limit: int = 100) -> str:
     return ascii(text if len(text) <= limit else text[:limit - 3] + '...')
 
 
+def printable(line: str) -> str:
+    """The same line with escapes for what terminals obey or can't show, as names of files may hold."""
+    return UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], line)
+
+
 def note(line: str) -> None:
     """Print a line on stderr for the user to know: once in a command, and by the first process alone."""
     context = click.get_current_context(silent=True)
     said = context.meta.setdefault('torch_utils.errors.note', set()) if context else set()
     if line not in said and os.environ.get('RANK', '0') == '0':
         said.add(line)
-        click.echo(line, err=True)
+        click.echo(printable(line), err=True)

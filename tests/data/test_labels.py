@@ -171,14 +171,24 @@ def test_classes_that_are_folders_are_printed_and_recorded(tmp_path, place):
     (['-1', '1', '0.5'], 'natural', {'-1': 0, '0.5': 1, '1': 2}),
     (['02', '01', '10'], 'names', {'01': 0, '02': 1, '10': 2}),
     (['b', 'a'], 'natural', {'a': 0, 'b': 1}),
+    (['9' * 5000, 'c' + '9' * 5000], 'natural', {'9' * 5000: 0, 'c' + '9' * 5000: 1}),
 ])
 def test_numbered_folders_keep_the_order_of_texts_unless_the_other_is_asked_for(tmp_path, folders, order,
                                                                                  expected):
-    path = write(tmp_path / 'set', {f'{folder}/a.png': PICTURE for folder in folders})
+    path = write(tmp_path / 'set.zip', {f'{folder}/a.png': PICTURE for folder in folders})
     content, printed = tool(path, f'--class-order={order}')
     assert content['classes'] == expected
     assert ('folder 2 is class 2; --class-order=natural puts 2 before 10' in printed) == (
         expected == {'1': 0, '10': 1, '2': 2})
+
+
+def test_odd_names_of_folders_are_shown_on_one_line(tmp_path):
+    names = ['\x1b[31mred\n', 'blau\u202fgrün', 'caf\udce9']
+    path = write(tmp_path / 'set', {f'{name}/a.png': PICTURE for name in names})
+    content, printed = tool(path)
+    assert list(content['classes']) == names
+    for number, name in enumerate(['\\x1b[31mred\\n', 'blau\u202fgrün', 'caf\\udce9']):
+        assert f'class {number}: folder {name}, 1 images\n' in printed
 
 
 @pytest.mark.parametrize('labels', [None, [['a/a.png', 0], ['b.png', 1]]])
