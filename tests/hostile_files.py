@@ -179,6 +179,71 @@ def under(data: bytes, protocol: int) -> bytes:
     return (pickle.PROTO + bytes([protocol]) if protocol >= 2 else b'') + data[2:]
 
 
+MEMO, AGAIN = pickle.BINPUT + b'\xff', pickle.BINGET + b'\xff'
+
+
+def repeated(first: bytes, body: bytes, count: int) -> bytes:
+    """A snapshot whose network is a list of `count` times what `body` makes of what `first` has memoized."""
+    return whole(value({}) + value('ema') + first + MEMO + pickle.POP + pickle.EMPTY_LIST + pickle.MARK
+                 + body * count + pickle.APPENDS + pickle.SETITEM)
+
+
+def call_again(target: str, *more: bytes) -> bytes:
+    return call(target, AGAIN, *more)
+
+
+def storage(count: int, spelling: bytes = b'protocol_version') -> bytes:
+    data = nested_storage(storage_id(count), struct.pack('<q', count) + bytes(4 * count))
+    return value_bytes(data.replace(b'protocol_version', spelling))
+
+
+# A little that is asked for again and again: what is memoized, and what is done with it each time.
+BOMBS = {
+    'tensors': (call('torch.storage._load_from_bytes', storage(2)), call_again(
+        'torch._utils._rebuild_tensor_v2', value(0), value((2,)), value((1,)), value(False), value({}))),
+    'parameters': (tensor(TWO_FLOATS), call_again('torch._utils._rebuild_parameter', value(False))),
+    'storages': (storage(1 << 18), call_again('torch.storage._load_from_bytes')),
+    'storages with unusual heads': (storage(2, b'protocol_versioN'),
+                                    call_again('torch.storage._load_from_bytes')),
+    'dicts': (value([(f'{i}', i) for i in range(3000)]), call_again('collections.OrderedDict')),
+    'sets': (value([f'{i}' for i in range(3000)]), call_again('builtins.set')),
+    'bytes': (value('x' * 1_000_000), call_again('_codecs.encode', value('latin1'))),
+    'arrays': (value_bytes(bytes(1_000_000)), call(
+        'numpy._core.multiarray._reconstruct', name('numpy.ndarray'), value((0,)), value('b')) + pickle.MARK
+        + value(1) + value((500_000,)) + call('numpy.dtype', value('i2'), value(False), value(True))
+        + value((3, '>', None, None, None, -1, -1, 0)) + pickle.BUILD + value(False) + AGAIN + pickle.TUPLE
+        + pickle.BUILD),
+    'modules': (value('x' * 500_000), call(CALL, (
+        value({}) + pickle.MARK + value('type') + value('class') + value('version') + value(6)
+        + value('module_src') + AGAIN + value('class_name') + value('X') + value('state') + value({})
+        + pickle.SETITEMS))),
+    'empty sets': (value(None), pickle.EMPTY_SET),
+    'lists in lists': (value(None), pickle.MARK),
+    'nothing': (value(None), pickle.NONE + pickle.POP),
+}
+
+
+def shared_lists(depth: int, width: int) -> list:
+    """width**depth numbers of which `width * depth` exist."""
+    numbers = [1] * width
+    for _ in range(depth - 1):
+        numbers = [numbers] * width
+    return numbers
+
+
+def shared_module(copies: int, names: int, content=None):
+    """A network of one module at `copies` places, which has one content under many names."""
+    shared = module('Conv2d', _parameters=dict.fromkeys([f'p{i}' for i in range(names)], content))
+    return dump_foreign({'ema': module('EDMPrecond', _modules={f'm{i}': shared for i in range(copies)})})
+
+
+def colliding_keys(count: int) -> bytes:
+    """A dict of integers with one hash, for which it needs the square of the time."""
+    keys = (pickle.encode_long(i * (2**61 - 1)) for i in range(1, count))
+    return whole(value({}) + pickle.MARK + b''.join(
+        pickle.LONG1 + bytes([len(key)]) + key + pickle.NONE for key in keys) + pickle.SETITEMS)
+
+
 # Opcode by opcode: what no pickler would write. Of those that run code, it would leave a mark at `path`.
 TRICKS = {
     'getattr chain': lambda path: whole(call('builtins.getattr', name(CALL), value('__globals__'))),
@@ -267,6 +332,16 @@ TRICKS = {
          'state': {'__setstate__': 1, '__reduce_ex__': 2, '__class__': 3, '_modules': 4}}))),
     'a network of tens of thousands of arguments': lambda path: dump_foreign({'ema': module(
         'EDMPrecond', _init_kwargs={f'a{i}': i for i in range(50_000)})}),
+    'a network of shared lists': lambda path: dump_foreign({'ema': module(
+        'EDMPrecond', _init_args=(shared_lists(4, 900),))}),
+    'a loss of shared lists': lambda path: dump_foreign({
+        'ema': module('EDMPrecond'), 'loss_fn': module('EDMLoss', _init_args=(shared_lists(30, 2),))}),
+    'one module in many places, without tensors': lambda path: shared_module(100, 5000),
+    'one module in many places, with an empty tensor': lambda path: shared_module(
+        100, 5000, torch.empty(0)),
+    'a type of shared tuples': lambda path: whole(name('numpy.dtype') + pickle.EMPTY_TUPLE + (
+        MEMO + AGAIN + pickle.TUPLE2) * 60 + value(False) + value(True) + pickle.TUPLE3 + pickle.REDUCE),
+    'keys that collide': lambda path: colliding_keys(30_000),
     'a sparse tensor': lambda path: whole(call(
         'torch._utils._rebuild_sparse_tensor', value(1), value((1, 2)))),
     'a quantised tensor': lambda path: whole(call('torch._utils._rebuild_qtensor', value(1))),

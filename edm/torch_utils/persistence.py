@@ -62,7 +62,7 @@ def known_source_hashes() -> set[str]:
     return {source_hash(text) for text in _sources.values()}
 
 
-@functools.lru_cache(maxsize=64)  # objects by the hundred share one text
+@functools.lru_cache(maxsize=4096)  # objects by the hundred share one text
 def source_hash(text: str) -> str:
     """SHA-256 of a module's text, in hexadecimal."""
     return hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from torch_utils.safe_pickle import Bounded, StorageUnpickler, require
+from torch_utils.bounded import Bounded
+from torch_utils.safe_pickle import StorageUnpickler, require
 
 
 def safe_load_archive(path: str | os.PathLike) -> Any:

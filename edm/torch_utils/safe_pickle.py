@@ -6,7 +6,6 @@ gives plain values, tensors, and `PersistentObject` records; `training.snapshot`
 """
 
 import dataclasses
-import functools
 import io
 import math
 import pickle
@@ -18,8 +17,12 @@ import warnings
 import numpy as np
 import torch
 
+from torch_utils.bounded import Bounded, Budget, Piece
 from torch_utils.errors import shown
 from torch_utils.persistence import VERSION, source_hash
+
+MAX_TEXT = 1 << 20  # characters of a module's source
+MAX_KEY = 1 << 60  # beyond 2**61 integers collide as keys of a dict, which then takes the square of its time
 
 
 @dataclasses.dataclass(eq=False)
@@ -52,38 +55,6 @@ def safe_load(file: typing.BinaryIO) -> typing.Any:
     # A malformed pickle can make the machine fail in any way; none of them is worth a traceback.
     except Exception as err:
         raise pickle.UnpicklingError(f'it is damaged or no pickle at all ({type(err).__name__})') from err
-
-
-class Bounded:
-    """A file that reads no more than it holds: a pickle may claim any length for what follows."""
-
-    def __init__(self, file: typing.BinaryIO):
-        self._file = file
-        start = file.tell()
-        self._size = file.seek(0, io.SEEK_END)
-        file.seek(start)
-        self.readline = functools.partial(file.readline, 1000)  # longer than any name
-
-    def read(self, size: int) -> bytes:
-        if size > 1 << 16 and size > self._size - self._file.tell():
-            raise EOFError
-        return self._file.read(size)
-
-    def skip(self, size: int) -> '_Piece':
-        """The next `size` bytes, to be read later."""
-        start = self._file.tell()
-        if size > self._size - start:
-            raise EOFError
-        self._file.seek(size, io.SEEK_CUR)
-        return _Piece(self._file, start, size)
-
-
-class _Piece(typing.NamedTuple):
-    """Bytes of a file that nobody has read yet."""
-
-    file: typing.BinaryIO
-    start: int
-    size: int
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -119,7 +90,8 @@ def require(condition: bool, what: str) -> None:
 
 def _check_key(key) -> None:
     # Not any hashable: hashing tuples nested a million deep would overflow the C stack.
-    require(type(key) in (str, int), 'a dict key or set item that is no text or integer')
+    require(type(key) is str or (type(key) is int and abs(key) < MAX_KEY),
+            'a dict key or set item that is no text or small integer')
 
 
 def _persistent_object(meta):
@@ -127,6 +99,7 @@ def _persistent_object(meta):
     require(meta.get('version') == VERSION, f'a persistent object of another version than {VERSION}')
     name, state, source = meta.get('class_name'), meta.get('state'), meta.get('module_src')
     require(type(name) is str and type(state) is dict and type(source) is str, 'an incomplete object')
+    require(len(source) <= MAX_TEXT, 'a source text that is too long')
     return PersistentObject(name, state, source_hash(source))
 
 
@@ -159,7 +132,8 @@ def _no_bytes():
 
 def _numpy_type(code, align=False, copy=True):
     numbers = {'b1', 'i1', 'i2', 'i4', 'i8', 'u1', 'u2', 'u4', 'u8', 'f2', 'f4', 'f8'}
-    require(type(code) is str and code in numbers, f'a numpy value of type {shown(code)}, no number')
+    require(type(code) is str, 'a malformed numpy type')
+    require(code in numbers, f'a numpy value of type {shown(code)}, no number')
     return _NumpyType(code)
 
 
@@ -206,21 +180,21 @@ def _parameter(data, requires_grad=False, backward_hooks=None):
     return data
 
 
-def _storage(data):
+def _storage(data, budget: Budget):
     """The numbers of a nested torch.save file of the old form, as a tensor [n].
 
     It is five pickles (a magic number, the form's version, facts of the machine, the storage's description,
     its key), the count and the raw numbers. Only a single plain storage is taken: torch's own weights-only
     loading also builds sparse and quantised tensors and dicts with any key.
-    data: bytes or a _Piece, whose numbers go straight to their place.
+    data: bytes or a Piece, whose numbers go straight to their place.
     """
-    require(type(data) in (bytes, _Piece), 'malformed tensor data')
+    require(type(data) in (bytes, Piece), 'malformed tensor data')
     if type(data) is bytes:
-        data = _Piece(io.BytesIO(data), 0, len(data))
+        data = Piece(io.BytesIO(data), 0, len(data))
     file, back = data.file, data.file.tell()
     file.seek(data.start)
     head = file.read(min(data.size, _LONGEST_HEAD))
-    dtype, count, length = _usual_head(head) or _any_head(head)
+    dtype, count, length = _usual_head(head) or _any_head(head, budget)
     require(head[length:length + 8] == struct.pack('<q', count), 'malformed tensor data')
     require(data.size - length - 8 == count * dtype.itemsize, 'tensors that are cut short')
     # Memory of torch's own is aligned for its fast kernels; a caller's default device plays no part.
@@ -253,11 +227,11 @@ def _usual_head(head: bytes) -> tuple[torch.dtype, int, int] | None:
     return None if dtype is None or count < 0 else (dtype, count, match.end())
 
 
-def _any_head(head: bytes) -> tuple[torch.dtype, int, int]:
+def _any_head(head: bytes, budget: Budget) -> tuple[torch.dtype, int, int]:
     """As `_usual_head`, by the machine."""
     file = io.BytesIO(head)
     magic, version, machine, (dtype, key, count), keys = (
-        StorageUnpickler(Bounded(file)).load() for _ in range(5))
+        StorageUnpickler(Bounded(file), budget).load() for _ in range(5))
     require(magic == 0x1950a86a20f9469cfc6c and version == 1001 and keys == [key], 'malformed tensor data')
     require(machine.get('little_endian') is True, 'tensors of a big-endian machine')
     return dtype, count, file.tell()
@@ -295,11 +269,17 @@ _GLOBALS |= {f'torch.{kind}Storage': _Global(f'torch.{kind}Storage', dtype=dtype
              for kind, dtype in _STORAGE_TYPES.items()}
 
 
-class _Opcodes(dict):
-    """Opcode -> method; says in one line that an opcode is none of a snapshot's."""
+class _Opcodes:
+    """Opcode -> method; counts them, and says in one line that one is none of a snapshot's."""
 
-    def __missing__(self, code):
-        raise _Refused(f'it uses pickle opcode 0x{code:02x}, which no snapshot needs')
+    def __init__(self, table: dict, budget: Budget):
+        self._table, self._budget = table, budget
+
+    def __getitem__(self, code):
+        self._budget.spend('opcodes')
+        if code not in self._table:
+            raise _Refused(f'it uses pickle opcode 0x{code:02x}, which no snapshot needs')
+        return self._table[code]
 
 
 # Opcodes that only make or move builtin values. Not here, and so refused: persistent ids, the extension
@@ -317,12 +297,13 @@ class _SafeUnpickler(pickle._Unpickler):
     where they are until `_storage` gets them.
     """
 
-    def __init__(self, file: Bounded):
+    def __init__(self, file: Bounded, budget: Budget | None = None):
         super().__init__(file)
-        self._bounded = file
+        self._bounded, self._budget = file, budget or Budget(file.size)
+        self.dispatch = _Opcodes(self.table, self._budget)
 
-    dispatch = _Opcodes({getattr(pickle, name)[0]: pickle._Unpickler.dispatch[getattr(pickle, name)[0]]
-                         for name in _HARMLESS})
+    table: typing.ClassVar = {
+        getattr(pickle, name)[0]: pickle._Unpickler.dispatch[getattr(pickle, name)[0]] for name in _HARMLESS}
 
     def find_class(self, module, name):
         try:
@@ -350,7 +331,8 @@ class _SafeUnpickler(pickle._Unpickler):
         target = self.stack[-1]
         require(type(target) is _Global and target.call is not None and type(args) is tuple,
                  'a call of something that is no function')
-        self.stack[-1] = target.call(*args)
+        self._budget.spend_call(args)
+        self.stack[-1] = target.call(*args) if target.call is not _storage else _storage(*args, self._budget)
 
     def load_build(self):
         state = self.stack.pop()
@@ -358,6 +340,7 @@ class _SafeUnpickler(pickle._Unpickler):
         if type(target) is _NumpyType:
             _set_numpy_type(target, state)
         elif type(target) is np.ndarray:
+            self._budget.spend_call(state if type(state) is tuple else ())
             _set_array(target, state)
         elif type(target) is dict and type(state) is dict and list(state) == ['_metadata']:
             pass  # what a module's state_dict() carries besides the tensors
@@ -395,17 +378,16 @@ class _SafeUnpickler(pickle._Unpickler):
         require(type(self.stack[-1]) is list, 'items for something that is no list')
         self.stack[-1].append(item)
 
-    dispatch |= {pickle.REDUCE[0]: load_call, pickle.NEWOBJ[0]: load_call, pickle.BUILD[0]: load_build,
-                 pickle.APPEND[0]: load_item, pickle.APPENDS[0]: load_items, pickle.ADDITEMS[0]: load_items,
-                 pickle.SETITEM[0]: load_pair, pickle.SETITEMS[0]: load_pairs,
-                 pickle.BINBYTES[0]: load_bytes, pickle.BINBYTES8[0]: load_more_bytes}
+    table |= {pickle.REDUCE[0]: load_call, pickle.NEWOBJ[0]: load_call, pickle.BUILD[0]: load_build,
+              pickle.APPEND[0]: load_item, pickle.APPENDS[0]: load_items, pickle.ADDITEMS[0]: load_items,
+              pickle.SETITEM[0]: load_pair, pickle.SETITEMS[0]: load_pairs,
+              pickle.BINBYTES[0]: load_bytes, pickle.BINBYTES8[0]: load_more_bytes}
 
 
 class StorageUnpickler(_SafeUnpickler):
     """For the nested torch.save files: a persistent id there describes the storage."""
 
-    dispatch = _Opcodes(_SafeUnpickler.dispatch | {
-        pickle.BINPERSID[0]: pickle._Unpickler.dispatch[pickle.BINPERSID[0]]})
+    table = _SafeUnpickler.table | {pickle.BINPERSID[0]: pickle._Unpickler.dispatch[pickle.BINPERSID[0]]}
 
     def persistent_load(self, pid):
         """(dtype, key, number of elements) of ('storage', class, key, device, number of elements[, None])."""

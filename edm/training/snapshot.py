@@ -12,6 +12,7 @@ import gc
 import os
 import pickle
 import types
+from collections.abc import Iterator
 
 import click
 import numpy as np
@@ -31,7 +32,8 @@ KNOWN_SOURCES = {'61a8bf19fac82cd0bab50c8ca26c2ad9d5bacde91413250bf1a357d0914fe6
 
 MAX_PATH = 500  # characters in a tensor's name; a module that holds itself has endless ones
 MAX_INTEGER = 100_000  # among a network's constructor arguments: width, resolution, classes, steps
-MAX_LIST = 1000  # entries of a list there
+MAX_ARGUMENTS = 10_000  # values there, in lists of lists counted as often as they stand there
+MAX_NAMES = 20_000  # tensors, modules and None in all modules; NVIDIA's largest network has 1,000
 
 
 def load_snapshot(path_or_url: str, option: str = '--network') -> dict:
@@ -135,24 +137,29 @@ def _build(key: str, record, modules: int | None = None):
         raise Unfit(f'{key} lacks its constructor arguments')
     # The arguments are a stranger's and can make a constructor fail in any way.
     try:
+        left = iter(range(MAX_ARGUMENTS))
+        args, kwargs = _plain_arguments(args, left), _plain_arguments(kwargs, left)
         if modules is None:
             return classes[record.class_name](*args, **kwargs)
         with _limited_modules(modules), _ShapesOnly():
-            return classes[record.class_name](*_network_arguments(args), **_network_arguments(kwargs))
+            return classes[record.class_name](*args, **kwargs)
     except Exception as err:
         raise Unfit(f'{record.class_name} can\'t be built as recorded ({shown(err, 200)})') from err
 
 
-def _network_arguments(value):
-    """A network's recorded arguments as plain values, small enough for its constructor to end soon."""
-    if isinstance(value, np.ndarray):
+def _plain_arguments(value, left: Iterator):
+    """Recorded constructor arguments as plain values, small enough for the constructor to end soon.
+
+    left: has an item for each value that may still come; lists that share lists could hold billions.
+    """
+    if isinstance(value, np.ndarray) and value.size <= MAX_ARGUMENTS:
         value = value.tolist()
+    if next(left, None) is None:
+        raise ValueError(f'more than {MAX_ARGUMENTS} values are beyond any network')
     if isinstance(value, dict):
-        return {key: _network_arguments(item) for key, item in value.items()}
+        return {key: _plain_arguments(item, left) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        if len(value) > MAX_LIST:
-            raise ValueError(f'a list of {len(value)} is beyond any network')
-        return type(value)(_network_arguments(item) for item in value)
+        return type(value)(_plain_arguments(item, left) for item in value)
     if type(value) is int and abs(value) > MAX_INTEGER:
         raise ValueError(f'{shown(value)} is beyond any network')
     if value is None or type(value) in (int, float, bool, str):
@@ -233,7 +240,7 @@ def _form(tensor) -> str:
 
 def collect_tensors(record, size: int) -> tuple[dict[str, torch.Tensor], int, set[str]]:
     """Tensors of a module's record by their path, the number of modules, and the hashes of their texts."""
-    tensors, sources, modules, claimed = {}, set(), 0, 0
+    tensors, sources, modules, claimed, names = {}, set(), 0, 0, 0
     pending = [('', record)]
     while pending:
         prefix, module = pending.pop()
@@ -242,6 +249,10 @@ def collect_tensors(record, size: int) -> tuple[dict[str, torch.Tensor], int, se
         kinds = [module.state.get(kind) for kind in ('_parameters', '_buffers', '_modules')]
         if not all(type(kind) is dict for kind in kinds):
             raise Unfit(f'module {shown(prefix)} is incomplete')
+        # A module that stands in several places, or in itself, can stand for endlessly many.
+        names += sum(map(len, kinds))
+        if names > MAX_NAMES:
+            raise Unfit('it claims more tensors than it holds')
         for name, value in (kinds[0] | kinds[1] | kinds[2]).items():
             path = f'{prefix}{name}'
             if isinstance(value, torch.Tensor):
@@ -251,7 +262,6 @@ def collect_tensors(record, size: int) -> tuple[dict[str, torch.Tensor], int, se
                 pending.append((f'{path}.', value))
             elif value is not None:
                 raise Unfit(f'{shown(path)} is a plain {type(value).__name__}')
-            # A module that stands in several places, or in itself, can stand for endlessly many.
             if len(path) > MAX_PATH or claimed > size or modules + len(pending) > size // 10:
                 raise Unfit('it claims more tensors than it holds')
     return tensors, modules, sources

@@ -11,12 +11,13 @@ import sys
 import pytest
 
 from foreign_snapshots import golden_bytes
-from hostile_files import CALLS, STATES, TRICKS, archive, call_of, old_archive, under
-from torch_utils import safe_pickle
+from hostile_files import BOMBS, CALLS, STATES, TRICKS, archive, call_of, old_archive, repeated, under
+from torch_utils import bounded, safe_pickle
 from torch_utils.errors import UserError
 from training import checkpoint, snapshot
 
-LARGE = {kind for kind in TRICKS if 'deep' in kind or 'thousands' in kind}  # take seconds to build and read
+SLOW = 'deep', 'thousands', 'many', 'collide'  # take long to build and read
+LARGE = {kind for kind in TRICKS if any(word in kind for word in SLOW)}
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
 WATCHED = {
     'os.system', 'os.exec', 'os.fork', 'os.posix_spawn', 'os.remove', 'os.putenv', 'subprocess.Popen',
@@ -111,6 +112,20 @@ def test_no_trick_works(kind, tmp_path):
         harmless_snapshot(under(data, protocol), tmp_path)
     assert tables == safe_pickle._GLOBALS
     gc.collect()
+
+
+@pytest.mark.parametrize('kind', BOMBS)
+def test_what_is_asked_for_without_end_is_refused_early(kind, tmp_path, monkeypatch):
+    monkeypatch.setattr(bounded, 'MAX_OPCODES', 50_000)  # a tenth, to be fast
+    monkeypatch.setattr(bounded, 'MAX_CALLS', 5_000)
+    data = repeated(*BOMBS[kind], count=60_000)
+    for path, read, form in ((tmp_path / 'net.pkl', lambda path: snapshot.load_snapshot(str(path)), bytes),
+                             (tmp_path / 'training-state-000001.pt', checkpoint.load_state, archive)):
+        path.write_bytes(form(data))
+        harmless(lambda: read(path), 'than any snapshot needs')  # noqa: B023, called at once
+    if kind not in ('storages with unusual heads', 'lists in lists'):
+        few = safe_pickle.safe_load(io.BytesIO(repeated(*BOMBS[kind], count=2)))
+        assert len(few['ema']) == 2 - 2 * (kind == 'nothing')
 
 
 @pytest.mark.parametrize('form', [archive, old_archive, bytes])

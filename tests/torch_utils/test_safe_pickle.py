@@ -9,7 +9,9 @@ import torch
 
 from foreign_snapshots import golden_bytes
 from hostile_files import call, whole
-from torch_utils import safe_pickle
+from torch_utils import bounded, safe_pickle
+from training import snapshot
+from training.networks import EDMPrecond
 
 
 def test_refused_names_stand_in_the_message(tmp_path):
@@ -56,6 +58,16 @@ def test_tensors_of_every_type_and_layout_keep_their_values(dtype):
 def test_tensors_read_are_aligned_for_fast_kernels():
     for tensor_read in safe_pickle.safe_load(io.BytesIO(pickle.dumps([torch.ones(n) for n in (1, 50, 999)]))):
         assert tensor_read.data_ptr() % 64 == 0
+
+
+def test_a_network_of_the_largest_published_structure_needs_a_fifth_of_the_budget(tmp_path, monkeypatch):
+    monkeypatch.setattr(bounded, 'MAX_OPCODES', bounded.MAX_OPCODES // 5)
+    monkeypatch.setattr(bounded, 'MAX_CALLS', bounded.MAX_CALLS // 5)
+    monkeypatch.setattr(snapshot, 'MAX_NAMES', snapshot.MAX_NAMES // 5)
+    net = EDMPrecond(64, 3, label_dim=1000, model_type='DhariwalUNet', model_channels=32,
+                     channel_mult=[1, 2, 3, 4], num_blocks=3)  # as edm-imagenet-64x64-cond-adm, but narrow
+    snapshot.save_snapshot(tmp_path / 'net.pkl', ema=net)
+    assert len(snapshot.load_snapshot(str(tmp_path / 'net.pkl'))['ema'].state_dict()) == 553
 
 
 def test_objects_become_records():
