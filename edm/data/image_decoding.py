@@ -6,9 +6,11 @@ import struct
 import warnings
 import zlib
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
-from torch_utils.errors import UserError
+from data.bit_depth import declared_bits
+from data.jpeg_scans import load_jpeg
+from torch_utils.errors import UserError, shown
 
 _EXIF_ORIENTATION = 0x0112
 # Whatever PIL's many readers raise for broken or hostile files.
@@ -17,36 +19,63 @@ _BROKEN_IMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.
                  Image.DecompressionBombError, Warning)
 warnings.filterwarnings('ignore', category=UserWarning, module=r'PIL\.')  # such as odd EXIF data
 warnings.simplefilter('error', Image.DecompressionBombWarning)  # from 89 million pixels on
+# Texts and colour profiles may be as large as all of them together (64 MiB), rather than 1 MiB.
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
 
 
 def decode_image(data: bytes, where: str) -> Image.Image:
     """Decode an encoded image to mode L or RGB, 8 bits a channel, upright.
 
     A camera's EXIF orientation is applied. What fits without loss is converted: bilevel to L, palette to RGB,
-    and an alpha channel that is opaque throughout is dropped. Of several frames the first counts.
+    and an alpha channel that is opaque throughout is dropped. Of several frames or pages the first counts;
+    info['frames'] of the result says how many there are.
     where: what errors call the image. Raises UserError if it is unreadable or of any other kind.
     """
     try:
-        _check_whole(data)
-        image = Image.open(io.BytesIO(data), formats=_formats())
-        stored = [str(tile[3]) for tile in image.tile]  # PIL itself would cut 16-bit RGB to 8 bits in silence
-        image.load()
-        if image.getexif().get(_EXIF_ORIENTATION, 1) != 1:
-            image = ImageOps.exif_transpose(image)
+        image, bits, frames = _decode(data)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as err:
+        raise UserError(f'{where}: not a readable image (it has more than {Image.MAX_IMAGE_PIXELS:,} pixels)'
+                        ) from err
     except _BROKEN_IMAGE as err:
-        reason = 'PIL finds no image in it' if isinstance(err, UnidentifiedImageError) else err
+        reason = 'PIL finds no image in it' if isinstance(err, UnidentifiedImageError) else shown(err)[1:-1]
         raise UserError(f'{where}: not a readable image ({reason})') from err
     if 0 in image.size:
         raise UserError(f'{where}: not a readable image (it has no pixels)')
-    if any(';16' in mode for mode in stored):
-        raise UserError(f'{where}: has 16 bits a channel; convert it to 8 bits first')
+    if bits > 8 and not (bits == 32 and image.mode in ('I', 'F')):
+        raise UserError(f'{where}: has {bits} bits a channel; convert it to 8 bits first')
+    if image.mode not in ('1', 'L', 'LA', 'P', 'PA', 'RGB', 'RGBA'):
+        raise UserError(f'{where}: mode {image.mode} doesn\'t fit 8-bit grey or RGB; convert it first')
     if image.mode == '1':
-        return image.convert('L')
-    if image.mode in ('L', 'RGB') and 'transparency' not in image.info:
-        return image
-    if image.mode in ('L', 'LA', 'RGB', 'RGBA', 'P', 'PA'):
-        return _drop_alpha(image, where)
-    raise UserError(f'{where}: mode {image.mode} doesn\'t fit 8-bit grey or RGB; convert it first')
+        image = image.convert('L')
+    elif image.mode not in ('L', 'RGB') or 'transparency' in image.info:
+        image = _drop_alpha(image, where)
+    image.info['frames'] = frames
+    return image
+
+
+def _decode(data: bytes) -> tuple[Image.Image, int, int]:
+    """The image as PIL has it, upright; the most bits a channel has in the file; the number of frames."""
+    _check_png(data)
+    image = Image.open(io.BytesIO(data), formats=_formats())
+    bits = declared_bits(image, data)  # before the pixels are decoded, which PIL forgets afterwards
+    frames = vars(image).get('n_frames', 1)
+    if isinstance(getattr(type(image), 'n_frames', None), property):
+        frames = _count_frames(data)
+    if image.format in ('JPEG', 'MPO'):
+        load_jpeg(image, data)
+    else:
+        image.load()
+    if image.getexif().get(_EXIF_ORIENTATION, 1) != 1:
+        image = ImageOps.exif_transpose(image)
+    return image, bits, frames
+
+
+def _count_frames(data: bytes) -> int:
+    """PIL has to walk through them, and may meet a broken one, where only the first is wanted."""
+    try:
+        return Image.open(io.BytesIO(data), formats=_formats()).n_frames
+    except _BROKEN_IMAGE:
+        return 1
 
 
 @functools.cache
@@ -56,25 +85,23 @@ def _formats() -> list[str]:
     return [name for name in Image.ID if name != 'EPS']
 
 
-def _check_whole(data: bytes) -> None:
-    """Raise ValueError for a PNG or JPEG that is cut short or a PNG that was changed: PIL may take it.
+def _check_png(data: bytes) -> None:
+    """Raise ValueError for a PNG that is cut short or was changed.
 
-    It stops reading with the last pixel, and looks at no checksum of them.
+    PIL stops reading with the last pixel, and looks at no checksum of them.
     """
-    if data.startswith(b'\xff\xd8'):
-        if data.rfind(b'\xff\xd9') < data.rfind(b'\xff\xda'):
+    if not data.startswith(b'\x89PNG\r\n\x1a\n'):
+        return
+    start, view = 8, memoryview(data)
+    while True:
+        if start + 12 > len(data):
             raise ValueError('it is cut short')
-    elif data.startswith(b'\x89PNG\r\n\x1a\n'):
-        start, view = 8, memoryview(data)
-        while True:
-            if start + 12 > len(data):
-                raise ValueError('it is cut short')
-            end = start + 8 + int.from_bytes(data[start:start + 4])
-            if zlib.crc32(view[start + 4:end]) != int.from_bytes(data[end:end + 4]):
-                raise ValueError('it is damaged or cut short')
-            if data[start + 4:start + 8] == b'IEND':
-                return
-            start = end + 4
+        end = start + 8 + int.from_bytes(data[start:start + 4])
+        if zlib.crc32(view[start + 4:end]) != int.from_bytes(data[end:end + 4]):
+            raise ValueError('it is damaged or cut short')
+        if data[start + 4:start + 8] == b'IEND':
+            return
+        start = end + 4
 
 
 def _drop_alpha(image: Image.Image, where: str) -> Image.Image:
