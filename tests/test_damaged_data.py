@@ -129,10 +129,11 @@ def png_of_size(width: int, height: int) -> bytes:
             + chunk(b'IEND', b''))
 
 
-def text_bomb() -> bytes:
-    """A PNG whose compressed comment unpacks to 100 MiB."""
-    comment = b'Comment\0\0' + zlib.compress(bytes(100 << 20), 1)
-    return PNG[:33] + chunk(b'zTXt', comment) + PNG[33:]
+def with_text(size: int, kind: bytes = b'zTXt', key: bytes = b'Comment') -> bytes:
+    """A PNG with a compressed comment, or profile, that unpacks to `size` bytes."""
+    head = key + (b'\0\0\0\0\0' if kind == b'iTXt' else b'\0\0')
+    text = bytes(size) if kind == b'iTXt' else zlib.compress(bytes(size), 1)
+    return PNG[:33] + chunk(kind, head + text) + PNG[33:]
 
 
 @pytest.mark.parametrize(('data', 'says'), [
@@ -152,10 +153,10 @@ def text_bomb() -> bytes:
     (encode(Image.fromarray(RGB).convert('LAB'), 'TIFF'), 'mode LAB doesn\'t fit'),
     (png_of_size(0, 8), 'not a readable image'),
     (png_of_size(8, 0), 'not a readable image'),
-    (png_of_size(30_000, 30_000), 'not a readable image'),
-    (png_of_size(10_000, 10_000), 'not a readable image'),
+    (png_of_size(30_000, 30_000), 'not a readable image (it has more than 89,478,485 pixels)'),
+    (png_of_size(10_000, 10_000), 'not a readable image (it has more than 89,478,485 pixels)'),
     (png_of_size(8192, 8192), 'not a readable image'),
-    (text_bomb(), 'not a readable image'),
+    (with_text(100 << 20), 'not a readable image'),
     (b'', 'not a readable image'),
     (b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\nshowpage\n', 'not a readable image'),
     (b'<svg xmlns="http://www.w3.org/2000/svg"/>', 'not a readable image'),
@@ -172,6 +173,12 @@ def test_images_that_are_broken_or_would_lose_something_are_refused(tmp_path, da
     (encode(RGB, exif=orientation(6)), np.rot90(RGB, -1)),
     (encode(RGB, exif=orientation(2)), RGB[:, ::-1]),
     (encode(RGB, exif=orientation(77)), RGB),
+    (encode(RGB, exif=b'no EXIF data'), RGB),
+    (with_text(3 << 20), RGB),
+    (with_text(3 << 20, b'iCCP'), RGB),
+    (with_text(3 << 20, b'iTXt'), RGB),
+    (with_text(100, key=b'xmp'), RGB),
+    (with_text(100, key=b'exif'), RGB),
     (encode(RGB) + b'something behind the end', RGB),
     (encode(RGB, 'BMP'), RGB),
     (encode(RGB, 'WEBP', lossless=True), RGB),

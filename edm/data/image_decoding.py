@@ -6,13 +6,15 @@ import struct
 import warnings
 import zlib
 
-from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageFile, PngImagePlugin, UnidentifiedImageError
 
 from data.bit_depth import declared_bits
 from data.jpeg_scans import load_jpeg
 from torch_utils.errors import UserError, shown
 
 _EXIF_ORIENTATION = 0x0112
+_TURNS = {2: 'FLIP_LEFT_RIGHT', 3: 'ROTATE_180', 4: 'FLIP_TOP_BOTTOM', 5: 'TRANSPOSE', 6: 'ROTATE_270',
+          7: 'TRANSVERSE', 8: 'ROTATE_90'}
 # Whatever PIL's many readers raise for broken or hostile files.
 _BROKEN_IMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, IndexError, KeyError,
                  TypeError, AttributeError, NotImplementedError, OverflowError, MemoryError, RuntimeError,
@@ -32,17 +34,21 @@ def decode_image(data: bytes, where: str) -> Image.Image:
     where: what errors call the image. Raises UserError if it is unreadable or of any other kind.
     """
     try:
-        image, bits, frames = _decode(data)
+        image = _open(data, where)
+        frames = _count_frames(image, data)
+        if image.format in ('JPEG', 'MPO'):
+            load_jpeg(image, data)
+        else:
+            image.load()
+        image = _upright(image)
+    except UserError:
+        raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as err:
         raise UserError(f'{where}: not a readable image (it has more than {Image.MAX_IMAGE_PIXELS:,} pixels)'
                         ) from err
     except _BROKEN_IMAGE as err:
         reason = 'PIL finds no image in it' if isinstance(err, UnidentifiedImageError) else shown(err)[1:-1]
         raise UserError(f'{where}: not a readable image ({reason})') from err
-    if 0 in image.size:
-        raise UserError(f'{where}: not a readable image (it has no pixels)')
-    if bits > 8 and not (bits == 32 and image.mode in ('I', 'F')):
-        raise UserError(f'{where}: has {bits} bits a channel; convert it to 8 bits first')
     if image.mode not in ('1', 'L', 'LA', 'P', 'PA', 'RGB', 'RGBA'):
         raise UserError(f'{where}: mode {image.mode} doesn\'t fit 8-bit grey or RGB; convert it first')
     if image.mode == '1':
@@ -53,29 +59,36 @@ def decode_image(data: bytes, where: str) -> Image.Image:
     return image
 
 
-def _decode(data: bytes) -> tuple[Image.Image, int, int]:
-    """The image as PIL has it, upright; the most bits a channel has in the file; the number of frames."""
+def _open(data: bytes, where: str) -> ImageFile.ImageFile:
+    """The image as PIL opens it, before it decodes any pixel."""
     _check_png(data)
     image = Image.open(io.BytesIO(data), formats=_formats())
-    bits = declared_bits(image, data)  # before the pixels are decoded, which PIL forgets afterwards
-    frames = vars(image).get('n_frames', 1)
-    if isinstance(getattr(type(image), 'n_frames', None), property):
-        frames = _count_frames(data)
-    if image.format in ('JPEG', 'MPO'):
-        load_jpeg(image, data)
-    else:
-        image.load()
-    if image.getexif().get(_EXIF_ORIENTATION, 1) != 1:
-        image = ImageOps.exif_transpose(image)
-    return image, bits, frames
+    bits = declared_bits(image, data)
+    if bits > 8 and not (bits == 32 and image.mode in ('I', 'F')):
+        raise UserError(f'{where}: has {bits} bits a channel; convert it to 8 bits first')
+    return image
 
 
-def _count_frames(data: bytes) -> int:
-    """PIL has to walk through them, and may meet a broken one, where only the first is wanted."""
+def _count_frames(image: ImageFile.ImageFile, data: bytes) -> int:
+    """The number of frames; 1 if PIL has to walk through them and meets a broken one."""
+    if not isinstance(getattr(type(image), 'n_frames', None), property):
+        return vars(image).get('n_frames', 1)
     try:
         return Image.open(io.BytesIO(data), formats=_formats()).n_frames
     except _BROKEN_IMAGE:
         return 1
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """The image turned as a camera's EXIF or XMP says; damaged ones say nothing."""
+    for name in ('exif', 'xmp'):  # a PNG may have texts of these names, which PIL takes for the data
+        if isinstance(image.info.get(name), str):
+            del image.info[name]
+    try:
+        turn = _TURNS.get(image.getexif().get(_EXIF_ORIENTATION))
+    except _BROKEN_IMAGE:
+        turn = None
+    return image.transpose(Image.Transpose[turn]) if turn else image
 
 
 @functools.cache
