@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import re
+import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +21,13 @@ FIRST_WAIT = 0.5      # seconds before the second attempt; doubled before each f
 LONGEST_WAIT = 60     # seconds, also where a server asks for more
 TIMEOUT = (10, 60)    # seconds to connect, and between two pieces
 BLOCK = 1 << 16       # bytes written at a time; a break loses less than that
+MAX_REDIRECTS = 20
+MAX_UNSAID = 1 << 30   # bytes of an answer that neither says its length nor has a known hash
+MAX_PACKING = 20       # times its size, as an answer that comes packed; weights hardly shrink
 BUSY = (408, 429, 500, 502, 503, 504)  # statuses that may be others a moment later
+
+WEB_PAGE = ('the server sends a web page instead of a file, maybe one to log in or one that reports an '
+            'error')
 
 # SHA-256 of released files by their address: those that are downloaded without the user's naming a hash.
 KNOWN_SHA256: dict[str, str] = {}
@@ -55,9 +62,21 @@ def local_path(path_or_url: str, option: str) -> Path:
 
 def cached(url: str, option: str) -> Path:
     """The copy of `url` in `download_dir()`, downloaded where it is not there yet. Errors as in `fetch`."""
-    plain = urldefrag(url).url
-    name = re.sub(r'[^\w.-]', '_', Path(urlparse(plain).path).name)[-100:] or 'download'
-    return fetch(url, download_dir() / f'{hashlib.sha256(plain.encode()).hexdigest()[:16]}-{name}', option)
+    return fetch(url, cached_path(url, option), option)
+
+
+def cached_path(url: str, option: str) -> Path:
+    """Where `cached` keeps the copy of `url`."""
+    plain, _ = _expected(url, option)
+    name = re.sub(r'[^\w.-]', '_', Path(urlparse(plain).path).name, flags=re.ASCII)[-100:] or 'download'
+    return download_dir() / f'{hashlib.sha256(plain.encode()).hexdigest()[:16]}-{name}'
+
+
+def forget(url: str, option: str) -> None:
+    """Delete the copy that `cached` has made, as of a file that turned out to be of no use; no error."""
+    path = cached_path(url, option)
+    for each in _record_path(path), path:
+        each.unlink(missing_ok=True)
 
 
 def fetch(url: str, path: str | os.PathLike, option: str) -> Path:
@@ -87,9 +106,14 @@ def fetch(url: str, path: str | os.PathLike, option: str) -> Path:
 
 def _expected(url: str, option: str) -> tuple[str, str | None]:
     """The address without its fragment, and the SHA-256 that its contents must have, if known."""
-    plain, fragment = urldefrag(url)
-    if not re.match(r'https?://', plain, re.IGNORECASE):
-        raise UserError(f'{option} {url}: expected an address that begins with https:// or http://')
+    try:
+        plain, fragment = urldefrag(url)
+        host, _ = urlparse(plain).hostname, urlparse(plain).port
+    except ValueError as err:  # brackets that don't match, a port that is none
+        raise UserError(f'{option} {url}: no valid address ({err})') from err
+    if not host or not is_url(plain):
+        raise UserError(f'{option} {url}: expected an address that begins with https:// or http:// and names '
+                        'a host')
     if not fragment:
         return plain, KNOWN_SHA256.get(plain)
     match = re.fullmatch(r'sha256=([0-9a-fA-F]{64})', fragment)
@@ -176,15 +200,23 @@ class _Download:
         if start:
             headers |= {'Range': f'bytes={start}-'} | ({'If-Range': begun.version} if begun.version else {})
         try:
-            with requests.get(self._url, headers=headers, stream=True, timeout=TIMEOUT,
-                              hooks={'response': self._check_redirect}) as answer:
-                self._store(answer, start)
+            with requests.Session() as session:  # which keeps cookies from one redirect to the next
+                url = self._url
+                for _ in range(MAX_REDIRECTS):
+                    with session.get(url, headers=headers, stream=True, timeout=TIMEOUT,
+                                     allow_redirects=False) as answer:
+                        if not answer.is_redirect:
+                            return self._store(answer, start)
+                        url = self._redirected(answer)
+            raise UserError(f'{self._where}: more than {MAX_REDIRECTS} redirects')
+        except UserError:
+            raise
         except requests.exceptions.SSLError as err:
             raise UserError(f'{self._where}: the server\'s certificate can\'t be verified') from err
         except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as err:
             raise _Again(f'no connection, or a broken one ({type(err).__name__})') from err
-        except requests.RequestException as err:
-            raise UserError(f'{self._where}: can\'t be downloaded ({type(err).__name__})') from err
+        except (requests.RequestException, ValueError, OverflowError) as err:  # addresses and headers, too
+            self._refuse(f'can\'t be downloaded ({type(err).__name__})')
 
     def _resumable(self) -> tuple[int, _Begun]:
         """How many bytes of the part file can stay, and what they are; 0 if a new start is safer."""
@@ -195,23 +227,23 @@ class _Download:
         except TypeError:  # not as we write it
             return 0, _Begun()
 
-    def _check_redirect(self, answer, **_) -> None:
-        """Called by requests with every answer, before it follows a redirect."""
-        if not answer.is_redirect:
-            return
+    def _redirected(self, answer) -> str:
+        """The address to which an answer leads. Its body is not read: it could be endless."""
         target = urljoin(answer.url, answer.headers['location'])
         schemes = ('https',) if urlparse(answer.url).scheme == 'https' else ('https', 'http')
         if urlparse(target).scheme not in schemes:
-            answer.close()
             raise UserError(f'{self._where}: the server redirects to {target[:200]}, and only '
                             f'{" and ".join(schemes)} addresses are followed')
+        return target
 
     def _store(self, answer, start: int) -> None:
         """Write the body of an answer to the part file, behind `start` bytes if the server has agreed."""
         self._check_status(answer)
         length = answer.headers.get('Content-Length', '')
-        packed = answer.headers.get('Content-Encoding', 'identity') != 'identity'  # then it is not the file's
-        total = int(length) if length.isdecimal() and not packed else None
+        packing = answer.headers.get('Content-Encoding', 'identity')  # else the length is not the file's
+        if packing not in ('identity', 'gzip'):
+            self._refuse(f'the server packs the file by {packing[:100]}, which wasn\'t asked for')
+        total = int(length) if length.isdecimal() and packing == 'identity' else None
         if answer.status_code == 206:
             match = re.fullmatch(rf'bytes {start}-\d+/(\d+)', answer.headers.get('Content-Range', ''))
             if not start or match is None:
@@ -227,7 +259,10 @@ class _Download:
         if not start:
             self._part.unlink(missing_ok=True)
             write_json(self._begun_path, asdict(_Begun(url=self._url, version=_version(answer), total=total)))
-        self._write(answer, start, total)
+        limit = sys.maxsize if total or self._expected else MAX_UNSAID
+        if packing != 'identity' and length.isdecimal():
+            limit = MAX_PACKING * int(length) + (1 << 20)
+        self._write(answer, start, total, limit)
         if self._size() != (total or self._size()):
             raise _Again(f'broke off after {self._size()} of {total} bytes')
 
@@ -242,21 +277,26 @@ class _Download:
         if answer.status_code not in (200, 206):
             raise UserError(f'{self._where}: the server answers {answer.status_code} {answer.reason}')
         if answer.headers.get('Content-Type', '').startswith(('text/html', 'application/xhtml')):
-            self._refuse_web_page()
+            self._refuse(WEB_PAGE)
 
-    def _refuse_web_page(self) -> None:
-        raise UserError(f'{self._where}: the server sends a web page instead of a file, maybe one to log in '
-                        'or one that reports an error')
+    def _refuse(self, why: str) -> None:
+        """Raise UserError because of what the server sends, of which nothing is kept."""
+        self._part.unlink(missing_ok=True)
+        self._begun_path.unlink(missing_ok=True)
+        raise UserError(f'{self._where}: {why}')
 
-    def _write(self, answer, start: int, total: int | None) -> None:
+    def _write(self, answer, start: int, total: int | None, limit: int) -> None:
         from tqdm import tqdm
 
         progress = tqdm(total=total, initial=start, unit='B', unit_scale=True, desc=self._path.name)
         with open(self._part, 'ab') as file, progress as bar:
             for block in answer.iter_content(BLOCK):
                 if file.tell() == 0 and re.match(rb'\s*<(!doctype )?html', block, re.IGNORECASE):
-                    self._refuse_web_page()
+                    self._refuse(WEB_PAGE)
                 file.write(block)
+                if file.tell() > limit:
+                    self._refuse(f'the server sends more than {limit:,} bytes and doesn\'t say how many; if '
+                                 'that is right, add #sha256= and the file\'s hash to the address')
                 bar.update(len(block))
             file.flush()
             os.fsync(file.fileno())
@@ -265,10 +305,9 @@ class _Download:
         """Check the whole part file and put it in its place, the record first: alone, it says nothing."""
         found, size = sha256_file(self._part), self._size()
         if size == 0:
-            raise UserError(f'{self._where}: the file on the server is empty')
+            self._refuse('the file on the server is empty')
         if self._expected not in (None, found):
-            self._part.unlink()
-            raise UserError(f'{self._where}: {size} bytes of SHA-256 {found}, expected {self._expected}')
+            self._refuse(f'{size} bytes of SHA-256 {found}, expected {self._expected}')
         before = _read_json(_record_path(self._path))
         if before.get('url') == self._url and before.get('sha256') != found:
             click.echo(f'{self._where}: not the file that was there on {before.get("time_utc")}: its SHA-256 '

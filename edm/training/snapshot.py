@@ -77,6 +77,8 @@ def _blame(path, option):
     try:
         yield
     except (Unfit, pickle.UnpicklingError) as err:
+        if downloads.is_url(path):
+            downloads.forget(path, option)
         raise UserError(f'{option} {path} is no snapshot this software can read: {err}') from err
 
 

@@ -1,5 +1,7 @@
 """Downloads against a server on this machine that breaks off, lies, redirects and reports errors."""
 
+import contextlib
+import gzip
 import hashlib
 import http.server
 import json
@@ -12,10 +14,13 @@ import threading
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from helpers import ROOT
 from torch_utils import downloads
 from torch_utils.errors import UserError
+from training.snapshot import load_network
 
 DATA = bytes(range(256)) * 4096  # 1 MiB
 BLOCK = downloads.BLOCK
@@ -214,19 +219,98 @@ def test_redirects_are_followed_over_http_only(server):
         server.plan += [{'status': 302, 'headers': {'Location': target}}]
         refuse(server, f'redirects to {target}', path='/other.pkl')
     server.plan += [{'status': 302, 'headers': {'Location': '/again'}}] * 40
-    refuse(server, 'TooManyRedirects', path='/other.pkl')
+    refuse(server, 'more than 20 redirects', path='/other.pkl')
 
 
 def test_https_does_not_fall_back_to_http(server):
     class Answer:
-        is_redirect, url, headers = True, 'https://127.0.0.1/a', {'location': 'http://127.0.0.1/b'}
-
-        def close(self):
-            pass
+        url, headers = 'https://127.0.0.1/a', {'location': 'http://127.0.0.1/b'}
 
     download = downloads._Download('https://127.0.0.1/a', downloads.download_dir() / 'a', '--network', None)
     with pytest.raises(UserError, match='only https addresses are followed'):
-        download._check_redirect(Answer())
+        download._redirected(Answer())
+
+
+@pytest.mark.parametrize('address', [
+    'http://[', 'http://[::1', 'http://:80/x', 'http://127.0.0.1:99999/x', 'http://127.0.0.1:x/',
+    'http://127.0.0.1:-1/', 'http://' + 'a' * 300 + '.invalid/', 'http://a b/'])
+def test_a_malformed_address_is_refused_and_not_followed(server, address):
+    with pytest.raises(UserError, match='--network http'):
+        downloads.local_path(address, '--network')
+    server.plan += [{'status': 302, 'headers': {'Location': address}}] * downloads.ATTEMPTS
+    refuse(server)
+    assert all(path.name.endswith('.lock') for path in downloads.download_dir().iterdir())
+
+
+@settings(max_examples=100, derandomize=True, deadline=None, database=None)
+@given(st.sampled_from(['http://', 'https://', 'HTTP:', 'http://[', 'http://h:', '']), st.text(max_size=30))
+def test_any_text_is_an_address_or_is_refused(start, text):
+    with contextlib.suppress(UserError):
+        path = downloads.cached_path(start + text, '--network')
+        assert path.parent == downloads.download_dir()
+        assert len(os.fsencode(path.name)) < 200
+
+
+def packed(body: bytes) -> dict:
+    return {'body': gzip.compress(body), 'headers': {'Content-Encoding': 'gzip'}}
+
+
+def test_an_answer_may_come_packed_but_not_as_a_bomb(server):
+    server.plan += [packed(DATA)]
+    assert get(server).read_bytes() == DATA
+    server.plan += [packed(bytes(64 << 20))]
+    refuse(server, 'sends more than', path='/bomb.pkl')
+    server.plan += [{'headers': {'Content-Encoding': kind}} for kind in ('br', 'gzip, gzip')]
+    for kind in 'br', 'gzip, gzip':
+        refuse(server, f'packs the file by {kind}', path='/other.pkl')
+    server.plan += [packed(DATA) | {'body': b'not packed'}]
+    refuse(server, 'ContentDecodingError', path='/other.pkl')
+    assert not list(downloads.download_dir().glob('.*.part*'))
+
+
+@pytest.mark.parametrize('pack', [dict, lambda headers: headers | {'Content-Encoding': 'gzip'}])
+def test_an_answer_without_end_is_refused(server, monkeypatch, pack):
+    monkeypatch.setattr(downloads, 'MAX_UNSAID', 10 * BLOCK)
+    body = DATA if pack is dict else gzip.compress(bytes(1 << 24))
+    chunks = b''.join(b'%x\r\n%s\r\n' % (len(body[i:i + 1000]), body[i:i + 1000])
+                      for i in range(0, len(body), 1000))
+    endless = {'body': chunks, 'headers': pack({'Transfer-Encoding': 'chunked'}), 'omit': ['Content-Length']}
+    server.plan += [endless]
+    refuse(server, f'more than {10 * BLOCK:,} bytes', '#sha256=')
+    assert not list(downloads.download_dir().glob('.*part*'))
+
+
+HEADERS = st.dictionaries(
+    st.sampled_from(['Content-Length', 'Content-Range', 'ETag', 'Last-Modified', 'Location', 'Retry-After',
+                     'Content-Encoding', 'Transfer-Encoding']),
+    st.sampled_from(['-5', '9' * 5000, '1e3', '\x1b[31m', '"' + 'x' * 9000 + '"', 'bytes 0-5/6', 'gzip', '']))
+
+
+def test_odd_headers_end_in_the_file_or_in_one_line(server, monkeypatch):
+    monkeypatch.setattr(downloads, 'LONGEST_WAIT', 0.001)
+
+    @settings(max_examples=60, derandomize=True, deadline=None, database=None)
+    @given(HEADERS, st.sampled_from([200, 206, 302, 416, 503]), st.booleans())
+    def check(headers, status, breaks_off):
+        shutil.rmtree(downloads.download_dir(), ignore_errors=True)
+        cut = BLOCK if breaks_off else None
+        server.plan[:] = [{'status': status, 'headers': headers, 'cut': cut}] * (9 if breaks_off else 1)
+        try:
+            data = get(server).read_bytes()
+        except UserError:
+            data = b''
+        assert data in (DATA, DATA[:6], b'')
+        assert data or not list(downloads.download_dir().glob('[!.]*'))
+
+    check()
+
+
+def test_what_turns_out_to_be_no_snapshot_is_not_kept(server):
+    for _ in range(2):
+        with pytest.raises(UserError, match='is no snapshot'):
+            load_network(f'{server.url}/net.pkl', 'cpu')
+        assert not list(downloads.download_dir().glob('[!.]*'))
+    assert len(server.requests) == 2
 
 
 @pytest.mark.parametrize('address', ['file:///etc/hostname', 'ftp://127.0.0.1/x.pkl', 's3://bucket/x.pkl'])
