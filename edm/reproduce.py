@@ -4,6 +4,7 @@ import math
 import os
 import shlex
 import sys
+import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -28,12 +29,10 @@ _run_options = cli.options(
                  help='Stages side by side, one thread each.  [default: the CPU\'s cores; 1 on a GPU]'),
     click.option('--gpus', metavar='LIST', type=cli.IntList(),
                  help='GPUs to use, one stage at a time on each.'),
-    click.option('--adopt', is_flag=True,
-                 help='Take stages whose files are there for finished: what --emit ran, or you by hand.'),
     click.option('--emit', type=click.Choice(['slurm', 'make']),
-                 help='Print a Slurm script or a Makefile that runs the stages, and stop.'),
+                 help='Print a Slurm script or a Makefile that runs the stages and marks them as finished.'),
     click.option('-n', '--dry-run', is_flag=True,
-                 help='Print the command lines, what they depend on and what they cost, and stop.'),
+                 help='Print the command lines, what they depend on, hours and disk, and stop.'),
     click.option('--assume-img-per-s', metavar='FLOAT', type=cli.FiniteRange(min=0, min_open=True),
                  help='For --dry-run: how many images a second the network trains on that the estimate names '
                       'first.  [default: measured on this machine]'))
@@ -74,7 +73,7 @@ _run_options = cli.options(
 @cli.options('Execution',
     cli.device_option)
 @_run_options
-def regimes(preset, device, jobs, gpus, adopt, emit, dry_run, assume_img_per_s, **options):
+def regimes(preset, device, jobs, gpus, emit, dry_run, assume_img_per_s, **options):
     """Memorization and generalization over training-set size (paper 1, figure 2).
 
     Students of several widths and training-set sizes are sampled from the same noises and scored.
@@ -87,16 +86,17 @@ def regimes(preset, device, jobs, gpus, adopt, emit, dry_run, assume_img_per_s, 
     from experiments import regimes as experiment
     from experiments import regimes_scores
 
-    run = {'jobs': jobs, 'gpus': gpus, 'adopt': adopt, 'emit': emit, 'dry_run': dry_run,
-           'assume_img_per_s': assume_img_per_s}
     job = _on_device(_settings(experiment.PRESETS[preset], **options), device, gpus)
-    if not dry_run and not emit:
-        _check_data(job)
-    pictures = regimes_scores.picture_stages(job)
-    if not _run(job, 'regimes', experiment.plan(job), later=pictures, **run):
+    stages, pictures = experiment.plan(job), regimes_scores.picture_stages(job)
+    data, channels = _check_data(job)
+    if any(options[name] is not None for name in ('train', 'teacher_training', 'widths', 'data')):
+        experiment.check_training(job, stages, data)
+    run = {'jobs': jobs, 'gpus': gpus, 'emit': emit, 'dry_run': dry_run, 'assume_img_per_s': assume_img_per_s,
+           'data': data, 'channels': channels}
+    if not _run(job, [*stages, *pictures] if dry_run else stages, **run):
         return
     results = regimes_scores.collect(job)
-    _run_later(job, pictures)
+    _run(job, [*stages, *pictures], **run)
     print(regimes_scores.table(results))
     for path in (job.results, job.results.with_suffix('.csv'), *job.pictures):
         print(f'wrote {path}')
@@ -124,7 +124,7 @@ def molrg(preset, name, device, **run):
     from experiments import molrg_experiment as experiment
 
     job = _on_device(_named(experiment.PRESETS[preset], name), device, run['gpus'])
-    if _run(job, 'molrg', experiment.plan(job), **run):
+    if _run(job, experiment.plan(job), **run):
         print(experiment.summary(job))
         for path in job.pictures:
             print(f'wrote {path}')
@@ -146,6 +146,7 @@ def jacobian(preset, networks, name, device, **run):
       python edm/reproduce.py jacobian --preset=quickstart
       python edm/reproduce.py jacobian --networks training/mine/network-snapshot-002000.pkl=Mine
     """
+    from data.dataset import ImageDataset
     from experiments import jacobian_experiment as experiment
 
     job = _on_device(_named(experiment.PRESETS[preset], name), device, run['gpus'])
@@ -157,7 +158,8 @@ def jacobian(preset, networks, name, device, **run):
     for _, path in job.networks:
         if not is_url(path) and not Path(path).is_file():
             raise click.UsageError(f'--networks {path}: no such file')
-    if _run(job, 'jacobian', experiment.plan(job), **run):
+    channels = ImageDataset(job.training[1], cache=False).num_channels if job.training else 3
+    if _run(job, experiment.plan(job), **run, channels=channels):
         print(f'wrote {job.picture}')
 
 
@@ -219,22 +221,17 @@ def _named(job, name: str | None):
 def _on_device(job, device: str, gpus: list[int] | None):
     """The preset, on the device that the command line asks for."""
     source = click.get_current_context().get_parameter_source('device')
-    if source is not click.core.ParameterSource.DEFAULT:
-        return replace(job, device=device)
-    return replace(job, device='auto') if gpus else job
+    given = source is not click.core.ParameterSource.DEFAULT
+    if gpus and given and device not in ('auto', 'cuda'):
+        raise click.UsageError(f'--gpus and --device {device} can\'t be given together: each stage sees one '
+                               'of these GPUs, as cuda')
+    if gpus and len(set(gpus)) < len(gpus):
+        raise click.UsageError(f'--gpus {cli.shorten(gpus)}: each GPU has one stage at a time; name it once')
+    return replace(job, device=device if given else 'auto') if given or gpus else job
 
 
-def _records(job) -> Path:
-    return Path('evaluation', job.name, 'stages')
-
-
-def _run(job, experiment: str, stages, *, later=(), jobs, gpus, adopt, emit, dry_run, assume_img_per_s,
-         ) -> bool:
-    """Run the stages of an experiment; or, as False, print them.
-
-    experiment: 'regimes', 'molrg' or 'jacobian'. later: stages that the caller runs after these, by
-    `_run_later`.
-    """
+def _run(job, stages, *, jobs, gpus, emit, dry_run, assume_img_per_s, data=None, channels=3) -> bool:
+    """Run the stages of an experiment; or, as False, print them. data, channels: as in `estimate`."""
     from experiments import report, stage_scripts
     from experiments.stages import run_stages
 
@@ -243,29 +240,27 @@ def _run(job, experiment: str, stages, *, later=(), jobs, gpus, adopt, emit, dry
                                'other commands and costs')
     if assume_img_per_s and not dry_run:
         raise click.UsageError('--assume-img-per-s is for --dry-run')
+    if jobs and (gpus or emit):
+        raise click.UsageError(f'--jobs and {"--gpus" if gpus else "--emit"} can\'t be given together: '
+                               f'{"each GPU has one stage at a time" if gpus else "the script has its own"}')
     places = len(gpus) if gpus else jobs or (usable_cores() if job.device == 'cpu' else 1)
+    folder, threads = Path('evaluation', job.name), _threads(job)
     if emit:
         write = {'slurm': stage_scripts.slurm_script, 'make': stage_scripts.makefile}[emit]
-        print(write(stages, _last_command(), records=_records(job), threads=_threads(job)), end='')
-        return False
-    if dry_run:
-        print(stage_scripts.outline(stages, later, threads=_threads(job)))
-        _print_estimate(job, experiment, assume_img_per_s, places)
-        return False
+        print(write(stages, _last_command(), records=folder / 'stages', threads=threads), end='')
+    elif dry_run:
+        from experiments.estimates import estimate
+        from torch_utils.distributed import pick_device
 
-    def begin():
-        report.write_plan(_records(job).parent, job, [*stages, *later], threads=_threads(job))
-
-    run_stages(stages, records=_records(job), jobs=places, threads=_threads(job), gpus=gpus or (),
-               adopt=adopt, begin=begin)
-    return True
-
-
-def _run_later(job, stages) -> None:
-    """Run stages that stand on what was made of the others."""
-    from experiments.stages import run_stages
-
-    run_stages(stages, records=_records(job), threads=_threads(job), quiet=True)
+        for stage in stages:
+            after = f'  # after {", ".join(stage.needs)}' if stage.needs else ''
+            print(stage.command_line(threads) + after)
+        print(estimate(stages, pick_device(job.device), assumed=assume_img_per_s, places=places, data=data,
+                       channels=channels))
+    else:
+        run_stages(stages, records=folder / 'stages', jobs=places, threads=threads, gpus=gpus or (),
+                   begin=lambda: report.write_plan(folder, job, stages, threads))
+    return not emit and not dry_run
 
 
 def _threads(job) -> int | None:
@@ -274,21 +269,11 @@ def _threads(job) -> int | None:
 
 
 def _last_command() -> str:
-    """This command without --emit, to take in what the script has run, and to draw."""
+    """This command without --emit, to score what the script has run, and to draw."""
     words = sys.argv[1:]
     words = [word for i, word in enumerate(words)
              if not word.startswith('--emit') and (i == 0 or words[i - 1] != '--emit')]
-    return shlex.join(['python', os.path.relpath(__file__), *words, '--adopt'])
-
-
-def _print_estimate(job, experiment: str, assumed: float | None, places: int) -> None:
-    """Hours, disk and memory of the whole experiment."""
-    from experiments import experiment_costs
-    from torch_utils.distributed import pick_device
-
-    estimate = experiment_costs.ESTIMATES[experiment](job)
-    print(estimate.text(on_cpu=job.device == 'cpu', device=pick_device(job.device), assumed=assumed,
-                        places=places))
+    return shlex.join(['python', os.path.relpath(__file__), *words])
 
 
 def _settings(preset, *, train, teacher_training, samples, thresholds, teacher, **options):
@@ -312,8 +297,17 @@ def _settings(preset, *, train, teacher_training, samples, thresholds, teacher, 
     if teacher is not None and teacher_training is not None:
         raise click.UsageError('--teacher and --teacher-training can\'t be given together: one teacher is '
                                'there already, the other is to be trained')
+    if teacher is not None and options['data'] is not None:
+        raise click.UsageError('--teacher and --data can\'t be given together: students are trained on the '
+                               'images of either')
+    if teacher is not None or options['data'] is not None:
+        changes['teacher'] = teacher
     if teacher is not None:
-        changes |= {'teacher': teacher, 'teacher_training': None}
+        changes |= {'data': None, 'teacher_training': None}
+    if options['num_heldout'] and not (changes.get('teacher', preset.teacher) or teacher_training
+                                       or preset.teacher_training):
+        raise click.UsageError(f'--heldout {options["num_heldout"]} is for a teacher; of --data all images '
+                               'beyond the largest training set are held out')
     if 'name' in changes:
         _folder_name(changes['name'])
     return replace(preset, **changes)
@@ -350,16 +344,28 @@ def _thresholds(text: str) -> tuple[float, ...]:
     return numbers
 
 
-def _check_data(job) -> None:
-    """Make sure that there are images for the largest training set, and one to hold out."""
-    from data.dataset import ImageDataset
+def _check_data(job) -> tuple[str, int]:
+    """Images like those that students are trained on, and the number of their channels.
 
-    if job.teacher or job.teacher_training:  # a teacher makes as many as are needed
-        return
-    images = len(ImageDataset(job.data, cache=False))
-    if images <= max(job.sizes):
-        raise click.UsageError(f'--sizes {max(job.sizes)}: --data {job.data} has {images} images, and at '
-                               'least one must be left out of training')
+    Makes sure that --data has enough for the largest training set, and one to hold out.
+    """
+    import numpy as np
+
+    from data.dataset import ImageDataset
+    from torch_utils.images import write_png
+
+    channels, height, width = job.channels, job.resolution, job.resolution
+    if job.data:
+        dataset = ImageDataset(job.data, cache=False)
+        channels, height, width = dataset.image_shape
+    if not job.teacher and not job.teacher_training:
+        if len(dataset) <= max(job.sizes):
+            raise click.UsageError(f'--sizes {max(job.sizes)}: --data {job.data} has {len(dataset)} images, '
+                                   'and at least one must be left out of training')
+        return job.data, channels
+    folder = click.get_current_context().with_resource(tempfile.TemporaryDirectory())
+    write_png(Path(folder, 'a-teacher-s.png'), np.zeros((height, width, channels), np.uint8))
+    return folder, channels
 
 
 @main.command('report')
@@ -381,8 +387,8 @@ def report_command(folder, out):
     page = report.page(folder)
     path = Path(out) if out else Path(os.path.relpath(report.figures_folder(folder) / 'report.html'))
     make_output_dir(path.parent, '--out')
-    with atomic_write(path, 'w') as file:
-        file.write(page)
+    with atomic_write(path) as file:
+        file.write(page.encode(errors='replace'))
     print(f'wrote {path}')
 
 

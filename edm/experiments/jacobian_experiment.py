@@ -9,13 +9,19 @@ from experiments.stages import Stage
 from torch_utils.downloads import is_url
 
 _SITE = 'https://nvlabs-fi-cdn.nvidia.com/edm/pretrained'
-_DDPMPP = {'arch': 'ddpmpp', 'precond': 'edm', 'augment': 0.15}
 
-# Networks known before they are downloaded: options for `training.config.network_kwargs`, and resolution.
-RELEASED = {
-    f'{_SITE}/edm-cifar10-32x32-uncond-vp.pkl': (_DDPMPP, 32),
-    f'{_SITE}/edm-ffhq-64x64-uncond-vp.pkl': (_DDPMPP | {'cres': [1, 2, 2, 2], 'dropout': 0.05}, 64),
-    f'{_SITE}/edm-afhqv2-64x64-uncond-vp.pkl': (_DDPMPP | {'cres': [1, 2, 2, 2], 'dropout': 0.25}, 64)}
+
+def _ddpmpp(resolution: int, channel_mult: list[int]) -> dict:
+    """The part of training_options.json that decides what a network costs."""
+    return {'dataset_kwargs': {'resolution': resolution}, 'network_kwargs': {
+        'class_name': 'training.networks.EDMPrecond', 'model_type': 'SongUNet', 'augment_dim': 9,
+        'channel_mult': channel_mult}}
+
+
+# Networks that are known before they are downloaded.
+RELEASED = {f'{_SITE}/edm-cifar10-32x32-uncond-vp.pkl': _ddpmpp(32, [2, 2, 2]),
+            f'{_SITE}/edm-ffhq-64x64-uncond-vp.pkl': _ddpmpp(64, [1, 2, 2, 2]),
+            f'{_SITE}/edm-afhqv2-64x64-uncond-vp.pkl': _ddpmpp(64, [1, 2, 2, 2])}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +77,7 @@ def plan(job: JacobianExperiment) -> list[Stage]:
 PRESETS = {
     # Minutes on two CPU cores: the network that generates images for `regimes --preset quickstart-teacher`.
     'quickstart': JacobianExperiment(
-        name='jacobian', networks=(), device='cpu', jacobian=('--seeds', '0-9'),
+        name='jacobian-quickstart', networks=(), device='cpu', jacobian=('--seeds', '0-9'),
         training=('Digits, 8x8', regimes.QUICKSTART.data,
                   regimes.PRESETS['quickstart-teacher'].teacher_training)),
     'paper': JacobianExperiment(

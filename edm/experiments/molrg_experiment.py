@@ -114,7 +114,7 @@ _RATIOS = (0.34, 0.67, 0.84, 1, 1.17, 1.34, 1.67, 2, 2.5, 3, 4)
 PRESETS = {
     # Minutes on two CPU cores: a U-Net of 0.26 M parameters that sees a million samples.
     'quickstart': MoLRGExperiment(
-        name='molrg', device='cpu',
+        name='molrg-quickstart', device='cpu',
         shape=MoLRGShape(resolution=4, class_num=2, per_class_dim=6, sample_per_class=350),
         low_rank=('--arch', 'param-mlp', '--duration', '0.5', '--batch', '128'),
         unet=('--arch', 'ddpmpp', '--embed_channels', '16', '--cres', '2,2', '--num_blocks', '1',

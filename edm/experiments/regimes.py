@@ -8,10 +8,11 @@ Paper 1 is "The Emergence of Reproducibility and Consistency in Diffusion Models
 import itertools
 import math
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from experiments.stages import Stage, option_values
+from experiments.stages import Stage
 from torch_utils.errors import UserError
 from training.run_dir import snapshot_name
 
@@ -127,6 +128,21 @@ def plan(job: Regimes) -> list[Stage]:
     return stages
 
 
+def check_training(job: Regimes, stages: Sequence[Stage], data: str) -> None:
+    """Refuse arguments in `job` that train.py would refuse. data: images like those to train on.
+
+    Raises UserError naming --train or --teacher-training.
+    """
+    from experiments.script_options import check_training, tried_out
+
+    for stage in stages:
+        if stage.name == 'teacher':
+            check_training(tried_out(stage, job.data), job.teacher_training, '--teacher-training')
+        elif stage.name in {f'train-{student_name(job.sizes[0], width)}' for width in job.widths}:
+            check_training(tried_out(stage, data), job.train, '--train',
+                           planned=('duration', 'model_channels', 'cbase'))
+
+
 def _teacher_stages(job: Regimes) -> list[Stage]:
     """The stages that make the images to train on, the last one all of them; none without a teacher."""
     if job.teacher is None and job.teacher_training is None:
@@ -157,7 +173,11 @@ def last_snapshot(train_args: tuple[str, ...], option: str = '--train') -> str:
 
     Raises UserError naming `option`, which gave the arguments, if --duration or --batch is no number.
     """
-    options = option_values(train_args)
+    options = {}
+    for arg, following in zip(train_args, (*train_args[1:], '--'), strict=True):
+        if arg.startswith('--'):
+            name, equals, value = arg.partition('=')
+            options[name] = value if equals or following.startswith('--') else following
     try:
         total = 1000 * max(int(1000 * float(options.get('--duration', 200))), 1)  # as train.py's default
         batch = int(options.get('--batch', 512))

@@ -72,13 +72,18 @@ def fingerprint(path: str | Path) -> str:
 
 @functools.cache
 def commit() -> str | None:
-    """`git describe --always --dirty` of this code, None outside a git checkout."""
+    """`git describe --always` of this code, -dirty if a file under edm/ differs; None outside a checkout.
+
+    What scripts write over pictures or tables that are in git makes no later record dirty.
+    """
+    def git(*args):
+        return subprocess.run(['git', *args], cwd=Path(__file__).resolve().parents[1], capture_output=True,
+                              text=True, timeout=10, check=True).stdout.strip()
+
     try:
-        done = subprocess.run(['git', 'describe', '--always', '--dirty'], cwd=Path(__file__).parent,
-                              capture_output=True, text=True, timeout=10, check=True)
+        return git('describe', '--always') + '-dirty' * bool(git('diff', 'HEAD', '--name-only', '--', '.'))
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip()
 
 
 def _options(params: dict) -> dict:

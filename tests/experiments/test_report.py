@@ -3,9 +3,9 @@
 import base64
 import io
 import json
+import os
 import re
-import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,15 +13,10 @@ import pytest
 from PIL import Image
 
 import reproduce
-from experiments import report, report_tables
-from experiments.phase_transition import Transition
-from experiments.stages import Stage
+from experiments import report
+from experiments.stages import Stage, done_markers
 from helpers import refuse, run
-from jacobians.rank_file import new_ranks, save_ranks
-from scores.recovery import Point, save_points
 from torch_utils.files import locked
-
-SCORE = {'size': 2, 'value': 0.5, 'low': 0.4, 'high': 0.6}
 
 
 @dataclass(frozen=True)
@@ -30,108 +25,89 @@ class Settings:
     note: str = '<b>&'
 
 
-FIGURE = Path('figures', 'mini', 'regimes.png')
+FIGURES = Path('figures', 'mini')
 STAGES = [Stage(name=name, command=(f'{name}.py',), outputs=outputs) for name, outputs in (
-    ('train', ()), ('generate', ()), ('sscd', ()), ('figure-regimes-png', (FIGURE,)))]
+    ('train', ()), ('generate', (Path('evaluation', 'mini', 'samples'),)), ('sscd', ()),
+    ('figure', (FIGURES / 'regimes.png', FIGURES / 'regimes.csv')))]
 
 
 @pytest.fixture
-def experiment(tmp_path):
-    """An experiment of four stages: finished, running, failed, waiting."""
+def experiment(tmp_path, monkeypatch):
+    """An experiment of four stages: finished, begun, begun, waiting."""
+    monkeypatch.chdir(tmp_path)
     folder = tmp_path / 'evaluation' / 'mini'
+    (folder / 'stages').mkdir(parents=True)
     report.write_plan(folder, Settings(), STAGES)
-    (folder / 'stages').mkdir()
-    record(folder, 'train', state='finished', seconds=12.5)
-    record(folder, 'generate', state='running', seconds=30, begun=time.time() - 3570)
-    record(folder, 'sscd', state='failed', seconds=0.5)
+    mark(folder, 'train', 'begun', 'done')
+    mark(folder, 'generate', 'begun')
+    mark(folder, 'sscd', 'begun')
     (folder / 'stages' / 'sscd.log').write_text('begun\nno <network>\n')
-    figure = tmp_path / FIGURE
-    figure.parent.mkdir(parents=True)
-    Image.fromarray(np.zeros((8, 8), np.uint8)).save(figure)  # of an earlier run
+    (folder / 'samples').mkdir()
+    for i in range(10):
+        Image.fromarray(np.full((2, 2), i, np.uint8)).save(folder / 'samples' / f'{i}.png')
+    FIGURES.mkdir(parents=True)
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(FIGURES / 'regimes.png')  # of an earlier run
+    (FIGURES / 'regimes.csv').write_text('score,value\nrp,0.25\n')
     return folder
 
 
-def record(folder, name, **values):
-    values = {'command': f'OMP_NUM_THREADS=9 python ../{name}.py', 'outputs': {}} | values
-    (folder / 'stages' / f'{name}.json').write_text(json.dumps(values))
+def mark(folder, name, *kinds):
+    done = done_markers(STAGES, folder / 'stages')[name]
+    for i, kind in enumerate(kinds):
+        done.with_suffix(f'.{kind}').touch()
+        os.utime(done.with_suffix(f'.{kind}'), (1000 + 12.5 * i, 1000 + 12.5 * i))
 
 
 def page_of(folder):
     run(reproduce.main, 'report', folder)
-    return (folder.parents[1] / 'figures' / 'mini' / 'report.html').read_text()
+    return (folder.parents[1] / FIGURES / 'report.html').read_text()
+
+
+def pixels(page):
+    return [np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))[0, 0]
+            for data in re.findall(r'src="data:image/png;base64,([^"]*)"', page)]
 
 
 def test_a_page_of_an_experiment_under_way_tells_how_far_it_is(experiment):
+    page = page_of(experiment)
+    assert '1 of 4 stages are finished. Page' in page
     with locked(experiment, 'running stages of'):
-        page = page_of(experiment)
-    assert '1 of 4 stages are finished; 60 min were spent' in page
-    assert 'Under way: generate (60 min)' in page
-    assert 'sscd failed: no &lt;network&gt;' in page
-    rows = re.findall(r'<tr><td>([\w-]+)</td><td>(\w*)</td><td>([\w. ]*)</td></tr>', page)
-    assert rows[-5:] == [('train', 'finished', '12.5 s'), ('generate', 'running', '60 min'),
-                         ('sscd', 'failed', '0.5 s'), ('figure-regimes-png', 'waiting', ''),
-                         ('together', '', '60 min')]
+        assert '1 of 4 stages are finished; the others are being run' in page_of(experiment)
+    rows = re.findall(r'<tr><td>([\w-]+)</td><td>(finished|begun|waiting)</td>(.*?)</tr>', page)
+    start, log = '<td>1970-01-01 00:16:40 UTC</td>', experiment / 'stages' / 'sscd.log'
+    assert rows == [('train', 'finished', f'{start}<td>12.5 s</td><td></td>'),
+                    ('generate', 'begun', f'{start}<td></td><td></td>'),
+                    ('sscd', 'begun', f'{start}<td></td><td>{log}</td>'),
+                    ('figure', 'waiting', '<td></td><td></td><td></td>')]
     assert '&lt;b&gt;&amp;' in page
     assert '<b>' not in page
-    assert 'data:image' not in page  # the figure that is there is of an earlier run
+    assert not pixels(page)  # the figure and the samples that are there are of an earlier run
+    assert '0.25' not in page
 
 
-def test_before_scores_are_collected_the_first_samples_of_finished_stages_are_shown(experiment):
-    samples = [Path('evaluation', 'mini', 'samples', name) for name in ('n00002-w8', 'n00002-w4')]
-    report.write_plan(experiment, Settings(), [
-        Stage(name=stage.name, command=stage.command, outputs=(folder,))
-        for stage, folder in zip(STAGES[:2], samples, strict=True)])
-    for folder in samples:
-        (experiment.parents[1] / folder).mkdir(parents=True)
-        for i in range(10):
-            Image.fromarray(np.full((2, 2), i, np.uint8)).save(experiment.parents[1] / folder / f'{i}.png')
-    page = page_of(experiment)
-    assert '<td>n00002-w8</td>' in page
-    assert 'n00002-w4</td>' not in page  # whose stage is not finished
-    shown = [np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))[0, 0]
-             for data in re.findall(r'src="data:image/png;base64,([^"]*)"', page)]
-    assert shown == list(range(8))
-
-
-def test_a_stage_whose_runner_was_killed_is_not_under_way(experiment):
-    page = page_of(experiment)
-    assert '<td>generate</td><td>stopped</td><td>30.0 s</td>' in page
-    assert 'Under way' not in page
-
-
-def test_a_page_of_a_finished_experiment_holds_scores_and_images_and_no_links(experiment):
-    figures = experiment.parents[1] / 'figures' / 'mini'
-    (figures / 'examples').mkdir(parents=True)
-    for name in ('examples/a.png', 'examples/b.png'):
-        Image.fromarray(np.zeros((8, 8), np.uint8)).save(figures / name)
+def test_a_page_of_a_finished_experiment_holds_pictures_tables_and_samples_and_no_links(experiment):
     for stage in STAGES:
-        record(experiment, stage.name, state='finished', seconds=1)
-    (figures / 'regimes.json').write_text(json.dumps({
-        'sizes': [2], 'scores': {'0.97': {'rp': {'16-8': [SCORE]}, 'heldout_gl': [SCORE]}},
-        'examples': {'columns': [{'size': 2, 'samples': ['examples/a.png'], 'nearest': ['examples/b.png']}]},
-        'record': {'torch': '2.13.0'}}))
+        mark(experiment, stage.name, 'begun', 'done')
     run(reproduce.main, 'report', experiment, '--out', experiment / 'page.html')
     page = (experiment / 'page.html').read_text()
-    assert page.count('data:image/png;base64,') == 3
-    assert '0.500 (0.400 to 0.600)' in page
-    assert '2.13.0' in page
+    assert pixels(page) == [0, *range(8)]
+    assert '<tr><th>score</th><th>value</th></tr>\n<tr><td>rp</td><td>0.25</td></tr>' in page
     assert not re.search(r'(src|href)="(?!data:)', page)
 
 
 def test_the_folder_may_be_named_from_anywhere(experiment, monkeypatch):
-    for stage in STAGES:
-        record(experiment, stage.name, state='finished', seconds=1)
-    page = experiment.parents[1] / 'figures' / 'mini' / 'report.html'
+    mark(experiment, 'figure', 'begun', 'done')
+    page = experiment.parents[1] / FIGURES / 'report.html'
     for place, name in ((experiment.parent, 'mini'), (experiment, '.'), (experiment / 'stages', '..')):
         monkeypatch.chdir(place)
         run(reproduce.main, 'report', name)
         text = page.read_text()
         page.unlink()
-        assert text.count('data:image/png;base64,') == 1
+        assert len(pixels(text)) == 1
         assert '<h1>Experiment mini</h1>' in text
 
 
-@pytest.mark.parametrize('damage', ['', '{"command": ', '[]'])
+@pytest.mark.parametrize('damage', ['', '{"command": ', '[]', '{"stages": ' + 3000 * '['])
 def test_a_damaged_plan_is_written_anew(damage, experiment):
     whole = (experiment / 'experiment.json').read_text()
     (experiment / 'experiment.json').write_text(damage)
@@ -140,44 +116,55 @@ def test_a_damaged_plan_is_written_anew(damage, experiment):
     assert (experiment / 'experiment.json').read_text() == whole
 
 
-def test_ranks_and_the_phase_transition_become_tables(tmp_path):
-    ranks = new_ranks(range(4), [10, 0.5], dim=8, eta=0.99, settings={}, spectrum=False)
-    ranks.rank = np.array([[8, 2], [8, 4], [8, 2], [8, -1]])
-    save_ranks(tmp_path / 'ranks-0.npz', ranks, {})
-    job = Transition(dims=(2,), ratios=(1, 2), trials=2, restarts=1, steps=1)
-    save_points(tmp_path / 'transition-d2.json', asdict(job), [
-        Point(per_class_dim=2, samples=4, errors=np.array([[0.05, 0.05], [0.3, 0.4]]))])
-    by_rank, transition = report_tables.result_tables(
-        sorted(tmp_path.iterdir()), ['plot.py', '--ranks', f'{tmp_path}/ranks-0.npz=Digits, 8x8'])
-    assert 'Digits, 8x8, 4 noises' in by_rank.title
-    assert by_rank.rows[0] == ['0.1', '1.000 (1.000 to 1.000)', '1.000 to 1.000']
-    # Mean 1/3, standard deviation sqrt(3)/12 of 3: t(0.975, 2) = 4.303 times 1/12 on either side, in 0..1.
-    assert by_rank.rows[1] == ['2', '0.333 (0.000 to 0.692)', '0.250 to 0.500']
-    assert transition.rows == [['2', '4', '2.00', '0.500 (0.095 to 0.905)', '0.202']]
-
-
-def test_a_damaged_file_of_ranks_leaves_a_line_in_its_table_s_place(tmp_path):
-    (tmp_path / 'ranks-0.npz').write_text('cut')
-    (table,) = report_tables.result_tables([tmp_path / 'ranks-0.npz'], ['"'])
-    assert 'ranks-0.npz' in table.title
-    assert not table.rows
-
-
-def test_what_another_command_left_is_not_shown_as_this_plan_s(experiment):
-    record(experiment, 'train', state='finished', seconds=12.5, command='python train.py --lr=1')
-    record(experiment, 'sscd', state='finished', seconds=0.5)
-    assert '1 of 4 stages are finished' in page_of(experiment)
+@pytest.mark.parametrize(('key', 'value'), [
+    ('outputs', 5), ('outputs', [5]), ('outputs', None), ('command', 5), ('command', []), ('done', 5),
+    ('done', '../../x.done'), ('done', ''), ('stages', []), ('stages', {'../x': {}}),
+    ('stages', {'a': 5}), ('settings', []), ('settings', None)])
+def test_an_edited_plan_is_refused_in_one_line(key, value, experiment):
     plan = json.loads((experiment / 'experiment.json').read_text())
-    plan['stages']['sscd']['needs'] = ['train']
+    for place in [plan] if key in ('stages', 'settings') else plan['stages'].values():
+        place[key] = value
     (experiment / 'experiment.json').write_text(json.dumps(plan))
-    assert '0 of 4 stages are finished' in page_of(experiment)
+    refuse(reproduce.main, 'report', experiment, status=1, says=('experiment.json',))
+    assert not (FIGURES / 'report.html').exists()
 
 
-def test_damaged_scores_are_left_out(experiment):
-    for name in ('train', 'generate', 'sscd'):
-        record(experiment, name, state='finished', seconds=1)
-    (experiment.parents[1] / 'figures' / 'mini' / 'regimes.json').write_text('{cut')
-    assert 'Similarity' not in page_of(experiment)
+@pytest.mark.parametrize('path', [
+    '/etc/passwd', '../../../../../../etc/passwd', 'figures/mini/../../secret.csv', 'secret.csv',
+    'secret.png', 'figures/mini/link.csv', 'figures/mini/loop.png', 'figures/other/secret.csv',
+    'figures/mini/\0.csv', 'figures/mini/' + 5000 * 'a' + '.csv'])
+def test_nothing_from_outside_the_experiment_comes_into_the_page(path, experiment):
+    base = experiment.parents[1]
+    (base / 'figures' / 'other').mkdir()
+    for name in 'secret.csv', 'secret.png', 'figures/other/secret.csv':
+        (base / name).write_text('root:x,0')
+    os.symlink(base / 'secret.csv', FIGURES / 'link.csv')
+    os.symlink('loop.png', FIGURES / 'loop.png')
+    plan = json.loads((experiment / 'experiment.json').read_text())
+    for stage in plan['stages'].values():
+        stage['outputs'] = [path]
+    (experiment / 'experiment.json').write_text(json.dumps(plan))
+    page = page_of(experiment)
+    assert 'root:x' not in page
+    assert base64.b64encode(b'root:x')[:8].decode() not in page
+
+
+def test_damaged_files_leave_a_line_in_their_place(experiment):
+    for stage in STAGES:
+        mark(experiment, stage.name, 'begun', 'done')
+    for damage in b'', b'\xff\xfe', b'a,' + 200_000 * b'b', b'a\0b\n"':
+        (FIGURES / 'regimes.csv').write_bytes(damage)
+        (FIGURES / 'regimes.png').write_bytes(damage)
+        page = page_of(experiment)
+        assert f'No picture: {experiment.parents[1] / FIGURES}/regimes.png' in page
+        assert 'No table: ' in page or b'\0' in damage
+
+
+def test_settings_of_any_kind_are_shown(experiment):
+    plan = json.loads((experiment / 'experiment.json').read_text())
+    plan['settings'] = {'a': 1e400, 'b': '\ud800', 'c': {'d': [None]}, '<e>': [1, '<f>']}
+    (experiment / 'experiment.json').write_text(json.dumps(plan))
+    assert '<td>&lt;e&gt;</td><td>1 &lt;f&gt;</td>' in page_of(experiment)
 
 
 def test_a_folder_that_is_no_experiment_is_refused(tmp_path):

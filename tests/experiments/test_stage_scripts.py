@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from experiments import stages
-from experiments.stage_scripts import levels, makefile, outline, slurm_script
+from experiments.stage_scripts import levels, makefile, slurm_script
 from experiments.stages import Stage
 
 SBATCH = '''#!/usr/bin/env python3
@@ -39,11 +39,6 @@ def plan(tmp_path, monkeypatch):
 
 def test_levels_follow_the_needs(plan):
     assert [[stage.name for stage in level] for level in levels(plan)] == [['a', 'b'], ['c']]
-    lines = outline(plan[:2], plan[2:], threads=1).splitlines()
-    assert outline(plan).splitlines()[-1].endswith('# after a, b')
-    assert lines[-2] == '# then reproduce.py itself collects the scores, and from them: 1 stage'
-    assert [line for line in lines if not line.startswith('#')] == [
-        stage.command_line(threads=1) for stage in plan]
 
 
 RECORDS = Path('evaluation', 'my: #1$', 'stages')
@@ -76,7 +71,8 @@ def test_the_makefile_runs_what_another_name_or_command_or_input_changes(plan, t
     (tmp_path / 'in put').touch()
     reads = [plan[0], replace(plan[1], inputs=(Path('in put'),)), plan[2]]
     make(tmp_path, reads)
-    os.utime(tmp_path / 'in put', (4e9, 4e9))
+    assert make(tmp_path, reads) == []
+    (tmp_path / 'in put').write_text('other')
     assert make(tmp_path, reads) == ['b', 'cost$ and more']
 
 
@@ -85,23 +81,35 @@ def test_commands_have_the_threads_of_a_run(plan):
         assert write(plan, 'echo', records=RECORDS, threads=1).count('OMP_NUM_THREADS=1 python') == 3
 
 
-def test_what_a_script_has_run_is_adopted_whatever_was_recorded(plan, tmp_path):
-    """The record of another command that was stopped is of earlier files; without it theirs are adopted."""
-    files = [replace(stage, outputs=(tmp_path / 'order.txt',)) for stage in plan[:1]]
-    record = tmp_path / RECORDS / 'a.json'
-    for run_script in (lambda: _run_slurm(files, tmp_path),
-                       lambda: subprocess.run(['make'], check=True, capture_output=True, cwd=tmp_path)):
-        (tmp_path / 'Makefile').write_text(makefile(files, 'echo finished', records=RECORDS))
-        record.parent.mkdir(parents=True, exist_ok=True)
-        record.write_text('{"state": "stopped", "key": "of another command"}')
-        run_script()
-        made = (tmp_path / 'order.txt').read_text()
-        stages.run_stages(files, records=record.parent, adopt=True)
-        assert (tmp_path / 'order.txt').read_text() == made
+@pytest.mark.parametrize('engine', ['make', 'slurm'])
+def test_what_a_script_has_run_is_finished_for_reproduce_and_the_other_way_round(engine, plan, tmp_path):
+    def run_script():
+        return make(tmp_path, plan) if engine == 'make' else _run_slurm(plan, tmp_path)
+
+    run_script()
+    (tmp_path / 'order.txt').unlink(missing_ok=True)
+    stages.run_stages(plan, records=tmp_path / RECORDS)
+    assert not (tmp_path / 'order.txt').exists()
+    other = [plan[0], replace(plan[1], command=('append.py', 'B')), plan[2]]
+    stages.run_stages(other, records=tmp_path / RECORDS)
+    assert (tmp_path / 'order.txt').read_text().splitlines() == ['B', 'cost$ and more']
+    (tmp_path / 'order.txt').unlink()
+    run_script()
+    stages.run_stages(other[:1], records=tmp_path / RECORDS)
+    assert len(list((tmp_path / RECORDS).glob('*.done'))) == 3
+
+
+def test_a_stage_that_fails_in_a_script_is_not_finished(plan, tmp_path):
+    (tmp_path / 'scripts' / 'append.py').write_text('raise SystemExit(1)')
+    (tmp_path / 'Makefile').write_text(makefile(plan, 'echo finished', records=RECORDS))
+    assert subprocess.run(['make'], check=False, capture_output=True, cwd=tmp_path).returncode
+    with pytest.raises(subprocess.CalledProcessError):
+        _run_slurm(plan, tmp_path)
+    assert not list((tmp_path / RECORDS).glob('*.done'))
 
 
 def _run_slurm(plan, folder):
-    (folder / 'bin').mkdir()
+    (folder / 'bin').mkdir(exist_ok=True)
     (folder / 'bin' / 'sbatch').write_text(SBATCH)
     (folder / 'bin' / 'sbatch').chmod(0o755)
     (folder / 'jobs.sh').write_text(slurm_script(plan, 'echo finished > last.txt', records=RECORDS))

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import subprocess
 
 import click
 import numpy as np
@@ -28,6 +29,29 @@ def test_the_card_says_what_made_a_result():
     assert card['python'].startswith('3.')
     assert card['time_utc'].endswith('+00:00')
     assert 'commit' in card
+
+
+def test_a_record_is_dirty_by_changed_code_but_not_by_changed_pictures(tmp_path, monkeypatch):
+    def git(*args):
+        subprocess.run(['git', '-c', 'user.name=a', '-c', 'user.email=b', *args], cwd=tmp_path, check=True,
+                       capture_output=True)
+
+    for folder in 'edm/torch_utils', 'figures':
+        (tmp_path / folder).mkdir(parents=True)
+    code, picture = tmp_path / 'edm' / 'torch_utils' / 'provenance.py', tmp_path / 'figures' / 'a.png'
+    for path in code, picture:
+        path.write_text('first')
+    git('init')
+    git('add', '.')
+    git('commit', '-m', 'first')
+    monkeypatch.setattr(provenance, '__file__', str(code))
+    commit = provenance.commit.__wrapped__
+    clean = commit()
+    picture.write_text('second')
+    assert clean
+    assert commit() == clean
+    code.write_text('second')
+    assert commit() == f'{clean}-dirty'
 
 
 def test_the_command_line_does_not_tell_where_the_checkout_lies(monkeypatch):
