@@ -13,9 +13,13 @@ import torch
 from PIL import Image
 
 import generate
+from denoisers import DENOISERS
 from helpers import DATA, golden, refuse, run, torchrun, torchrun_on_two_machines
+from image_sets import write
 from sampling import generation
+from sampling.sampler import edm_sampler
 from torch_utils.errors import UserError
+from torch_utils.images import to_uint8
 from torch_utils.seeding import SampleGenerators
 from training.networks import EDMPrecond
 from training.snapshot import save_snapshot
@@ -269,6 +273,83 @@ def test_images_that_are_replaced_are_mentioned(grey, tmp_path):
     assert '3 of 4 images' in said
     record = json.loads((tmp_path / 'generation.json').read_text())
     assert (len(record['runs']), record['settings']['num_steps']) == (1, 3)
+
+
+def test_a_network_that_fails_stops_before_anything_is_written(grey, tmp_path):
+    net = EDMPrecond(8, 1, **TINY)
+    next(net.model.parameters()).data.fill_(float('nan'))
+    save_snapshot(tmp_path / 'nan.pkl', ema=net.eval())
+    refuse(generate.main, f'--network={tmp_path / "nan.pkl"}', f'--outdir={tmp_path / "out"}', '--seeds=0-3',
+           f'--trajectory={tmp_path / "new" / "x.npz"}', '--device=cpu', status=1,
+           says=('noise level 80', '64 of 64 values', 'NaN'))
+    assert [path.name for path in tmp_path.iterdir()] == ['nan.pkl']
+
+
+def test_a_sheet_inside_outdir_would_count_as_a_sample_and_is_refused(grey, tmp_path):
+    (tmp_path / 'link').symlink_to(tmp_path / 'out')
+    for sheet in ('out/grid.png', 'out/000000/grid.png', 'x/../out/grid.png', 'link/grid.png'):
+        refuse(generate.main, f'--network={grey}', f'--outdir={tmp_path / "out"}', '--seeds=0',
+               f'--grid={tmp_path / sheet}', status=2, says=('--grid', '--outdir', 'sample'))
+    assert not (tmp_path / 'out').exists()
+
+
+@pytest.fixture(scope='module')
+def vectors(tmp_path_factory):
+    """A snapshot of a network trained on label vectors, and its data set."""
+    folder = tmp_path_factory.mktemp('vectors')
+    labels = [[0.5, -1.0], [1.5, -1.0]]
+    data = write(folder / 'set.zip', {
+        '0.png': np.zeros((8, 8), np.uint8), '1.png': np.ones((8, 8), np.uint8),
+        'dataset.json': {'labels': [['0.png', labels[0]], ['1.png', labels[1]]]}})
+    torch.manual_seed(0)
+    net = EDMPrecond(8, 1, label_dim=2, **TINY)
+    for parameter in net.parameters():
+        parameter.data.add_(0.1 * torch.randn_like(parameter))
+    save_snapshot(folder / 'vec.pkl', ema=net.eval(), dataset_kwargs={'path': str(data)},
+                  made_by={'labels': 'vectors'})
+    return folder / 'vec.pkl', data, net, labels
+
+
+def test_label_vectors_are_drawn_from_the_training_set(vectors, tmp_path):
+    snapshot, _, net, labels = vectors
+    made, _ = sample(snapshot, tmp_path / 'out', '--seeds=0-7', '--steps=3')
+    draws = SampleGenerators(range(8), torch.device('cpu'))
+    latents = draws.randn((1, 8, 8))
+    chosen = torch.tensor(labels)[draws.randint(2)]
+    assert len(chosen.unique(dim=0)) == 2
+    expected = to_uint8(edm_sampler(net, latents, chosen, num_steps=3))[:, 0].numpy()
+    assert np.abs(np.stack(list(made.values())).astype(int) - expected).max() <= 1
+    one_hot = to_uint8(edm_sampler(net, latents, torch.eye(2)[draws.randint(2)], num_steps=3))[:, 0].numpy()
+    assert not np.array_equal(one_hot, expected)
+
+
+def test_no_class_and_no_sample_of_label_vectors_without_their_data_set(vectors, tmp_path):
+    snapshot, data, *_ = vectors
+    refuse(generate.main, f'--network={snapshot}', f'--outdir={tmp_path / "out"}', '--class=1', status=2,
+           says=('--class 1', 'label vectors'))
+    away = data.rename(data.with_name('moved.zip'))
+    refuse(generate.main, f'--network={snapshot}', f'--outdir={tmp_path / "out"}', '--seeds=0', status=1,
+           says=('--network', 'label vectors', 'set.zip'))
+    away.rename(data)
+    assert not (tmp_path / 'out').exists()
+
+
+@pytest.mark.parametrize('denoiser', DENOISERS)
+def test_a_denoiser_has_a_name_and_an_option_of_its_own(denoiser, vectors, tmp_path):
+    made = []
+    for option in (f'--denoiser={denoiser}', f'--{denoiser}_denoiser'):
+        outdir = tmp_path / option
+        run(generate.main, option, f'--dataset={vectors[1]}', f'--outdir={outdir}', '--seeds=0-1',
+            '--steps=3', '--device=cpu')
+        made.append(images(outdir))
+    assert all(np.array_equal(made[0][name], made[1][name]) for name in made[0])
+    refuse(generate.main, f'--denoiser={denoiser}', '--gaussian_denoiser', '--optimal_denoiser',
+           f'--dataset={vectors[1]}', f'--outdir={tmp_path / "x"}', status=2, says=('together',))
+
+
+def test_options_of_churn_without_churn_are_mentioned(grey, tmp_path):
+    _, said = sample(grey, tmp_path, '--seeds=0', '--steps=2', '--S_noise=1.003', '--S_min=0.05')
+    assert 'without --S_churn above 0, --S_min, --S_noise has no effect' in said
 
 
 def test_clipped_noise_levels_are_mentioned(snapshots, tmp_path):

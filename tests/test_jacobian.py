@@ -59,6 +59,24 @@ def test_the_lines_are_those_of_the_paper_software(tmp_path):
     assert len(lines) == 2
 
 
+def test_a_network_that_fails_is_told_by_noise_level(tmp_path):
+    net = EDMPrecond(4, 3, **TINY)
+    next(net.model.parameters()).data.fill_(float('nan'))
+    path, out = snapshot(tmp_path / 'nan.pkl', net), tmp_path / 'new' / 'ranks.npz'
+    for method in ('exact', 'randomized'):
+        refuse(jacobian.main, f'--network_pkl={path}', '--seeds=0-1', '--steps=3', f'--out={out}',
+               '--device=cpu', f'--method={method}', status=1, says=('noise level 80', '48 of 48', 'NaN'))
+    assert not out.exists()
+
+
+def test_a_batch_beyond_all_rows_is_cut_to_them(nets, monkeypatch):
+    widths = []
+    monkeypatch.setattr(EDMPrecond, 'forward', lambda net, x, *args, forward=EDMPrecond.forward, **kwargs: (
+        widths.append(len(x)), forward(net, x, *args, **kwargs))[1])
+    ranks(nets['edm'], '--seeds=0,1', '--steps=2', '--batch=100000')
+    assert max(widths) <= 2 * 48
+
+
 def test_the_file_holds_what_was_printed(nets, tmp_path):
     out = tmp_path / 'new' / 'ranks.npz'
     result = ranks(nets['cond'], '--seeds=3,5', '--steps=3', f'--out={out}', '--save_spectrum')

@@ -34,8 +34,8 @@ def karras_sigmas(num_steps: int, sigma_min: float, sigma_max: float, rho: float
         first = last = math.inf
     levels = (first + _ramp(num_steps) * (last - first)) ** rho
     if not (last > 0 and abs(levels[0] / sigma_max - 1) < 1e-3 and abs(levels[-1] / sigma_min - 1) < 1e-3):
-        raise ValueError(f'rho {rho:g} spaces levels from {sigma_max:g} to {sigma_min:g} beyond what float64 '
-                         'holds; expected about 1 to 10')
+        raise ValueError(f'rho {rho:g} is beyond what float64 can space levels from {sigma_max:g} to '
+                         f'{sigma_min:g} with; expected about 1 to 10')
     return levels
 
 

@@ -184,9 +184,9 @@ def test_the_range_is_clipped_to_what_the_denoiser_supports():
     ({'S_churn': 1}, 'needs randn'),
     ({'S_min': 5, 'S_max': 1}, 'S_min must not be above S_max, got 5 and 1'),
     ({'S_churn': 1, 'S_max': math.nan}, 'S_min must not be above S_max, got 0 and nan'),
-    ({'rho': 1e-9}, 'rho 1e-09 spaces levels from 80 to 0.002 beyond what float64 holds'),
-    ({'rho': 0.02}, 'rho 0.02 spaces'),
-    ({'rho': 1e300}, 'rho 1e+300 spaces'),
+    ({'rho': 1e-9}, 'rho 1e-09 is beyond what float64 can space levels from 80 to 0.002 with'),
+    ({'rho': 0.02}, 'rho 0.02 is beyond'),
+    ({'rho': 1e300}, 'rho 1e+300 is beyond'),
     ({'sigma_max': 1e200}, 'must lie within 1e-15 and 1e+15, got 0.002 and 1e+200'),
     ({'sigma_min': 1e-200}, 'must lie within 1e-15 and 1e+15, got 1e-200 and 80'),
 ])
