@@ -68,7 +68,7 @@ _run_options = cli.options(
                  help='Noises to sample from.  [default: preset]'),
     click.option('--thresholds', metavar='LIST',
                  help='Similarity thresholds, the main one first.  [default: preset]'),
-    click.option('--seed', metavar='INT', type=click.IntRange(min=0),
+    click.option('--seed', metavar='INT', type=click.IntRange(min=0, max=2**31),
                  help='Seed of the first student; the others follow.  [default: preset]'))
 @cli.options('Execution',
     cli.device_option)

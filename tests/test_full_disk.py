@@ -63,7 +63,7 @@ def leftovers(folder):
 def test_generate_says_that_the_disk_is_full_and_leaves_whole_images(network, small_disk):
     outdir = small_disk / 'out'
     refuse(generate.main, f'--network={network}', f'--outdir={outdir}', '--seeds=0-63', '--steps=2',
-           '--batch=8', '--device=cpu', status=1, says=(FULL,))
+           '--batch=8', '--device=cpu', status=1, says=(FULL, str(outdir)))
     made = list(outdir.glob('*.png'))
     assert 0 < len(made) < 64
     for path in made:
@@ -76,14 +76,14 @@ def test_dataset_tool_leaves_no_part_of_a_data_set_on_a_full_disk(small_disk):
     digits = ROOT / 'datasets' / 'digits-8x8.zip'
     for dest in ('data.zip', 'folder'):
         refuse(dataset_tool.main, f'--source={digits}', f'--dest={small_disk / dest}', '--workers=1',
-               status=1, says=(FULL,))
+               status=1, says=(FULL, str(small_disk / dest)))
         assert not list(small_disk.iterdir())
 
 
 def test_features_are_not_half_written_on_a_full_disk(small_disk):
     digits = ROOT / 'datasets' / 'digits-8x8.zip'
     refuse(sscd.main, 'feature', f'--images={digits}', f'--features={small_disk / "x.npz"}', '--device=cpu',
-           '--descriptor=pixel', status=1, says=(FULL,))
+           '--descriptor=pixel', status=1, says=(FULL, str(small_disk / 'x.npz')))
     assert not list(small_disk.iterdir())
 
 
@@ -92,7 +92,7 @@ def test_a_snapshot_appears_whole_or_not_at_all(small_disk):
     path = small_disk / 'network-snapshot-000000.pkl'
     net = EDMPrecond(4, 1, **TINY)
     save_snapshot(path, ema=net)
-    with pytest.raises(OSError, match=FULL):
+    with pytest.raises(OSError, match=f'{FULL}.*{path.name}'):
         save_snapshot(path, ema=EDMPrecond(8, 3, **TINY | {'model_channels': 32}))
     assert load_snapshot(str(path))['ema'].img_resolution == 4
     assert not leftovers(small_disk)
@@ -121,4 +121,5 @@ def test_training_goes_on_after_a_snapshot_that_could_not_be_written(small_disk,
                '--cres=1', '--num_blocks=1', '--augment=0', status=1)
     assert 'tick 1' in done.output
     assert FULL in done.output
+    assert str(small_disk) in next(line for line in done.output.splitlines() if FULL in line)
     assert not leftovers(small_disk)

@@ -201,7 +201,7 @@ def _open_dest(dest: str, option: str) -> Iterator[Callable[[str, bytes], None]]
     temp = files.temp_beside(path)
     try:
         temp.mkdir()
-        with files.locked(temp, doing='writing'):
+        with files.locked(temp, doing='writing'), files.named_when_full(path):
             yield lambda name, data: _save_file(temp / name, data)
         if hasattr(os, 'sync'):  # Windows lacks it
             os.sync()  # once for all files

@@ -200,7 +200,7 @@ def parse_int_list(text: str) -> list[int]:
             raise ValueError(f'{text!r} is no list of integers and rising ranges such as 1,2,5-10')
         first, last = int(match[1]), int(match[2] or match[1])
         if last > MAX_INT:
-            raise ValueError(f'{last:.6g} is beyond 64 bits; integers go up to {MAX_INT}')
+            raise ValueError(f'{str(last)[:40]!r} is beyond 64 bits; integers go up to {MAX_INT}')
         if len(numbers) + last - first >= MAX_LISTED:
             raise ValueError(f'{text!r} is a list of more than {MAX_LISTED:,} integers')
         numbers.extend(range(first, last + 1))

@@ -1,6 +1,7 @@
 """Files that appear whole or not at all, where they lie, and which of those that are there they replace."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -33,7 +34,7 @@ def atomic_write(path: str | os.PathLike, mode: str = 'wb', *, durable: bool = T
     path = Path(path)
     temp = temp_beside(path)
     try:
-        with open(temp, mode, encoding=None if 'b' in mode else 'utf-8') as file:
+        with named_when_full(path), open(temp, mode, encoding=None if 'b' in mode else 'utf-8') as file:
             try_lock(file)
             yield file
             if durable:
@@ -42,6 +43,17 @@ def atomic_write(path: str | os.PathLike, mode: str = 'wb', *, durable: bool = T
         os.replace(temp, path)
     except BaseException:
         temp.unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def named_when_full(path: Path) -> Iterator[None]:
+    """Let the error of a full disk, in the body, say which file the disk did not take."""
+    try:
+        yield
+    except OSError as err:
+        if err.filename is None and err.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            err.filename = str(path)
         raise
 
 

@@ -3,9 +3,13 @@
 import json
 import math
 import os
+import sys
 from pathlib import Path
 
+from torch_utils.cli import MAX_INT
 from torch_utils.errors import UserError
+
+MAX_NUMBER = sys.float_info.max  # JSON and Python have larger integers, with which nothing can be computed
 
 
 def load_json(path: str | os.PathLike, option: str) -> 'Place':
@@ -65,11 +69,11 @@ class Place:
 
     def number(self, low: float, high: float = math.inf) -> float:
         ok = isinstance(self.value, int | float) and not isinstance(self.value, bool)
-        if not ok or not math.isfinite(self.value) or not low <= self.value <= high:
+        if not ok or not low <= self.value <= high or not -MAX_NUMBER <= self.value <= MAX_NUMBER:
             raise self.error(f'a number from {low:g} ' + (f'to {high:g}' if high < math.inf else 'up'))
         return self.value
 
     def integer(self) -> int:
-        if not isinstance(self.value, int) or isinstance(self.value, bool) or self.value < 1:
-            raise self.error('an integer above 0')
+        if not isinstance(self.value, int) or isinstance(self.value, bool) or not 0 < self.value <= MAX_INT:
+            raise self.error('an integer above 0 that 64 bits hold')
         return self.value
