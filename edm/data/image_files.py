@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 from data.image_names import hidden_place
 from torch_utils.errors import UNPRINTABLE, UserError, shown
-from torch_utils.npz import check_size
+from torch_utils.npz import BROKEN_ZIP, check_members, check_size
 
 _OUTSIDE = re.compile(r'^[/\\]|^[A-Za-z]:|(^|[/\\])\.\.([/\\]|$)')  # names of places outside a folder
 
@@ -83,10 +83,9 @@ class Zip:
     def _read_directory(self) -> dict[str, zipfile.ZipInfo]:
         try:
             with zipfile.ZipFile(self.path) as archive:
+                check_members(archive)
                 infos = [info for info in archive.infolist() if not info.filename.endswith('/')]
-        # zipfile trusts a directory's numbers, so that a damaged one can make it fail in many ways
-        except (zipfile.BadZipFile, NotImplementedError, ValueError, OverflowError, struct.error,
-                OSError) as err:
+        except (*BROKEN_ZIP, OSError) as err:
             if isinstance(err, OSError) and err.errno != errno.EINVAL:  # of a place before the beginning
                 raise
             raise UserError(f'{self._where}: not a zip file, or a damaged one ({shown(err)})') from err
@@ -118,8 +117,6 @@ class Zip:
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise _Damaged('it is packed in an unusual way; repack the zip')
         check_size(info.file_size, info.compress_size, f'{self._where}: {info.filename}')
-        if info.header_offset < 0:
-            raise _Damaged('the zip lacks its beginning')
         file.seek(info.header_offset)
         signature, name_length, extra_length = struct.unpack('<4s22x2H', file.read(30))
         if signature != b'PK\3\4':

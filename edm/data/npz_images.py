@@ -2,10 +2,10 @@
 
 import io
 import os
-import zipfile
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from data.image_files import Folder, Zip, describe_shape
 from data.labels import check_array
@@ -94,43 +94,22 @@ def read_npz(file, name: str, where: str) -> NpzPart:
     Raises UserError beginning with `where`.
     """
     with open_npz(file, where) as arrays:
-        keys = list(arrays)
-        samples_key = next((key for key in ('samples', 'arr_0') if key in keys), None)
-        if samples_key is None:
-            raise UserError(f'{where}: expected an array `samples`, found {", ".join(keys) or "nothing"}')
-        samples = _stored(file, f'{samples_key}.npy') if isinstance(file, os.PathLike) else None
-        if samples is None:
-            samples = arrays[samples_key]
-        labels_key = {'samples': 'labels', 'arr_0': 'arr_1'}[samples_key]
-        labels = arrays[labels_key] if labels_key in keys else None
-    if samples.dtype != np.uint8 or samples.ndim != 4 or samples.shape[3] not in (1, 3) or 0 in samples.shape:
-        raise UserError(f'{where}: `{samples_key}` is {samples.dtype} {list(samples.shape)}, expected uint8 '
-                        '[N, H, W, C] with C 1 or 3')
+        key = next((key for key in ('samples', 'arr_0') if key in arrays), None)
+        if key is None:
+            raise UserError(f'{where}: expected an array `samples`, found {", ".join(arrays) or "nothing"}')
+        shape, dtype = arrays.headers[key]
+        if dtype != np.uint8 or len(shape) != 4 or shape[3] not in (1, 3) or 0 in shape:
+            raise UserError(f'{where}: `{key}` is {dtype} {list(shape)}, expected uint8 [N, H, W, C] with C '
+                            '1 or 3')
+        if shape[1] * shape[2] > Image.MAX_IMAGE_PIXELS:
+            raise UserError(f'{where}: `{key}` is {list(shape)}, with more than {Image.MAX_IMAGE_PIXELS:,} '
+                            'pixels an image')
+        place = arrays.place(key) if isinstance(file, os.PathLike) else None
+        samples = arrays[key] if place is None else StoredArray(file, place, shape)
+        labels = arrays.get({'samples': 'labels', 'arr_0': 'arr_1'}[key])
     if labels is not None:
-        labels = check_array(labels, samples.shape[0], f'{where}: `{labels_key}`')
+        labels = check_array(labels, shape[0], f'{where}: `{"labels" if key == "samples" else "arr_1"}`')
     return NpzPart(name, samples, labels)
-
-
-def _stored(path: os.PathLike, member: str) -> StoredArray | None:
-    """An array of bytes that lies in the file as in memory, once its checksum is found right; else None."""
-    with zipfile.ZipFile(path) as archive:
-        info = archive.getinfo(member)
-        if info.compress_type != zipfile.ZIP_STORED:
-            return None
-        with archive.open(info) as stream:
-            if np.lib.format.read_magic(stream) != (1, 0):
-                return None
-            shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(stream)
-            start = stream.tell()
-            if dtype != np.uint8 or is_fortran or start + np.prod(shape, dtype=object) != info.file_size:
-                return None
-            while stream.read(1 << 20):
-                pass  # the end raises BadZipFile if the checksum is wrong
-    with open(path, 'rb') as file:
-        file.seek(info.header_offset + 26)  # of the local header: lengths of name and extra field, at its end
-        lengths = file.read(4)
-    name_length, extra_length = np.frombuffer(lengths, '<u2')
-    return StoredArray(path, info.header_offset + 30 + int(name_length) + int(extra_length) + start, shape)
 
 
 def _chw(part: NpzPart) -> tuple[int, int, int]:

@@ -3,52 +3,92 @@
 import gzip
 import io
 import pickle
+import re
 import struct
-import tarfile
 import zlib
 from pathlib import Path
 
 import numpy as np
 
+from data.labels import MAX_CLASSES
 from torch_utils.errors import UserError
 from torch_utils.npz import BOMB_BYTES, BOMB_RATIO, check_size
 
 CIFAR10 = 'cifar-10-python.tar.gz'
 MNIST = 'train-images-idx3-ubyte.gz'
 MNIST_LABELS = 'train-labels-idx1-ubyte.gz'
+MAX_READS = 1_000_000  # of a batch; one of 10,000 images with their names needs a tenth
+
+_LONG_SIZE = re.compile(rb'^\d+ size=(\d{1,20})\n', re.MULTILINE)  # in a tar: of the next member
 
 
 def read_cifar10(path: Path, option: str) -> tuple[np.ndarray, list[int]]:
     """All training images uint8 [N, 32, 32, 3] and their classes."""
-    batches = {f'cifar-10-batches-py/data_batch_{number}': None for number in range(1, 6)}
+    names = [f'cifar-10-batches-py/data_batch_{number}' for number in range(1, 6)]
     try:
-        with tarfile.open(path, 'r:gz') as archive:
-            for member in archive:
-                where = f'{option} {path}: {member.name}'
-                check_size(member.size, path.stat().st_size, where)
-                if member.name in batches and member.isfile():
-                    batches[member.name] = _read_cifar10_batch(archive.extractfile(member).read(), where)
-    except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error) as err:
+        members = _unpack(path, names, f'{option} {path}')
+    except (gzip.BadGzipFile, EOFError, zlib.error, ValueError) as err:
+        if isinstance(err, UserError):
+            raise
         raise UserError(f'{option} {path}: not a readable .tar.gz archive ({err})') from err
-    missing = [name for name, batch in batches.items() if batch is None]
-    if missing:
+    if missing := [name for name in names if name not in members]:
         raise UserError(f'{option} {path}: {missing[0]} is missing in it')
-    images = np.concatenate([pixels for pixels, _ in batches.values()])
-    labels = [label for _, classes in batches.values() for label in classes]
+    batches = [_read_cifar10_batch(members[name], f'{option} {path}: {name}') for name in names]
+    images = np.concatenate([pixels for pixels, _ in batches])
+    labels = [label for _, classes in batches for label in classes]
     return images.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), labels
+
+
+def _unpack(path: Path, names: list[str], where: str) -> dict[str, bytes]:
+    """These files of a .tar.gz, as far as it has them.
+
+    All else is passed over, with headers that speak of holes, links and long names, which the standard
+    library's reader trusts.
+    Raises EOFError, ValueError, or what gzip raises if the archive is damaged, UserError if it is a bomb.
+    """
+    found, total, long_size = {}, 0, None
+    with gzip.open(path) as file:
+        while len(found) < len(names) and (header := file.read(512)).strip(b'\0'):
+            fields = struct.unpack('100s24x12s12x8sc355x', header.ljust(512, b'\0'))
+            name, size, checksum, kind = (field.rstrip(b' \0') for field in fields)
+            if sum(header) - sum(fields[2]) + 8 * ord(' ') != int(checksum or b'0', 8):
+                raise ValueError('a header is damaged')
+            size = int(long_size[1]) if long_size else int(size or b'0', 8)
+            padded = size + -size % 512
+            total += 512 + padded
+            check_size(total, path.stat().st_size, where)
+            if size < 0 or len(data := file.read(padded)) < padded:
+                raise EOFError('it is cut short')
+            long_size = kind == b'x' and _LONG_SIZE.search(data)
+            if kind in (b'0', b'') and name.decode('latin1') in names:
+                found[name.decode('latin1')] = data[:size]
+    return found
 
 
 def _read_cifar10_batch(data: bytes, where: str) -> tuple[np.ndarray, list[int]]:
     try:
-        batch = _Cifar10Unpickler(io.BytesIO(data), encoding='latin1').load()
+        batch = _Cifar10Unpickler(_Bounded(data), encoding='latin1').load()
         pixels, labels = batch['data'].to_numpy(), batch['labels']
         good = (pixels.ndim == 2 and pixels.shape[1] == 3072 and isinstance(labels, list)
-                and len(labels) == len(pixels) and all(type(x) is int and x >= 0 for x in labels))
+                and len(labels) == len(pixels)
+                and all(type(x) is int and 0 <= x < MAX_CLASSES for x in labels))
     except Exception as err:  # a hostile or damaged pickle may raise anything
         raise UserError(f'{where}: not a CIFAR-10 batch ({type(err).__name__}: {err})') from err
     if not good:
         raise UserError(f'{where}: expected `data` uint8 [n, 3072] and `labels`, n integers from 0 up')
     return pixels, labels
+
+
+class _Bounded(io.BytesIO):
+    """A pickle that may be read in MAX_READS steps: an opcode can be a byte, and take as long as a number."""
+
+    reads = 0
+
+    def read(self, size: int = -1) -> bytes:
+        self.reads += 1
+        if self.reads > MAX_READS:
+            raise pickle.UnpicklingError('it has far more parts than a CIFAR-10 file')
+        return super().read(size)
 
 
 class _Cifar10Unpickler(pickle._Unpickler):
@@ -66,12 +106,15 @@ class _Cifar10Unpickler(pickle._Unpickler):
             _check_key(key)
         super().load_setitems()
 
+    def pass_over_frame(self):
+        self.read(8)  # its length, which would have all of it read at once
+
     def refuse(self):
         raise pickle.UnpicklingError('it holds sets, which no CIFAR-10 file needs')
 
     dispatch = pickle._Unpickler.dispatch | {
         pickle.SETITEM[0]: load_setitem, pickle.SETITEMS[0]: load_setitems, pickle.DICT[0]: refuse,
-        pickle.ADDITEMS[0]: refuse, pickle.FROZENSET[0]: refuse}
+        pickle.ADDITEMS[0]: refuse, pickle.FROZENSET[0]: refuse, pickle.FRAME[0]: pass_over_frame}
 
     def find_class(self, module: str, name: str):
         match module, name:

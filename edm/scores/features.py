@@ -161,7 +161,7 @@ def read_arrays(path: str | os.PathLike, option: str) -> dict[str, np.ndarray]:
     if not Path(path).is_file():
         raise UserError(f'{where}: no such file')
     with open_npz(path, where) as arrays:
-        return {name: arrays[name] for name in arrays.files}
+        return dict(arrays)
 
 
 def text_in(arrays: dict[str, np.ndarray], name: str) -> str | None:
