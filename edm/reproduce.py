@@ -23,6 +23,42 @@ def main():
     """
 
 
+def _folder_name(ctx, param, name: str | None) -> str | None:
+    if name is not None and ('/' in name or name in ('', '.', '..')):
+        raise click.UsageError(f'--name {name!r}: expected the name of a folder, without slashes')
+    return name
+
+
+def _different(ctx, param, numbers: list[int] | None) -> tuple[int, ...] | None:
+    """Widths in the order given, sizes in that of their size."""
+    least = {'widths': 2, 'sizes': 1}[param.name]
+    if numbers and (len(set(numbers)) < max(len(numbers), least) or min(numbers) < 1):
+        raise click.UsageError(f'--{param.name} {",".join(map(str, numbers))}: expected at least {least} '
+                               'different numbers above 0')
+    return numbers and tuple(sorted(numbers) if param.name == 'sizes' else numbers)
+
+
+def _words(ctx, param, text: str | None) -> tuple[str, ...] | None:
+    """Arguments of a script, as a shell splits them."""
+    try:
+        return None if text is None else tuple(shlex.split(text))
+    except ValueError as err:
+        raise click.UsageError(f'{param.opts[0]} {text}: {err}') from err
+
+
+def _thresholds(ctx, param, text: str | None) -> tuple[float, ...] | None:
+    try:
+        numbers = None if text is None else tuple(float(item) for item in text.split(','))
+    except ValueError:
+        numbers = (math.nan,)
+    if numbers and (not all(-1 <= number < 1 for number in numbers) or len(set(numbers)) < len(numbers)):
+        raise click.UsageError(f'--thresholds {text}: expected different numbers from -1 to 1, comma '
+                               'separated')
+    return numbers
+
+
+_name = click.option('--name', metavar='STR', callback=_folder_name,
+                     help='Folder under datasets, training, evaluation and figures.  [default: by --preset]')
 _run_options = cli.options(
     'Execution',
     click.option('--jobs', metavar='INT', type=click.IntRange(min=1),
@@ -45,28 +81,27 @@ _run_options = cli.options(
                  help='Settings to start from; the options below replace single ones. quickstart: real 8x8 '
                       'digits; quickstart-teacher: digits that a teacher, trained on the real ones, makes; '
                       'paper: CIFAR-10 images of a released teacher, for a cluster.'),
-    click.option('--name', metavar='STR',
-                 help='Folder under datasets, training, evaluation and figures.  [default: preset]'),
+    _name,
     click.option('--data', metavar='ZIP',
                  help='Images: the first N are the training set of size N.  [default: preset]'),
     click.option('--teacher', metavar='PKL|URL',
                  help='Train on images that this snapshot generates instead.'),
-    click.option('--sizes', metavar='LIST', type=cli.IntList(),
+    click.option('--sizes', metavar='LIST', type=cli.IntList(), callback=_different,
                  help='Training-set sizes N.  [default: preset]'),
-    click.option('--widths', metavar='LIST', type=cli.IntList(),
+    click.option('--widths', metavar='LIST', type=cli.IntList(), callback=_different,
                  help='Widths (--model_channels) of the students.  [default: preset]'),
     click.option('--kimg', metavar='KIMG', type=click.IntRange(min=1),
                  help='Thousands of images each student sees.  [default: preset]'),
-    click.option('--train', metavar='ARGS',
+    click.option('--train', metavar='ARGS', callback=_words,
                  help='Further arguments of train.py, in one string; they follow the preset\'s.'),
-    click.option('--teacher-training', metavar='ARGS',
+    click.option('--teacher-training', metavar='ARGS', callback=_words,
                  help='Train a teacher on --data with these further arguments of train.py.  '
                       '[default: preset]'),
     click.option('--heldout', 'num_heldout', metavar='INT', type=click.IntRange(min=1),
                  help='Images a teacher makes beyond the largest training set.  [default: preset]'),
-    click.option('--samples', metavar='INT', type=click.IntRange(min=2),
+    click.option('--samples', 'num_samples', metavar='INT', type=click.IntRange(min=2),
                  help='Noises to sample from.  [default: preset]'),
-    click.option('--thresholds', metavar='LIST',
+    click.option('--thresholds', metavar='LIST', callback=_thresholds,
                  help='Similarity thresholds, the main one first.  [default: preset]'),
     click.option('--seed', metavar='INT', type=click.IntRange(min=0, max=2**31),
                  help='Seed of the first student; the others follow.  [default: preset]'))
@@ -86,10 +121,10 @@ def regimes(preset, device, jobs, gpus, emit, dry_run, assume_img_per_s, **optio
     from experiments import regimes as experiment
     from experiments import regimes_scores
 
-    job = _on_device(_settings(experiment.PRESETS[preset], **options), device, gpus)
+    job = _job(_settings(experiment.PRESETS[preset], **options), device, gpus)
     stages, pictures = experiment.plan(job), regimes_scores.picture_stages(job)
     data, channels = _check_data(job)
-    if any(options[name] is not None for name in ('train', 'teacher_training', 'widths', 'data')):
+    if any(options[name] for name in ('train', 'teacher_training', 'widths', 'data')):
         experiment.check_training(job, stages, data)
     run = {'jobs': jobs, 'gpus': gpus, 'emit': emit, 'dry_run': dry_run, 'assume_img_per_s': assume_img_per_s,
            'data': data, 'channels': channels}
@@ -102,8 +137,6 @@ def regimes(preset, device, jobs, gpus, emit, dry_run, assume_img_per_s, **optio
         print(f'wrote {path}')
 
 
-_name = click.option('--name', metavar='STR', help='Folder under datasets, training, evaluation and '
-                                                   'figures.  [default: by --preset]')
 _small_preset = click.option(
     '--preset', type=click.Choice(['quickstart', 'paper']), default='quickstart',
     help='quickstart: minutes on two CPU cores; paper: at the published size, for a GPU.')
@@ -123,7 +156,7 @@ def molrg(preset, name, device, **run):
     """
     from experiments import molrg_experiment as experiment
 
-    job = _on_device(_named(experiment.PRESETS[preset], name), device, run['gpus'])
+    job = _job(experiment.PRESETS[preset], device, run['gpus'], name)
     if _run(job, experiment.plan(job), **run):
         print(experiment.summary(job))
         for path in job.pictures:
@@ -149,7 +182,7 @@ def jacobian(preset, networks, name, device, **run):
     from data.dataset import ImageDataset
     from experiments import jacobian_experiment as experiment
 
-    job = _on_device(_named(experiment.PRESETS[preset], name), device, run['gpus'])
+    job = _job(experiment.PRESETS[preset], device, run['gpus'], name)
     job = replace(job, networks=(*job.networks, *map(cli.split_label, networks)))
     labels = [label for label, _ in job.networks] + ([job.training[0]] if job.training else [])
     for label in labels:
@@ -194,32 +227,20 @@ def phase_transition(out, device, dims, ratios, **options):
 
     Example: python edm/reproduce.py phase-transition --dims=3,6 --out=transition.json
     """
-    from tqdm import tqdm
-
-    from experiments.phase_transition import Transition, measure
+    from experiments.phase_transition import Transition, measure_all
     from scores.recovery import save_points
-    from torch_utils import distributed
+    from torch_utils.distributed import pick_device
     from torch_utils.files import make_output_dir
 
     job = Transition(dims=tuple(dims), ratios=tuple(ratios), **options)
-    shapes = job.shapes()
-    device = distributed.pick_device(device)
+    job.shapes()  # refuses those that can't be
     make_output_dir(Path(out).parent, '--out')
-    points = []
-    for shape in tqdm(shapes, unit='size', disable=not sys.stderr.isatty()):
-        points.append(measure(job, shape, device))
-        tqdm.write(f'd = {shape.per_class_dim}, N = {shape.sample_per_class}: found in '
-                   f'{points[-1].found.mean():.0%} of {job.trials} trials', file=sys.stdout)
-    save_points(Path(out), asdict(job), points)
+    save_points(Path(out), asdict(job), measure_all(job, pick_device(device)))
     print(f'wrote {out}')
 
 
-def _named(job, name: str | None):
-    return job if name is None else replace(job, name=_folder_name(name))
-
-
-def _on_device(job, device: str, gpus: list[int] | None):
-    """The preset, on the device that the command line asks for."""
+def _job(job, device: str, gpus: list[int] | None, name: str | None = None):
+    """The settings with the device that the command line asks for, and the name."""
     source = click.get_current_context().get_parameter_source('device')
     given = source is not click.core.ParameterSource.DEFAULT
     if gpus and given and device not in ('auto', 'cuda'):
@@ -227,7 +248,7 @@ def _on_device(job, device: str, gpus: list[int] | None):
                                'of these GPUs, as cuda')
     if gpus and len(set(gpus)) < len(gpus):
         raise click.UsageError(f'--gpus {cli.shorten(gpus)}: each GPU has one stage at a time; name it once')
-    return replace(job, device=device if given else 'auto') if given or gpus else job
+    return replace(job, name=name or job.name, device=device if given else 'auto' if gpus else job.device)
 
 
 def _run(job, stages, *, jobs, gpus, emit, dry_run, assume_img_per_s, data=None, channels=3) -> bool:
@@ -244,7 +265,7 @@ def _run(job, stages, *, jobs, gpus, emit, dry_run, assume_img_per_s, data=None,
         raise click.UsageError(f'--jobs and {"--gpus" if gpus else "--emit"} can\'t be given together: '
                                f'{"each GPU has one stage at a time" if gpus else "the script has its own"}')
     places = len(gpus) if gpus else jobs or (usable_cores() if job.device == 'cpu' else 1)
-    folder, threads = Path('evaluation', job.name), _threads(job)
+    folder, threads = Path('evaluation', job.name), 1 if job.device == 'cpu' else None
     if emit:
         write = {'slurm': stage_scripts.slurm_script, 'make': stage_scripts.makefile}[emit]
         print(write(stages, _last_command(), records=folder / 'stages', threads=threads), end='')
@@ -263,11 +284,6 @@ def _run(job, stages, *, jobs, gpus, emit, dry_run, assume_img_per_s, data=None,
     return not emit and not dry_run
 
 
-def _threads(job) -> int | None:
-    """CPU threads of a stage: small networks on a CPU have one each, side by side."""
-    return 1 if job.device == 'cpu' else None
-
-
 def _last_command() -> str:
     """This command without --emit, to score what the script has run, and to draw."""
     words = sys.argv[1:]
@@ -276,72 +292,26 @@ def _last_command() -> str:
     return shlex.join(['python', os.path.relpath(__file__), *words])
 
 
-def _settings(preset, *, train, teacher_training, samples, thresholds, teacher, **options):
+def _settings(preset, *, train, teacher_training, teacher, data, **options):
     """The preset with what the command line replaces."""
+    if teacher and (data or teacher_training):
+        raise click.UsageError(f'--teacher and {"--data" if data else "--teacher-training"} can\'t be given '
+                               'together: images come from the one or the other')
     changes = {'data': os.path.relpath(preset.data)} if preset.data else {}
     changes |= {key: value for key, value in options.items() if value is not None}
-    for key, least in (('sizes', 1), ('widths', 2)):
-        if key in changes:
-            changes[key] = _different(f'--{key}', changes[key], least)
-    if 'sizes' in changes:
-        changes['sizes'] = tuple(sorted(changes['sizes']))
     if train is not None:
-        changes['train'] = (*preset.train, *_split('--train', train))  # the last of equal options counts
+        changes['train'] = (*preset.train, *train)  # the last of equal options counts
     if teacher_training is not None:
-        changes['teacher_training'] = (*(preset.teacher_training or preset.train),
-                                       *_split('--teacher-training', teacher_training))
-    if samples is not None:
-        changes['num_samples'] = samples
-    if thresholds is not None:
-        changes['thresholds'] = _thresholds(thresholds)
-    if teacher is not None and teacher_training is not None:
-        raise click.UsageError('--teacher and --teacher-training can\'t be given together: one teacher is '
-                               'there already, the other is to be trained')
-    if teacher is not None and options['data'] is not None:
-        raise click.UsageError('--teacher and --data can\'t be given together: students are trained on the '
-                               'images of either')
-    if teacher is not None or options['data'] is not None:
-        changes['teacher'] = teacher
-    if teacher is not None:
-        changes |= {'data': None, 'teacher_training': None}
-    if options['num_heldout'] and not (changes.get('teacher', preset.teacher) or teacher_training
-                                       or preset.teacher_training):
-        raise click.UsageError(f'--heldout {options["num_heldout"]} is for a teacher; of --data all images '
-                               'beyond the largest training set are held out')
-    if 'name' in changes:
-        _folder_name(changes['name'])
-    return replace(preset, **changes)
-
-
-def _folder_name(name: str) -> str:
-    if '/' in name or name in ('', '.', '..'):
-        raise click.UsageError(f'--name {name!r}: expected the name of a folder, without slashes')
-    return name
-
-
-def _different(option: str, numbers: list[int], least: int) -> tuple[int, ...]:
-    if len(set(numbers)) < max(len(numbers), least) or min(numbers) < 1:
-        raise click.UsageError(f'{option} {",".join(map(str, numbers))}: expected at least {least} different '
-                               'numbers above 0')
-    return tuple(numbers)
-
-
-def _split(option: str, text: str) -> list[str]:
-    try:
-        return shlex.split(text)
-    except ValueError as err:
-        raise click.UsageError(f'{option} {text}: {err}') from err
-
-
-def _thresholds(text: str) -> tuple[float, ...]:
-    try:
-        numbers = tuple(float(item) for item in text.split(','))
-    except ValueError:
-        numbers = (math.nan,)
-    if not all(-1 <= number < 1 for number in numbers) or len(set(numbers)) < len(numbers):
-        raise click.UsageError(f'--thresholds {text}: expected different numbers from -1 to 1, comma '
-                               'separated')
-    return numbers
+        changes['teacher_training'] = (*(preset.teacher_training or preset.train), *teacher_training)
+    if data:
+        changes |= {'data': data, 'teacher': None}
+    if teacher:
+        changes |= {'data': None, 'teacher': teacher, 'teacher_training': None}
+    job = replace(preset, **changes)
+    if options['num_heldout'] and not (job.teacher or job.teacher_training):
+        raise click.UsageError(f'--heldout {job.num_heldout} is for a teacher; of --data, all images beyond '
+                               'the largest training set are held out')
+    return job
 
 
 def _check_data(job) -> tuple[str, int]:

@@ -6,12 +6,14 @@ trained at once, as one batched computation of the loss and network that trainMo
 """
 
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch.func import functional_call, vmap
+from tqdm import tqdm
 
 from data.molrg_data import MoLRGShape, make_molrg
 from scores.recovery import Point, recovery_errors
@@ -47,6 +49,16 @@ class Transition:
                    for n in dict.fromkeys(max(round(ratio * d), 1) for ratio in self.ratios)]
         return [MoLRGShape(resolution=self.img_res, class_num=self.class_num, per_class_dim=d,
                            sample_per_class=n) for d, n in numbers]
+
+
+def measure_all(job: Transition, device: torch.device) -> list[Point]:
+    """The trials of all sizes; says what each size gave. Raises UserError as `Transition.shapes` does."""
+    points = []
+    for shape in tqdm(job.shapes(), unit='size', disable=None):
+        points.append(measure(job, shape, device))
+        tqdm.write(f'd = {shape.per_class_dim}, N = {shape.sample_per_class}: found in '
+                   f'{points[-1].found.mean():.0%} of {job.trials} trials', file=sys.stdout)
+    return points
 
 
 def measure(job: Transition, shape: MoLRGShape, device: torch.device) -> Point:
