@@ -3,6 +3,7 @@
 import click
 
 from torch_utils import cli
+from torch_utils.errors import note
 from training import options
 from training.config import ARCHITECTURES, IMAGE_ARCHITECTURES, TrainingConfig, network_kwargs
 
@@ -41,6 +42,7 @@ def main(**opts):
     torchrun --standalone --nproc_per_node=2 edm/train.py --outdir=training --data=datasets/cifar10-32x32.zip
     """
     from data.dataset import ImageDataset
+    from training.launch import start_run
 
     _check(opts)
     dataset = ImageDataset(opts['data'], use_labels=opts['cond'], xflip=opts['xflip'], cache=opts['cache'])
@@ -53,16 +55,16 @@ def main(**opts):
         data_loader_kwargs={'pin_memory': True, 'num_workers': opts['workers'], 'prefetch_factor': 2},
         network_kwargs=network_kwargs(opts),
         **options.shared_settings(opts, resume=opts['resume']))
-    options.start_run(config, dataset, opts, outdir=opts['outdir'],
-                      named=f'--cres, --cbase, --model_channels is no network for {opts["data"]}')
+    start_run(config, dataset, opts, outdir=opts['outdir'],
+              named=f'--cres, --cbase, --model_channels is no network for {opts["data"]}')
 
 
 def _check(opts: dict) -> None:
     """Refuse options that don't go together."""
-    options.check_options(opts)
-    if opts['transfer'] and opts['resume']:
-        raise click.UsageError('--transfer and --resume can\'t be given together: a run starts with the '
-                               'weights of a snapshot or continues another')
+    options.check_options(opts, resumes=bool(opts['resume']))
+    if opts['cache'] and 'workers' in options.given_options():
+        note(f'--workers {opts["workers"]}: without effect, as the images are decoded once; they are for '
+             '--cache 0')
     if 'model_channels' in ARCHITECTURES[opts['arch']] and 'model_channels' in options.given_options():
         raise click.UsageError(f'--model_channels {opts["model_channels"]} is for ddpmpp and ncsnpp; '
                                f'{opts["arch"]} takes --cbase')

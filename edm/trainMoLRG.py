@@ -7,7 +7,7 @@ import click
 from torch_utils import cli
 from torch_utils.errors import UserError
 from training import options
-from training.config import ARCHITECTURES, OPTIMIZERS, TrainingConfig, network_kwargs
+from training.config import ARCHITECTURES, AUTO, OPTIMIZERS, TrainingConfig, network_kwargs
 from training.run_dir import find_states, newest_run_with_state
 
 # Options of the network that an --arch has no use for.
@@ -26,7 +26,7 @@ class Resume(click.ParamType):
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None):
         """False, True, 'auto', or the path of something that exists."""
-        if value == options.AUTO:
+        if value == AUTO:
             return value
         if isinstance(value, str) and Path(value).exists() and value not in ('0', '1'):
             return value
@@ -106,6 +106,7 @@ def main(**opts):
         resume = opts['resume']
 
     from data.molrg_data import MoLRG
+    from training.launch import is_first_process, start_run
 
     dataset = MoLRG(opts['path'], shape, seed=opts['data_seed'], use_labels=opts['cond'],
                     make=not opts['dry_run'])
@@ -118,35 +119,31 @@ def main(**opts):
         network_kwargs=_network_kwargs(opts),
         **options.shared_settings(opts, resume=resume))
     low_rank = opts['arch'] == 'param-mlp'
-    run_dir = options.start_run(
+    last = start_run(
         config, dataset, opts, outdir=outdir,
         named=f'network options is no network for --img_res {opts["img_res"]}',
         prepare=(lambda net: net.start_from(dataset.samples())) if low_rank else None)
-    if low_rank and run_dir is not None and options.is_first_process():
-        _print_recovery(run_dir, dataset)
+    if low_rank and last is not None and is_first_process():
+        _print_recovery(last, dataset)
 
 
-def _print_recovery(run_dir: Path, dataset) -> None:
+def _print_recovery(snapshot: Path, dataset) -> None:
     """How far the subspaces that the averaged network has found are from the true ones."""
     import torch
 
     from scores.recovery import describe_errors, recovery_errors
-    from training.run_dir import newest_snapshot
     from training.snapshot import load_network
 
-    found = load_network(newest_snapshot(run_dir), torch.device('cpu')).orthonormal_bases()
+    found = load_network(str(snapshot), torch.device('cpu')).orthonormal_bases()
     print(describe_errors(recovery_errors(found, dataset.bases())))
 
 
 def _check(opts: dict) -> None:
     """Refuse options that don't go together."""
-    options.check_options(opts)
+    options.check_options(opts, resumes=bool(opts['resume'] or opts['resumedir']))
     given = options.given_options()
     if opts['resumedir'] and opts['resume']:
         raise click.UsageError('--resume and --resumedir can\'t be given together: both continue a run')
-    if opts['transfer'] and (opts['resume'] or opts['resumedir']):
-        raise click.UsageError('--transfer and --resume can\'t be given together: a run starts with the '
-                               'weights of a snapshot or continues another')
     for name in NOT_FOR.get(opts['arch'], ()):
         if name in given and opts[name]:
             raise click.UsageError(f'--{name} {_shown(opts[name])}: --arch {opts["arch"]} has no use for it')

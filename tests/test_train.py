@@ -174,7 +174,51 @@ def test_transfer_starts_with_the_snapshots_weights(finished, images, tmp_path):
     assert not (tmp_path / 'no').exists()
 
 
+def test_transfer_takes_a_runs_newest_snapshot_and_all_but_the_labels_of_other_classes(finished, tmp_path):
+    data = write_images(tmp_path / 'data', labels=True)
+    done = run(train.main, f'--outdir={tmp_path / "run"}', '--nosubdir', f'--data={data}', '--cond=1',
+               '--duration=0.001', *TINY, '--batch=1000', f'--transfer={finished}')
+    assert f'--transfer {finished}: takes network-snapshot-000002.pkl' in done.stderr
+    assert 'not the label embedding, which starts from scratch: no classes there, 3 here' in done.stdout
+    new = load_snapshot(str(tmp_path / 'run' / 'network-snapshot-000001.pkl'))['ema'].state_dict()
+    old = load_snapshot(str(finished / 'network-snapshot-000002.pkl'))['ema'].state_dict()
+    assert all(torch.equal(old[name], new[name]) for name in old)
+    (data / 'dataset.json').write_text(json.dumps({'labels': [[f'{i}.png', i % 4] for i in range(6)]}))
+    done = run(train.main, f'--outdir={tmp_path / "four"}', '--nosubdir', f'--data={data}', '--cond=1',
+               '--duration=0.001', *TINY, '--batch=1000', f'--transfer={tmp_path / "run"}')
+    assert '3 classes there, 4 here' in done.stdout
+
+
+def test_a_run_goes_on_with_other_images_only_if_told_to(finished, tmp_path):
+    data = write_images(tmp_path / 'data')
+    args = (f'--outdir={tmp_path / "run"}', '--nosubdir', f'--data={data}', *TINY, '--batch=1000')
+    run(train.main, *args, '--duration=0.001', '--dump=1', '--tick=1', '--batch=500')
+    for i in range(6):
+        Image.new('RGB', (8, 8), (i, i, i)).save(data / f'{i}.png')
+    before = sorted((path.name, path.read_bytes()) for path in (tmp_path / 'run').iterdir())
+    for resume in (tmp_path / 'run', tmp_path / 'run' / 'training-state-000001.pt'):
+        refuse(train.main, *args, '--duration=0.003', f'--resume={resume}', status=1,
+               says=('--resume', 'other images', str(data), '--force-data'))
+    assert before == sorted((path.name, path.read_bytes()) for path in (tmp_path / 'run').iterdir())
+    run(train.main, *args, '--duration=0.003', f'--resume={tmp_path / "run"}', '--force-data')
+    assert (tmp_path / 'run' / 'network-snapshot-000003.pkl').is_file()
+
+
+def test_what_has_no_effect_or_is_cut_is_said(images):
+    args = ('--outdir=x', f'--data={images}', '-n')
+    said = run(train.main, *args, '--duration=0.0018', '--ema=0.0005', '--workers=3').stderr
+    assert '--duration 0.0018: cut to whole thousands of images, 1 kimg' in said
+    assert '--ema 0.0005: cut to whole thousands of images, 0 kimg' in said
+    assert '--workers 3: without effect' in said
+    said = run(train.main, *args, '--duration=0.002', '--ema=0.001', '--workers=3', '--cache=0').stderr
+    assert said == 'Dry run: nothing was written\n'
+
+
 @pytest.mark.parametrize(('args', 'says'), [
+    (('--nosubdir', '--desc=a'), ('--desc a', '--nosubdir')),
+    (('--force-data',), ('--force-data', '--resume')),
+    (('--compile=auto',), ('--compile', 'graphs')),
+    (('--precond=iddpm',), ('--precond', 'iddpm')),
     (('--batch=10', '--batch-gpu=4'), ('--batch-gpu 4', '--batch 10', 'processes (1)')),
     (('--duration=0',), ('--duration',)),
     (('--lr=nan',), ('--lr',)),

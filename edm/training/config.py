@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+AUTO = 'auto'  # of --resume: continue the run in the folder if it is the same
+
 # What `--arch` stands for: arguments of the preconditioned networks in training/networks.py, or a network
 # that needs no preconditioning. Those without model_channels have the width that an option gives.
 _SONG = {'model_type': 'SongUNet', 'channel_mult': [2, 2, 2], 'decoder_type': 'standard'}

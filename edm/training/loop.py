@@ -34,7 +34,7 @@ from training.kernels import (
     share_gradients,
 )
 from training.run import Run
-from training.run_dir import RunLog, remove_leftovers, snapshot_name, state_name
+from training.run_dir import RunLog, snapshot_name, state_name
 from training.saving import (
     check_all_saved,
     resume,
@@ -42,7 +42,7 @@ from training.saving import (
     save_snapshot_and_preview,
     save_state,
 )
-from training.stats import Moments
+from training.stats import MEASURED, Moments
 from training.ticks import describe, report
 
 
@@ -92,9 +92,7 @@ def _open_log(config: TrainingConfig, state: dict | None) -> RunLog:
     if state is not None:
         at_end = state['cur_nimg'] >= config.total_kimg * 1000  # where a tick may be told that isn't full
         history = {'history': Path(config.resume_state_dump).parent, 'next_tick': state['cur_tick'] + at_end}
-    log = RunLog(run_dir, **history)
-    remove_leftovers(run_dir)
-    return log
+    return RunLog(run_dir, **history)
 
 
 def prepare(config: TrainingConfig, dataset: Dataset, make_net, *, device, log=None, state=None, source=None,
@@ -107,7 +105,7 @@ def prepare(config: TrainingConfig, dataset: Dataset, make_net, *, device, log=N
     net = make_net().train()
     if source is not None:
         copied = checkpoint.copy_tensors(source, net, f'--transfer {config.resume_pkl}')
-        log.print(f'{copied} of {len(net.state_dict())} tensors come from {config.resume_pkl}')
+        log.print(f'From {config.resume_pkl} come {copied}')
     memory_format = MEMORY_FORMATS[choose_memory_format(config, device)]
     net.to(device, memory_format=getattr(torch, memory_format))
     shared_net = share_gradients(net)
@@ -126,7 +124,7 @@ def prepare(config: TrainingConfig, dataset: Dataset, make_net, *, device, log=N
         augment_pipe=build(config.augment_kwargs) if config.augment_kwargs else None,
         batches=Batches(dataset, size=split.micro_batch, seed=config.seed, device=device,
                         workers=config.num_workers),
-        moments={name: Moments(device) for name in ('Loss/loss', 'Gradient/norm', 'Gradient/nonfinite')},
+        moments={name: Moments(device) for name in MEASURED},
         card=card or {}, signals=signals or StopSignals(), start_time=start_time)
     if shared_net is not net:
         settle_gradients(run, dataset)

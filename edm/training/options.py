@@ -3,22 +3,19 @@
 Imports no torch before a run starts.
 """
 
-import json
+import math
 import os
 import secrets
-import sys
 from collections.abc import Callable
-from dataclasses import replace
-from pathlib import Path
 
 import click
 from click.core import ParameterSource
 
-from data.data_form import Dataset
 from torch_utils import cli
-from torch_utils.errors import UserError
+from torch_utils.errors import note
 from training.config import (
     AUGMENTATION,
+    AUTO,
     COMPILERS,
     LR_DECAYS,
     MEMORY_FORMATS,
@@ -26,20 +23,10 @@ from training.config import (
     PRECISIONS,
     PRECONDITIONINGS,
     TRAINABLE,
-    TrainingConfig,
     split_batch,
 )
-from training.run_dir import (
-    dir_to_go_on_in,
-    how_run_differs,
-    next_run_dir,
-    run_id,
-    run_name,
-    snapshot_name,
-    states_in,
-)
+from training.run_dir import find_snapshot
 
-AUTO = 'auto'  # of --resume
 AUTO_HELP = ('if its run had the same data and settings, but for those that can\'t change the weights, such '
              'as --dump; with --lr_decay=none it may get another --duration. Else start anew and say why.')
 
@@ -130,7 +117,11 @@ def result_options(*, snap: int = 50) -> Callable:
         click.option('--preview', is_flag=True, help='Save a grid of samples beside every snapshot.'),
         click.option('--seed', metavar='INT', type=click.IntRange(min=0, max=2**32 - 1),
                      help='Random seed.  [default: random, recorded]'),
-        click.option('--transfer', metavar='PKL|URL', help='Start with the weights of a snapshot.'),
+        click.option('--force-data', is_flag=True,
+                     help='With --resume, continue although the images at --data are others than before.'),
+        click.option('--transfer', metavar='PKL|URL|DIR',
+                     help='Start with the weights of a snapshot, or of the newest in a run\'s folder.',
+                     callback=lambda ctx, param, value: value and find_snapshot(value, '--transfer')),
         click.option('-n', '--dry-run', is_flag=True, help='Print the options and stop.'))
 
 
@@ -141,10 +132,13 @@ def given_options() -> set[str]:
             if context.get_parameter_source(param) is not ParameterSource.DEFAULT}
 
 
-def check_options(opts: dict) -> None:
-    """Refuse shared options that don't go together. Raises click.UsageError."""
+def check_options(opts: dict, *, resumes: bool) -> None:
+    """Refuse shared options that don't go together. Raises click.UsageError.
+
+    resumes: whether the run continues another, by any option.
+    """
     try:
-        split_batch(opts['batch'], opts['batch_gpu'], _num_processes())
+        split_batch(opts['batch'], opts['batch_gpu'], int(os.environ.get('WORLD_SIZE', 1)))
     except ValueError as err:
         raise click.UsageError(str(err)) from err
     for option, value in (('--P_mean', opts['p_mean']), ('--P_std', opts['p_std'])):
@@ -159,6 +153,14 @@ def check_options(opts: dict) -> None:
         raise click.UsageError('--ema_rampup: with --transfer the averaged weights have no ramp-up')
     if opts['resume'] == AUTO and not opts['nosubdir']:
         raise click.UsageError('--resume auto needs --nosubdir: --outdir is then the run\'s own folder')
+    if opts['desc'] and opts['nosubdir']:
+        raise click.UsageError(f'--desc {opts["desc"]}: names a run\'s folder, and with --nosubdir none is '
+                               'made')
+    if opts['force_data'] and not resumes:
+        raise click.UsageError('--force-data is for --resume: a new run takes any data')
+    if opts['transfer'] and resumes:
+        raise click.UsageError('--transfer and --resume can\'t be given together: a run starts with the '
+                               'weights of a snapshot or continues another')
     if opts['desc'] and (os.sep in opts['desc'] or '/' in opts['desc']):
         raise click.UsageError(f'--desc {opts["desc"]}: part of a folder\'s name, can\'t hold a slash')
 
@@ -175,8 +177,8 @@ def shared_settings(opts: dict, *, resume: str | None) -> dict:
         | {key: p for key, p in p_values.items() if p is not None},
         'optimizer_kwargs': OPTIMIZERS[opts.get('optimizer', 'adam')] | {'lr': opts['lr']},
         'augment_kwargs': AUGMENTATION | {'p': opts['augment']} if opts['augment'] else None,
-        'total_kimg': max(int(1000 * opts['duration']), 1),
-        'ema_halflife_kimg': int(1000 * opts['ema']),
+        'total_kimg': _whole_kimg('--duration', opts['duration'], least=1),
+        'ema_halflife_kimg': _whole_kimg('--ema', opts['ema']),
         'ema_rampup_ratio': None if opts['transfer'] else opts['ema_rampup'],
         'lr_rampup_kimg': opts['lr_rampup'], 'lr_decay': opts['lr_decay'],
         'batch_size': opts['batch'], 'batch_gpu': opts['batch_gpu'],
@@ -189,122 +191,9 @@ def shared_settings(opts: dict, *, resume: str | None) -> dict:
         'precision': opts['precision'], 'compile': opts['compile'], 'memory_format': opts['memory_format']}
 
 
-def start_run(config: TrainingConfig, dataset: Dataset, opts: dict, *, outdir: str, named: str,
-              prepare: Callable | None = None) -> Path | None:
-    """Train, or with --dry-run print the settings. Writes nothing before everything suits everything.
-
-    outdir: the folder in which a run's folder is made, or with --nosubdir the run's folder itself.
-    named: words for error messages that name what decides on the network's shape and on its images.
-    prepare: called with a new network, on the CPU, before its training.
-    Returns the folder of the finished run, None after --dry-run.
-    """
-    name = None if opts['nosubdir'] else run_name(
-        data=dataset.name, conditional=opts['cond'], arch=opts['arch'], precond=opts['precond'],
-        num_processes=_num_processes(), batch_size=opts['batch'], precision=opts['precision'],
-        desc=opts['desc'])
-    run_dir = state = None
-    if config.resume_state_dump == AUTO:
-        run_dir, config, state = _resumed_if_begun(config, dataset, outdir, opts)
-    elif config.resume_state_dump:
-        run_dir = dir_to_go_on_in(config.resume_state_dump, outdir, name)
-        config, state = _continued(config, opts)
-
-    from functools import partial
-
-    from training.build import build_network
-    from training.launch import launch, sketch
-    make_net = partial(build_network, config.network_kwargs, dataset)
-    try:
-        sketch(make_net)
-    except ValueError as err:
-        raise click.UsageError(f'--arch {opts["arch"]} with these {named}: {err}') from err
-    if opts['dry_run']:
-        _print_settings(config, run_dir or (next_run_dir(outdir, name) if name else outdir))
-        return None
-    if state is not None and opts['resume'] == AUTO and (last := _last_snapshot(config, run_dir, state)):
-        if is_first_process():
-            click.echo(f'Done already: {last}')
-        return run_dir
-    if prepare is not None:
-        make_net = partial(_prepared, make_net, prepare)
-    dataset.images([0])  # decodes all to be cached: a broken file stops the run before it has a folder
-    run_dir, received = launch(config, dataset, make_net, outdir=outdir, name=name, state=state,
-                               run_dir=run_dir)
-    if received:
-        sys.exit(128 + received)
-    return run_dir
-
-
-def _print_settings(config: TrainingConfig, run_dir: os.PathLike | str) -> None:
-    if is_first_process():
-        click.echo(json.dumps(replace(config, run_dir=str(run_dir)).as_json(), indent=2))
-        click.echo('Dry run: nothing was written', err=True)
-
-
-def _prepared(make_net: Callable, prepare: Callable):
-    net = make_net()
-    if not next(net.parameters()).is_meta:
-        prepare(net)
-    return net
-
-
-def is_first_process() -> bool:
-    """Whether this is rank 0, also where no process group has been joined."""
-    return os.environ.get('RANK', '0') == '0'
-
-
-def _num_processes() -> int:
-    return int(os.environ.get('WORLD_SIZE', 1))
-
-
-def _resumed_if_begun(config: TrainingConfig, dataset: Dataset, outdir: str, opts: dict,
-                      ) -> tuple[Path | None, TrainingConfig, dict | None]:
-    """Folder, settings and state of the run in `outdir` if it is this very run; else None, for a new one."""
-    from training.launch import continued
-
-    anew = None, replace(config, resume_state_dump=None), None
-    if not Path(outdir).is_dir() or not states_in(outdir):
-        return anew
-    ignored = [] if opts['seed'] is not None else ['seed']
-    if config.lr_decay == 'none':  # no step depends on where the run will end
-        ignored.append('total_kimg')
-    why = how_run_differs(outdir, config.as_json(), getattr(dataset, 'path', None), ignored)
-    if why is None:
-        try:
-            resumed, state = continued(replace(config, resume_state_dump=str(outdir)), own_only=True)
-        except UserError as err:  # none of them is whole
-            why = err
-        else:
-            if state['cur_nimg'] < config.total_kimg * 1000 + config.batch_size:
-                return Path(outdir), resumed, state
-            why = f'the run has seen {state["cur_nimg"] / 1000:g} kimg, total_kimg is {config.total_kimg}'
-    if is_first_process():
-        click.echo(f'Starts anew: {why}', err=True)
-    return anew
-
-
-def _last_snapshot(config: TrainingConfig, run_dir: Path, state: dict) -> Path | None:
-    """The snapshot at the end of the run of `state`, if the run came to its end and the file is whole."""
-    from training.snapshot import load_snapshot
-
-    path = run_dir / snapshot_name(state['cur_nimg'])
-    if state['cur_nimg'] < config.total_kimg * 1000 or not path.is_file():
-        return None
-    try:
-        made_by = load_snapshot(str(path)).get('made_by')
-    except UserError:
-        return None
-    return path if isinstance(made_by, dict) and made_by.get('run_id') == run_id(run_dir) else None
-
-
-def _continued(config: TrainingConfig, opts: dict) -> tuple[TrainingConfig, dict]:
-    """The settings and the state with --resume, checked against the other options."""
-    from training.launch import continued
-
-    config, state = continued(config)
-    if None not in (opts['seed'], state['seed']) and opts['seed'] != state['seed']:
-        raise click.UsageError(f'--seed {opts["seed"]}: the run that --resume continues had {state["seed"]}')
-    if state['cur_nimg'] >= config.total_kimg * 1000:
-        raise click.UsageError(f'--duration {opts["duration"]:g}: the run that --resume continues has '
-                               f'already seen {state["cur_nimg"] / 1e6:g} million images')
-    return config, state
+def _whole_kimg(option: str, mimg: float, least: int = 0) -> int:
+    """So many million images in thousands, cut to whole ones, of which a line tells."""
+    kimg = max(int(1000 * mimg), least)
+    if not math.isclose(kimg, 1000 * mimg):
+        note(f'{option} {mimg:g}: cut to whole thousands of images, {kimg} kimg')
+    return kimg

@@ -5,12 +5,12 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
 
-from torch_utils.errors import UserError
+from torch_utils.errors import UserError, note
 from torch_utils.files import make_output_dir, try_lock
 
 
@@ -68,21 +68,19 @@ def state_name(nimg: int) -> str:
     return f'training-state-{nimg // 1000:06d}.pt'
 
 
-def newest_snapshot(folder: str | os.PathLike) -> Path:
-    """The snapshot that was written last into a folder that has some."""
-    return max(Path(folder).glob('network-snapshot-*.pkl'), key=lambda path: path.stat().st_mtime)
-
-
-def kimg_of_state(path: str | os.PathLike) -> int | None:
-    """The number in a state's file name, None for another name."""
-    match = re.fullmatch(r'training-state-(\d+)\.pt', Path(path).name)
-    return int(match[1]) if match else None
+def number_in(path: str | os.PathLike) -> int | None:
+    """The kimg in a snapshot's or state's file name, None for another name."""
+    match = re.fullmatch(r'(?:network-snapshot-(\d+)\.pkl|training-state-(\d+)\.pt)', Path(path).name)
+    return int(match[1] or match[2]) if match else None
 
 
 def states_in(folder: str | os.PathLike) -> list[Path]:
     """The state files in a folder, those of most images first."""
-    states = [path for path in Path(folder).iterdir() if kimg_of_state(path) is not None]
-    return sorted(states, key=kimg_of_state, reverse=True)
+    return _numbered(Path(folder).glob('training-state-*.pt'))
+
+
+def _numbered(paths: Iterable[Path]) -> list[Path]:
+    return sorted((path for path in paths if number_in(path) is not None), key=number_in, reverse=True)
 
 
 def find_states(path: str, option: str = '--resume') -> list[Path]:
@@ -99,6 +97,20 @@ def find_states(path: str, option: str = '--resume') -> list[Path]:
     if not states:
         raise UserError(f'{option} {path}: no training-state-*.pt in this folder')
     return states
+
+
+def find_snapshot(path_or_url: str, option: str = '--network') -> str:
+    """The snapshot itself or, of a run's folder, the newest one in it, which a line on stderr names.
+
+    Raises UserError naming `option` if a folder has none.
+    """
+    if not os.path.isdir(path_or_url):
+        return path_or_url
+    snapshots = _numbered(Path(path_or_url).glob('network-snapshot-*.pkl'))
+    if not snapshots:
+        raise UserError(f'{option} {path_or_url}: no network-snapshot-*.pkl in this folder')
+    note(f'{option} {path_or_url}: takes {snapshots[0].name}')
+    return str(snapshots[0])
 
 
 def run_id(folder: str | os.PathLike) -> str | None:
@@ -158,13 +170,6 @@ def tick_after(folder: str | os.PathLike, kimg: int) -> int:
     ticks = [stats['Progress/tick']['mean'] for stats in _stats_lines(data)
              if stats['Progress/kimg']['mean'] < kimg + 1]
     return int(max(ticks, default=-1)) + 1
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Delete what a killed run had begun to write, under names that count for nothing."""
-    for pattern in ('.network-snapshot-*.tmp', '.training-state-*.tmp', '.preview-*.tmp'):
-        for path in folder.glob(pattern):
-            path.unlink(missing_ok=True)
 
 
 def newest_run_with_state(outdir: str | os.PathLike, option: str = '--resume') -> Path:

@@ -4,20 +4,25 @@ Every process must call these functions; rank 0 writes. What the disk does not t
 until the next tick.
 """
 
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
+from sampling.sampler import edm_sampler
 from torch_utils import distributed
 from torch_utils.errors import UserError
 from torch_utils.files import write_json
-from torch_utils.seeding import seed_training
+from torch_utils.images import make_grid, to_uint8, write_png
+from torch_utils.seeding import SampleGenerators, seed_training
 from training import checkpoint
-from training.preview import write_preview
 from training.run import Run
-from training.run_dir import snapshot_name, state_name
+from training.run_dir import snapshot_name, state_name, states_in
 from training.snapshot import save_snapshot
 
+PREVIEWED = 16  # images
 
 def save_options(run: Run) -> None:
     """Write training_options.json."""
@@ -39,6 +44,20 @@ def save_snapshot_and_preview(run: Run) -> None:
     run.snapshot_owed = not _written(run, path, write)
 
 
+def write_preview(path: Path, ema: torch.nn.Module, device: torch.device) -> None:
+    """Write a PNG with samples of the first seeds; with labels, of the classes in turn.
+
+    ema: in evaluation mode, on `device`. Draws from generators of its own.
+    """
+    shape = (ema.img_channels, ema.img_resolution, ema.img_resolution)
+    latents, labels = SampleGenerators(range(PREVIEWED), device).randn(shape), None
+    if ema.label_dim:
+        labels = torch.eye(ema.label_dim, device=device)[torch.arange(PREVIEWED) % ema.label_dim]
+    with torch.no_grad():
+        images = edm_sampler(ema, latents, labels)
+    write_png(path, make_grid(to_uint8(images).cpu().numpy(), columns=math.isqrt(PREVIEWED)))
+
+
 def save_state(run: Run) -> None:
     """Write what is needed to continue, and delete old states if wished."""
     random_states = checkpoint.get_random_states(run.device)
@@ -51,9 +70,12 @@ def save_state(run: Run) -> None:
             cur_tick=run.cur_tick, tick_start_nimg=run.tick_start_nimg,
             elapsed_sec=time.monotonic() - run.start_time, data_order=run.batches.state_dict(),
             random_states=random_states, moments=moments, bad_steps=run.bad_steps, seed=run.config.seed,
-            ema_rampup_ratio=run.config.ema_rampup_ratio, run_id=run.card.get('run_id'))
+            ema_rampup_ratio=run.config.ema_rampup_ratio, run_id=run.card.get('run_id'),
+            data_sha256=run.card.get('inputs', {}).get(run.config.dataset_kwargs.get('path')))
         if run.config.states_kept is not None:
-            checkpoint.prune_states(run.dir, run.config.states_kept, newest=path)
+            states = states_in(run.dir)
+            for older in states[states.index(path) + run.config.states_kept:]:
+                older.unlink(missing_ok=True)
 
     run.state_owed = not _written(run, path, write)
     if not run.state_owed:

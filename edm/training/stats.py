@@ -8,6 +8,7 @@ import torch
 
 from torch_utils import distributed
 
+MEASURED = ('Loss/loss', 'Gradient/norm', 'Gradient/nonfinite')  # in every step of a run
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:

@@ -308,7 +308,7 @@ def test_a_state_that_the_disk_does_not_take_is_an_oserror(tmp_path, monkeypatch
     # PyTorch's writer turns what the file raises into an error of its own.
     run = prepared(tiny_config(tmp_path, total_kimg=1))
     pieces = {'net': run.net, 'ema': run.ema, 'optimizer': run.optimizer}
-    values = dict.fromkeys(checkpoint._KEYS - pieces.keys() - {'optimizer_state'})
+    values = dict.fromkeys(checkpoint.SCHEMA.keys() - pieces.keys() - {'optimizer_state'})
     real = torch.save
 
     class Full(io.BytesIO):

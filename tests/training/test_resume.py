@@ -313,7 +313,7 @@ def test_an_old_state_of_another_network_is_refused(data, whole, tmp_path):
     for name, content, says in (
             ('net', {'net': {'a': torch.zeros(1)}, 'optimizer_state': optimizer}, 'another network'),
             ('adam', {'net': state['net'], 'optimizer_state': optimizer}, 'optimizer is of another network'),
-            ('list', {'net': [1], 'optimizer_state': optimizer}, 'no dict of tensors')):
+            ('list', {'net': [1], 'optimizer_state': optimizer}, 'expected a dict of tensors')):
         torch.save(content, tmp_path / f'{name}.pt')
         refuse(train.main, *arguments(data, tmp_path / 'no', f'--resume={tmp_path / name}.pt'), status=1,
                says=('--resume', f'{name}.pt', says))

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from torch_utils.errors import UserError
-from training.run_dir import RunLog, dir_to_go_on_in, make_run_dir, tick_after
+from training.run_dir import RunLog, dir_to_go_on_in, find_snapshot, make_run_dir, tick_after
 
 
 def stats(tick, kimg):
@@ -100,3 +100,15 @@ def test_a_run_goes_on_in_its_folder_where_it_would_write_anyway(tmp_path):
     assert dir_to_go_on_in(str(folder), str(folder), None) == folder
     assert dir_to_go_on_in(str(folder / 'state.pt'), str(folder), None) == folder
     assert dir_to_go_on_in(str(folder), str(tmp_path), None) is None
+
+
+def test_a_runs_folder_stands_for_its_newest_snapshot(tmp_path, capsys):
+    with pytest.raises(UserError, match=f'--network {tmp_path}: no network-snapshot'):
+        find_snapshot(str(tmp_path))
+    for name in ('network-snapshot-000009.pkl', 'network-snapshot-1000000.pkl', 'network-snapshot-x.pkl'):
+        (tmp_path / name).touch()
+    newest = str(tmp_path / 'network-snapshot-1000000.pkl')
+    assert find_snapshot(str(tmp_path)) == newest
+    assert f'--network {tmp_path}: takes network-snapshot-1000000.pkl' in capsys.readouterr().err
+    for other in (newest, 'https://host/network.pkl', 'missing.pkl'):
+        assert find_snapshot(other) == other
