@@ -11,13 +11,15 @@ from sampling.precision import PRECISIONS
 from sampling.schedules import DISCRETIZATIONS, SCALINGS, SCHEDULES
 from sampling.solvers import SOLVERS
 from torch_utils import cli
+from training.run_dir import take_newest
 
 
 @cli.command()
 @cli.options('Main options',
-    click.option('--network', metavar='PATH|URL',
-                 help='Snapshot; its averaged network is sampled. A denoiser of a data set takes only noise '
-                      'levels and classes from it.  [required without such a denoiser]'),
+    click.option('--network', metavar='PATH|URL|DIR', callback=take_newest,
+                 help='Snapshot, or a run\'s folder for its newest; its averaged network is sampled. A '
+                      'denoiser of a data set takes only noise levels and classes from it.  [required '
+                      'without such a denoiser]'),
     click.option('--outdir', metavar='DIR', required=True, help='Where to save the images.'),
     click.option('--seeds', metavar='LIST', type=cli.IntList(), default='0-63', help='One image per seed.'),
     click.option('--class', 'class_idx', metavar='INT', type=click.IntRange(min=0),

@@ -7,6 +7,7 @@ import click
 
 from jacobians import METHODS
 from torch_utils import cli
+from training.run_dir import take_newest
 
 
 def _path_with_suffix(*suffixes: str):
@@ -19,8 +20,8 @@ def _path_with_suffix(*suffixes: str):
 
 @cli.command()
 @cli.options('Main options',
-    click.option('--network_pkl', metavar='PATH|URL', required=True,
-                 help='Snapshot; its averaged network is studied.'),
+    click.option('--network_pkl', metavar='PATH|URL|DIR', required=True, callback=take_newest,
+                 help='Snapshot, or a run\'s folder for its newest; its averaged network is studied.'),
     click.option('--seeds', metavar='LIST', type=cli.IntList(), default='0-9',
                  help='One noisy image per seed.'),
     click.option('--class', 'class_idx', metavar='INT', type=click.IntRange(min=0),

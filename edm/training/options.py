@@ -25,7 +25,7 @@ from training.config import (
     TRAINABLE,
     split_batch,
 )
-from training.run_dir import find_snapshot
+from training.run_dir import take_newest
 
 AUTO_HELP = ('if its run had the same data and settings, but for those that can\'t change the weights, such '
              'as --dump; with --lr_decay=none it may get another --duration. Else start anew and say why.')
@@ -119,9 +119,8 @@ def result_options(*, snap: int = 50) -> Callable:
                      help='Random seed.  [default: random, recorded]'),
         click.option('--force-data', is_flag=True,
                      help='With --resume, continue although the images at --data are others than before.'),
-        click.option('--transfer', metavar='PKL|URL|DIR',
-                     help='Start with the weights of a snapshot, or of the newest in a run\'s folder.',
-                     callback=lambda ctx, param, value: value and find_snapshot(value, '--transfer')),
+        click.option('--transfer', metavar='PKL|URL|DIR', callback=take_newest,
+                     help='Start with the weights of a snapshot, or of the newest in a run\'s folder.'),
         click.option('-n', '--dry-run', is_flag=True, help='Print the options and stop.'))
 
 

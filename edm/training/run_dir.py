@@ -113,6 +113,11 @@ def find_snapshot(path_or_url: str, option: str = '--network') -> str:
     return str(snapshots[0])
 
 
+def take_newest(context, parameter, value: str | None) -> str | None:
+    """Callback of an option that takes a snapshot, its URL, or a run's folder."""
+    return value and find_snapshot(value, parameter.opts[0])
+
+
 def run_id(folder: str | os.PathLike) -> str | None:
     """What the run of a folder is known by, also in its states; None in folders of other software."""
     try:
