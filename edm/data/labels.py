@@ -143,7 +143,7 @@ def labels_from_folders(names: Sequence[str], order: str, where: str) -> FileLab
 
     order: of CLASS_ORDERS; 'natural' puts 2 before 10. A note tells where 'names' gives another order.
     """
-    tops = [parts(name)[0] if len(parts(name)) > 1 else '' for name in names]
+    tops = [folders[0] if folders else '' for *folders, _ in map(parts, names)]
     natural = sorted(set(tops), key=lambda folder: (_by_numbers(folder), folder))
     ordered = natural if order == 'natural' else sorted(natural)
     if len(ordered) < 2:

@@ -58,6 +58,14 @@ def test_the_very_name_goes_before_other_spellings(tmp_path):
     assert ImageDataset(path, use_labels=True).classes.tolist() == [0, 1]
 
 
+def test_a_label_of_one_file_is_not_given_to_another_of_nearly_its_name(tmp_path):
+    names = [unicodedata.normalize(form, 'é.png') for form in ('NFD', 'NFC')]
+    labels = {'labels': [[names[0], 1]]}
+    path = write(tmp_path / 'set', dict.fromkeys(names, PICTURE) | {'dataset.json': labels})
+    with pytest.raises(UserError, match=r'no label for .*; 1 of 2 images'):
+        ImageDataset(path, use_labels=True)
+
+
 @pytest.mark.parametrize(('labels', 'says'), [
     ([[TWO, 0]], f'dataset.json has no label for {ONE}; 1 of 2 images lack one'),
     ([[f'train/{ONE}', 0], [f'train/{TWO}', 1]],
