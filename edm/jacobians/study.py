@@ -101,7 +101,6 @@ def fill(ranks: Ranks, net: Denoiser, points: Callable[[list[int]], Points], *, 
     Yields on rank 0, as they come, lists of the rows and columns that were filled; elsewhere empty lists.
     """
     layout = DEFAULT_LAYOUT
-    batch = batch and min(batch, ranks.rank.shape[0] * ranks.dim)
     if distributed.rank() == 0 and (ranks.rank < 0).any():
         x, sigma, labels = _first_point(ranks, points)
         layout = choose_layout(net, x, sigma, labels, batch=batch)
@@ -125,7 +124,7 @@ def fill(ranks: Ranks, net: Denoiser, points: Callable[[list[int]], Points], *, 
                 saved = time.monotonic()
     finally:
         progress.close()
-        if distributed.rank() == 0 and (ranks.rank >= 0).any():
+        if distributed.rank() == 0:
             save()
 
 

@@ -5,6 +5,8 @@ import math
 import pytest
 import torch
 
+from jacobians.points import Trajectories
+from jacobians.study import Method, find_ranks
 from sampling.denoiser import check_finite
 from sampling.generation import sample
 from torch_utils.errors import UserError
@@ -33,6 +35,18 @@ def test_samples_name_the_noise_level_and_how_many_values(solver):
     with pytest.raises(UserError, match=says.format(count)):
         sample(Failing(), [0, 1], torch.device('cpu'), solver=solver, num_steps=5, sigma_min=0.5,
                sigma_max=2.5, rho=1)
+
+
+def test_ranks_along_the_way_name_the_level_where_it_began():
+    way = Trajectories(class_idx=None, sigmas=[0.5], levels=[2.0, 1.0, 0.5], options={})
+    with pytest.raises(UserError, match='noise level 1: 3 of 16 values of its output'):
+        way.points(Failing(), [0], torch.device('cpu'))
+
+
+@pytest.mark.parametrize('method', ['exact', 'randomized'])
+def test_ranks_at_given_images_name_the_level(method):
+    with pytest.raises(UserError, match='noise level 1: 3 of 16 values of its output'):
+        find_ranks(Failing(), torch.zeros(1, 1, 4, 4), 1.0, seeds=[0], method=Method(name=method))
 
 
 def test_large_but_finite_values_pass():

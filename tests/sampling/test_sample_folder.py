@@ -77,6 +77,14 @@ def test_while_images_are_made_only_those_of_the_same_settings_may_join(tmp_path
     assert sorted(path.name for path in tmp_path.iterdir()) == ['000002.png', RECORD]
 
 
+def test_the_folder_is_held_until_the_last_has_left(tmp_path):
+    with ExitStack() as second:
+        with sample_folder(tmp_path, {'num_steps': 2}, [0], subdirs=False, resume=False):
+            second.enter_context(sample_folder(tmp_path, {'num_steps': 2}, [1], subdirs=False, resume=False))
+        with pytest.raises(UserError, match='another process'):
+            make(tmp_path, [2], num_steps=3)
+
+
 def test_a_run_that_fails_leaves_the_folder_to_others(tmp_path):
     with pytest.raises(RuntimeError), sample_folder(tmp_path, {'num_steps': 2}, [0], subdirs=False,
                                                     resume=False):
