@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from denoisers import DENOISERS
-from sampling.precision import PRECISIONS
+from sampling.pace import PRECISIONS
 from sampling.schedules import DISCRETIZATIONS, SCALINGS, SCHEDULES
 from sampling.solvers import SOLVERS
 from torch_utils import cli
@@ -194,7 +194,7 @@ def _denoiser(opts: dict, device) -> tuple:
     import torch
 
     from data.training_labels import label_vectors
-    from sampling.precision import prepare
+    from sampling.pace import prepare
     from torch_utils.downloads import local_path
     from torch_utils.files import sha256_file
     from training.snapshot import load_with_settings

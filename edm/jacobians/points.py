@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from data.dataset import ImageDataset
+from data.image_files import describe_shape
 from data.molrg_data import load_molrg
 from sampling.denoiser import Denoiser, FiniteOutput
 from sampling.generation import begin
@@ -124,15 +125,10 @@ def open_images(path: str, net: Denoiser, class_idx: int | None, sigmas: list[fl
             labels = torch.from_numpy(labelled.labels())
     expected = (net.img_channels, net.img_resolution, net.img_resolution)
     if tuple(shape) != expected:
-        raise UserError(f'{option} {path}: images are {_describe(shape)}, the network takes '
-                        f'{_describe(expected)}')
+        raise UserError(f'{option} {path}: images are {describe_shape(shape)}, the network takes '
+                        f'{describe_shape(expected)}')
     if net.label_dim and class_idx is None and (labels is None or labels.shape[1] != net.label_dim):
         found = 'none' if labels is None else f'labels of {labels.shape[1]}'
         raise UserError(f'{option} {path}: the network needs labels of {net.label_dim} classes, and the '
                         f'images have {found}; --class chooses one for all')
     return RealImages(class_idx=class_idx, sigmas=sigmas, count=count, read=read, labels=labels)
-
-
-def _describe(shape: Sequence[int]) -> str:
-    channels, height, width = shape
-    return f'{width}x{height} with {channels} channel{"s" * (channels > 1)}'

@@ -29,20 +29,20 @@ class Denoiser(Protocol):
 
 
 class FiniteOutput:
-    """A watch on a denoiser's output over the steps of a sampler, which leaves the numbers on the device."""
+    """A watch on a denoiser's output over the steps of a sampler; `counts` stay on the device until `check`."""
 
     def __init__(self):
-        self._sigmas, self._counts, self._sizes = [], [], []
+        self._sigmas, self.counts, self._sizes = [], [], []
 
     def note(self, sigma: float, denoised: torch.Tensor) -> None:
         """Count what is not finite in the output at noise level `sigma`."""
         self._sigmas.append(sigma)
-        self._counts.append((~denoised.isfinite()).sum())
+        self.counts.append((~denoised.isfinite()).sum())
         self._sizes.append(denoised.numel())
 
     def check(self, of: str = 'output') -> None:
         """Raise UserError, which names the first noise level with values that are NaN or infinite, if any."""
-        counts = torch.stack(self._counts).tolist()
+        counts = torch.stack(self.counts).tolist()
         for sigma, count, size in zip(self._sigmas, counts, self._sizes, strict=True):
             if count:
                 raise UserError(f'the denoiser fails at noise level {sigma:g}: {count:,} of {size:,} values '

@@ -1,11 +1,9 @@
 """The sampler of Karras et al. 2022: from unit noise to images, for networks and the optimal denoiser.
 
-There is one loop, the generalised sampler of the paper's Table 1. With sigma(t) = t and s(t) = 1 it is the
-EDM sampler, Algorithm 2. A denoiser `net` is anything with sigma_min, sigma_max, round_sigma(sigma) and
-net(x, sigma, class_labels), which takes a sigma for the whole batch.
+There is one loop, the generalised sampler of the paper's Table 1. With sigma(t) = t and s(t) = 1, its
+defaults, it is the EDM sampler, Algorithm 2. The denoiser is asked for one sigma for the whole batch.
 """
 
-import math
 from collections import deque
 from collections.abc import Callable
 
@@ -14,20 +12,6 @@ import torch
 from sampling.denoiser import Denoiser
 from sampling.plan import plan_steps
 from sampling.solvers import PAST, SOLVERS, Evaluation
-
-
-def edm_sampler(net: Denoiser, latents: torch.Tensor, class_labels: torch.Tensor | None = None, *,
-                solver: str = 'heun', randn: Callable | None = None, num_steps: int = 18,
-                sigma_min: float = 0.002, sigma_max: float = 80, rho: float = 7, S_churn: float = 0,
-                S_min: float = 0, S_max: float = math.inf, S_noise: float = 1,
-                on_step: Callable | None = None) -> torch.Tensor:
-    """The EDM sampler (Karras et al. 2022, Algorithm 2); solver 'euler' leaves Heun's correction out.
-
-    Arguments, result and errors are those of `generalized_sampler`.
-    """
-    return generalized_sampler(net, latents, class_labels, solver=solver, randn=randn, num_steps=num_steps,
-                               sigma_min=sigma_min, sigma_max=sigma_max, rho=rho, S_churn=S_churn,
-                               S_min=S_min, S_max=S_max, S_noise=S_noise, on_step=on_step)
 
 
 @torch.no_grad()
@@ -70,6 +54,9 @@ def generalized_sampler(net: Denoiser, latents: torch.Tensor, class_labels: torc
         x = SOLVERS[solver](x_hat, now, end, evaluate, past)
         past.append(now)
     return x
+
+
+edm_sampler = generalized_sampler  # whose defaults are the EDM sampler, Algorithm 2
 
 
 def widest_float(device: torch.device) -> torch.dtype:
