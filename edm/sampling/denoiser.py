@@ -29,7 +29,7 @@ class Denoiser(Protocol):
 
 
 class FiniteOutput:
-    """A watch on a denoiser's output over the steps of a sampler; `counts` stay on the device until `check`."""
+    """A watch on a denoiser's output over a sampler's steps; `counts` stay on the device until `check`."""
 
     def __init__(self):
         self._sigmas, self.counts, self._sizes = [], [], []
