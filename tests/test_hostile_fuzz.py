@@ -3,9 +3,11 @@
 Always the same examples: hypothesis is derandomized and keeps no database.
 """
 
+import contextlib
 import functools
 import io
 import pickle
+import tempfile
 import zipfile
 
 import numpy as np
@@ -17,10 +19,12 @@ from PIL import Image
 
 from data.dataset import ImageDataset
 from data.image_decoding import decode_image
+from hostile_files import CALL, TWO_FLOATS, call, name, tensor, value, whole
 from image_sets import encode
 from scores.features import read_arrays
+from torch_utils import safe_pickle
 from torch_utils.errors import UserError
-from training import networks, old_states, snapshot
+from training import checkpoint, networks, snapshot
 
 PIXELS = np.random.RandomState(0).randint(256, size=(3, 8, 8, 3), dtype=np.uint8)
 FORMATS = ('PNG', 'JPEG', 'BMP', 'GIF', 'WEBP', 'TIFF', 'PPM', 'TGA', 'ICO')
@@ -66,7 +70,7 @@ def read_snapshot(path):
 
 
 def read_state(path):
-    return old_states.read(path, '--resume').get('net')
+    return checkpoint.load_state(path)['net']
 
 
 def read_data_set(path):
@@ -173,6 +177,31 @@ def test_damaged_images_are_refused_or_read_and_cut_ones_never_differ(form):
         assert cut is None or (form not in ('PNG', 'JPEG') and np.array_equal(np.asarray(cut), whole))
 
     check()
+
+
+# Opcodes, and calls of what a snapshot may call, to be put together in any order and number.
+PIECES = [
+    *(getattr(pickle, code) for code in (
+        'EMPTY_LIST EMPTY_DICT EMPTY_TUPLE EMPTY_SET MARK POP POP_MARK NONE NEWTRUE TUPLE TUPLE1 TUPLE2 '
+        'TUPLE3 APPEND APPENDS ADDITEMS SETITEM SETITEMS REDUCE NEWOBJ BUILD MEMOIZE STACK_GLOBAL').split()),
+    *(opcode + bytes([place]) for place in (1, 2, 255) for opcode in (pickle.BINPUT, pickle.BINGET)),
+    *(value(each) for each in ('class', 'EDMPrecond', 'latin1', '_modules', 6, 2**70, 1.5, 'f4', b'x' * 300)),
+    *(name(each) for each in safe_pickle._GLOBALS), tensor(TWO_FLOATS), call(CALL, value({})),
+    call('numpy.dtype', value('f4'), value(False), value(True))]
+
+
+@fuzz(100)
+@given(st.lists(st.tuples(st.sampled_from(PIECES), st.integers(1, 4)), max_size=30), st.integers(1, 40))
+def test_any_opcodes_end_in_a_value_or_in_one_line(pieces, times):
+    body = b''.join(piece * count for piece, count in pieces)
+    with contextlib.suppress(pickle.UnpicklingError):
+        safe_pickle.safe_load(io.BytesIO(whole(body * times)))
+    snapshot_of = value({}) + value('ema') + body * times + pickle.SETITEM
+    for data in whole(snapshot_of), whole(value({}) + value('ema') + call(CALL, body) + pickle.SETITEM):
+        with tempfile.NamedTemporaryFile(suffix='.pkl') as file:
+            file.write(data)
+            file.flush()
+            assert read_or_refuse(read_snapshot, file.name) is None
 
 
 def test_a_png_is_guarded_by_its_checksums():
