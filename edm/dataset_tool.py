@@ -66,8 +66,10 @@ def main(source: str, dest: str, max_images: int | None, random_subset: int | No
 
     Images become 8-bit grey or RGB where that loses nothing (from palettes, bilevel images, alpha that is
     opaque), and are refused by name where it would (transparent, 16-bit, CMYK, grey among RGB), as are those
-    that are damaged or cut short, or have over 89 million pixels. A camera's EXIF orientation is applied. A
-    .zip is refused that is damaged, encrypted, packed to do harm, or has a name twice or outside its folder.
+    that are damaged or cut short, or have over 89 million pixels; in a JPEG, changed bytes are noticed where
+    they alter how long the pixels' data are. Of several frames or pages the first is taken. A camera's EXIF
+    orientation is applied. A .zip is refused that is damaged, encrypted, packed to do harm, or has a name
+    twice or outside its folder.
 
     \b
     Examples:
@@ -82,6 +84,7 @@ def main(source: str, dest: str, max_images: int | None, random_subset: int | No
 
     from data.dataset import kept_by_max_size
     from data.dataset_writer import write_dataset
+    from data.image_names import listed
     from data.image_sources import open_source
     from data.image_transforms import make_transform
     from data.labels import describe_classes
@@ -104,6 +107,9 @@ def main(source: str, dest: str, max_images: int | None, random_subset: int | No
         note(f'--source {source}: warning: {images.labels.problem}, so that no labels are written')
     for line in describe_classes(done.labels, images.labels.folders):
         note(line)
+    if done.frames:
+        note(f'--source {source}: of files with several frames or pages only the first was taken: '
+             f'{listed(done.frames)}')
     labels = 'with labels' if done.labels else 'without labels'
     click.echo(f'{done.num_images} images, {done.form}, {labels}: {dest}')
 

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.image_decoding import decode_image
-from data.image_files import Folder, Zip, describe_shape, open_files
+from data.image_files import Folder, Zip, describe_shape, open_files, read_image
 from data.image_names import image_names, refuse_images
 from data.labels import empty_classes, read_labels
 from data.npz_images import NpzImages, open_npz_files, read_npz
@@ -189,7 +188,7 @@ class _EncodedImages:
 
     def _decode(self, index: int) -> np.ndarray:
         name = self.names[index]
-        pixels = np.asarray(decode_image(self._files.read(name), f'{self._where}: {name}'))
+        pixels = np.asarray(read_image(self._files, name, self._where))
         return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 

@@ -46,6 +46,7 @@ class Summary:
     unreadable: int = 0  # skipped, in sources where that is allowed; they leave none
     labels: list[int | list | None] = field(default_factory=list)  # all None if one image has none
     form: str = ''
+    frames: list[str] = field(default_factory=list)  # files with more than one, of which the first is taken
 
 
 def write_dataset(source: ImageSource, dest: str, transform: Transform, *, max_images: int | None = None,
@@ -71,11 +72,13 @@ def _write_images(results: Iterator[tuple], total: int, save: Callable[[str, byt
     After one that can't be used nothing is saved, but all are looked at, so that UserError tells of all.
     """
     summary, labels, faults, forms = Summary(), [], [], {}
-    for number, image, form, data in _numbered(results, total, summary, faults, source.where):
+    for number, image, form, data, frames in _numbered(results, total, summary, faults, source.where):
         if not data and not forms:
             raise UserError(f'{source.where}: {image.name} is {form}; images must be square with a side that '
                             'is a power of two: choose --resolution (and --transform)')
         forms.setdefault(form, []).append(image.name)
+        if frames > 1:
+            summary.frames.append(f'{image.name} has {frames}')
         if not faults and len(forms) == 1:
             name = f'{number:08d}'
             name = f'{name[:5]}/img{name}.png'
@@ -109,8 +112,8 @@ def _refuse_unusable(faults: list[str], forms: dict[str, list[str]], total: int,
 
 
 def _numbered(results: Iterator[tuple], total: int, summary: Summary, faults: list[str],
-              where: str) -> Iterator[tuple[int, SourceImage, str, bytes]]:
-    """(number, image, form, PNG file) of all but the unreadable and left-out ones, which `summary` counts.
+              where: str) -> Iterator[tuple[int, SourceImage, str, bytes, int]]:
+    """(number, image, form, PNG file, frames) of all but the unreadable and left-out, which `summary` counts.
 
     faults: takes the errors of images that are neither, without `where` in front.
     """
@@ -160,8 +163,8 @@ def _convert_chunk(convert: Callable, chunk: list[SourceImage]) -> list:
 
 
 def _convert(image: SourceImage, load: Callable, transform: Transform,
-             skip_unreadable: bool) -> tuple[str, bytes] | str | UserError:
-    """The form and the PNG file of an image, or why there is none: a word, or the error that it is.
+             skip_unreadable: bool) -> tuple[str, bytes, int] | str | UserError:
+    """An image's form, PNG file and number of frames, or why there are none: a word, or the error that it is.
 
     The file is empty if the image is not square, with a side that is a power of two.
     """
@@ -169,15 +172,15 @@ def _convert(image: SourceImage, load: Callable, transform: Transform,
         loaded = load(image)
     except UserError as err:
         return 'unreadable' if skip_unreadable else err
-    result = transform(loaded)
+    result, frames = transform(loaded), loaded.info.get('frames', 1)
     if result is None:
         return 'left out'
     form = f'{result.width}x{result.height} {"grey" if result.mode == "L" else "RGB"}'
     if result.width != result.height or result.width & (result.width - 1):
-        return form, b''
+        return form, b'', frames
     file = io.BytesIO()
     Image.fromarray(np.asarray(result)).save(file, format='png', compress_level=0)  # pixels only, no metadata
-    return form, file.getvalue()
+    return form, file.getvalue(), frames
 
 
 @contextlib.contextmanager

@@ -71,6 +71,8 @@ def _open(data: bytes, where: str) -> ImageFile.ImageFile:
 
 def _count_frames(image: ImageFile.ImageFile, data: bytes) -> int:
     """The number of frames; 1 if PIL has to walk through them and meets a broken one."""
+    if image.format == 'PSD':  # whose frames are the layers of one picture
+        return 1
     if not isinstance(getattr(type(image), 'n_frames', None), property):
         return vars(image).get('n_frames', 1)
     try:

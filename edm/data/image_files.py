@@ -12,11 +12,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from PIL import Image
+
+from data.image_decoding import decode_image
 from data.image_names import hidden_place
-from torch_utils.errors import UNPRINTABLE, UserError, shown
+from torch_utils.errors import UNPRINTABLE, UserError, note, shown
 from torch_utils.npz import BROKEN_ZIP, check_members, check_size
 
 _OUTSIDE = re.compile(r'^[/\\]|^[A-Za-z]:|(^|[/\\])\.\.([/\\]|$)')  # names of places outside a folder
+_told_of_frames = set()
 
 
 class Folder:
@@ -147,6 +151,16 @@ def open_files(path: str | os.PathLike, option: str, expected: str = 'a folder o
     if path.suffix.lower() != '.zip':
         raise UserError(f'{option} {path}: expected {expected}')
     return Zip(path, option)
+
+
+def read_image(files: Folder | Zip, name: str, where: str) -> Image.Image:
+    """A file as `decode_image` has it. Tells of frames after the first, once in a data set `where`."""
+    image = decode_image(files.read(name), f'{where}: {name}')
+    if image.info['frames'] > 1 and where not in _told_of_frames:
+        _told_of_frames.add(where)
+        note(f'{where}: of files with several frames or pages only the first is taken; {name} has '
+             f'{image.info["frames"]}')
+    return image
 
 
 def describe_shape(image_shape: tuple[int, int, int]) -> str:

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from data.dataset import ImageDataset
-from data.image_decoding import decode_image
-from data.image_files import open_files
+from data.image_files import open_files, read_image
 from data.image_names import image_names
 
 
@@ -35,7 +34,7 @@ def open_images(path: str, option: str) -> ImageStream:
             def where(index: int) -> str:
                 return f'{option} {path}: {names[index]}'
             return ImageStream(names=names, where=where,
-                               read=lambda i: decode_image(files.read(names[i]), where(i)))
+                               read=lambda i: read_image(files, names[i], f'{option} {path}'))
     arrays = ImageDataset(path, cache=False, option=option)
 
     def read(index: int) -> Image.Image:

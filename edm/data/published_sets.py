@@ -17,7 +17,7 @@ from torch_utils.npz import BOMB_BYTES, BOMB_RATIO, check_size
 CIFAR10 = 'cifar-10-python.tar.gz'
 MNIST = 'train-images-idx3-ubyte.gz'
 MNIST_LABELS = 'train-labels-idx1-ubyte.gz'
-MAX_READS = 1_000_000  # of a batch; one of 10,000 images with their names needs a tenth
+MAX_READS = 400_000  # of a batch; one of 10,000 images with their names needs 70,000
 
 _LONG_SIZE = re.compile(rb'^\d+ size=(\d{1,20})\n', re.MULTILINE)  # in a tar: of the next member
 
@@ -80,7 +80,7 @@ def _read_cifar10_batch(data: bytes, where: str) -> tuple[np.ndarray, list[int]]
 
 
 class _Bounded(io.BytesIO):
-    """A pickle that may be read in MAX_READS steps: an opcode can be a byte, and take as long as a number."""
+    """A pickle that may be read in MAX_READS steps, which an opcode of one byte takes, too."""
 
     reads = 0
 
