@@ -171,7 +171,7 @@ def test_dry_run_prints_commands_and_costs_and_writes_nothing(folder, monkeypatc
     # Samples of the students of width 16, not of the closed forms: 8 * 1024 * 35 passes, 1500 a second.
     (row,) = [line.split() for line in printed if line.startswith('# generate.py, 0.18 M parameters')]
     assert row[-3:-1] == ['24', f'0{(191 + 48) // 60}:{(191 + 48) % 60}']
-    assert printed[-1].startswith('# 7 stages side by side: at least 0')
+    assert printed[-1].startswith('# stages side by side: 7, so at least 0')
     assert not list(folder.iterdir())
 
 

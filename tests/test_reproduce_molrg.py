@@ -91,7 +91,7 @@ def test_the_papers_plan_is_printed_and_nothing_is_written(experiment, number, r
     assert len([line for line in printed.splitlines() if 'python ' in line and line[0] != '#']) == number
     assert not list(folder.iterdir())
     on_gpus = run(reproduce.main, experiment, '--preset=paper', *ASSUME, '--gpus=0,1').stdout
-    assert '# 2 stages side by side' in on_gpus
+    assert '# stages side by side: 2' in on_gpus
     assert '--device cpu' not in on_gpus
     estimate = [line for line in printed.splitlines() if line.startswith('# ')]
     assert any('2000.0 images/s in training, assumed' in line for line in estimate)

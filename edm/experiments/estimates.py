@@ -43,8 +43,7 @@ def estimate(stages: list[Stage], device: torch.device, *, assumed: float | None
     for row in sorted(number, key='together'.__eq__):
         seconds = flop[row] / (3 * _flop(largest) * speed) + START_SECONDS * number[row]
         lines.append(f'{row:<36} {number[row]:6} {tqdm.format_interval(seconds):>9}  {size[row] / 1e9:7.3f}')
-    if places > 1:
-        lines.append(f'{places} stages side by side: at least {tqdm.format_interval(seconds / places)}')
+    lines.append(f'stages side by side: {places}, so at least {tqdm.format_interval(seconds / places)}')
     return '\n'.join(f'# {line}' for line in lines)
 
 
@@ -68,9 +67,9 @@ def _work(stage: Stage, nets: dict, data, channels) -> tuple[torch.nn.Module | N
         nets[source] = released if is_url(path) else load_network(path, torch.device('meta'))
     net = nets[source]
     values = net.img_channels * net.img_resolution**2 if net else 1
-    if script == 'generate.py':  # closed forms of small networks' data sets are quick
-        closed = any(arg.startswith('--') and 'denoiser' in arg for arg in stage.command)
-        return net, 0 if closed else SAMPLE_PASSES * seeds, PNG_BYTES * values * seeds
+    if script == 'generate.py':
+        closed_form = any(arg.startswith('--') and 'denoiser' in arg for arg in stage.command)  # quick
+        return net, 0 if closed_form else SAMPLE_PASSES * seeds, PNG_BYTES * values * seeds
     return net, seeds * len(given['sigmas'] or range(given['steps'])) * values * ROW_PASSES, 0
 
 
