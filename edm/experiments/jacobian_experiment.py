@@ -55,11 +55,10 @@ def plan(job: JacobianExperiment) -> list[Stage]:
         label, data, train = job.training
         data = os.path.relpath(data)
         outdir = Path('training', job.name, 'network')
-        snapshot = outdir / regimes.last_snapshot(train)
-        stages.append(Stage(name='train', outputs=(snapshot,), inputs=(Path(data),), cost=10, command=(
+        stages.append(Stage(name='train', outputs=(outdir,), inputs=(Path(data),), cost=10, command=(
             'train.py', '--outdir', f'{outdir}', '--nosubdir', '--resume', 'auto', '--data', data,
             '--device', job.device, '--seed', f'{job.seed}', *train)))
-        networks.insert(0, (label, f'{snapshot}', ('train',)))
+        networks.insert(0, (label, f'{outdir}', ('train',)))
     for i, (label, network, needs) in enumerate(networks):
         ranks = job.picture.with_name(f'ranks-{i}.npz')
         series.append(f'{ranks}={label}')

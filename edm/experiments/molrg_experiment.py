@@ -9,7 +9,6 @@ from pathlib import Path
 
 from data.molrg_data import MoLRGShape
 from experiments.phase_transition import Transition
-from experiments.regimes import last_snapshot
 from experiments.stages import Stage
 
 
@@ -42,10 +41,9 @@ class MoLRGExperiment:
         names = 'jacobian-MoLRG', 'jacobian-MoLRG-log', 'molrg-phase-transition'
         return tuple(self.folder / f'{name}.png' for name in names)
 
-    def snapshot(self, model: str) -> Path:
-        """Of 'low-rank' or 'unet', at the end of the training."""
-        train = {'low-rank': self.low_rank, 'unet': self.unet}[model]
-        return Path('training', self.name, model, self.shape.name, last_snapshot(train))
+    def run(self, model: str) -> Path:
+        """The folder of the training of 'low-rank' or 'unet'."""
+        return Path('training', self.name, model, self.shape.name)
 
 
 def plan(job: MoLRGExperiment) -> list[Stage]:
@@ -56,12 +54,12 @@ def plan(job: MoLRGExperiment) -> list[Stage]:
         ranks = job.folder / f'ranks-{model}.npz'
         series.append(f'{ranks}={label}')
         stages += [
-            Stage(name=f'train-{model}', outputs=(job.snapshot(model),), cost=cost, command=(
+            Stage(name=f'train-{model}', outputs=(job.run(model),), cost=cost, command=(
                 'trainMoLRG.py', '--path', f'datasets/{job.name}', '--outdir', f'training/{job.name}/{model}',
                 '--nosubdir', '--resume', 'auto', *_data_options(job.shape), '--device', job.device,
                 '--seed', f'{job.seed}', *train)),
             Stage(name=f'ranks-{model}', outputs=(ranks,), needs=(f'train-{model}',), command=(
-                'jacobian.py', '--network_pkl', f'{job.snapshot(model)}', '--out', f'{ranks}',
+                'jacobian.py', '--network_pkl', f'{job.run(model)}', '--out', f'{ranks}',
                 '--overwrite', '--device', job.device, *job.jacobian))]
     points = [job.folder / f'transition-d{dim}.json' for dim in job.transition.dims]
     for dim, path in zip(job.transition.dims, points, strict=True):
@@ -102,10 +100,11 @@ def summary(job: MoLRGExperiment) -> str:
 
     from data.molrg_data import MoLRG
     from scores.recovery import describe_errors, recovery_errors
+    from training.run_dir import find_snapshot
     from training.snapshot import load_network
 
     truth = MoLRG(f'datasets/{job.name}', job.shape).bases()
-    found = load_network(str(job.snapshot('low-rank')), torch.device('cpu')).orthonormal_bases()
+    found = load_network(find_snapshot(job.run('low-rank')), torch.device('cpu')).orthonormal_bases()
     return f'Low-rank model: {describe_errors(recovery_errors(found, truth))}'
 
 

@@ -6,15 +6,11 @@ Paper 1 is "The Emergence of Reproducibility and Consistency in Diffusion Models
 """
 
 import itertools
-import math
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from experiments.stages import Stage
-from torch_utils.errors import UserError
-from training.run_dir import snapshot_name
 
 EXAMPLES = 4  # samples per training-set size beside the curves
 REFERENCES = ('optimal', 'gaussian')  # denoisers that a training set has in closed form
@@ -72,10 +68,9 @@ class Regimes:
         """The training set of `size` images."""
         return Path('datasets', self.name, f'n{size:05d}.zip')
 
-    def snapshot(self, size: int, width: int) -> Path:
-        """A student's network."""
-        name = last_snapshot((*self.duration, *self.train))
-        return Path('training', self.name, student_name(size, width), name)
+    def run(self, size: int, width: int) -> Path:
+        """The folder of a student's training."""
+        return Path('training', self.name, student_name(size, width))
 
     @property
     def duration(self) -> tuple[str, str]:
@@ -150,13 +145,12 @@ def _teacher_stages(job: Regimes) -> list[Stage]:
     stages, needs, teacher, inputs = [], (), job.teacher, ()
     if teacher is None:
         run = Path('training', job.name, 'teacher')
-        snapshot = run / last_snapshot(job.teacher_training, '--teacher-training')
         command = ('train.py', '--outdir', str(run), '--nosubdir', '--data', job.data,
                    '--resume', 'auto', '--device', job.device, '--seed', str(job.seed),
                    *job.teacher_training)
-        stages.append(Stage(name='teacher', command=command, outputs=(snapshot,), inputs=(Path(job.data),),
+        stages.append(Stage(name='teacher', command=command, outputs=(run,), inputs=(Path(job.data),),
                             cost=3 * job.kimg))
-        needs, teacher = ('teacher',), str(snapshot)
+        needs, teacher = ('teacher',), str(run)
     elif Path(teacher).is_file():
         inputs = (Path(teacher),)
     images = job.pool
@@ -168,40 +162,22 @@ def _teacher_stages(job: Regimes) -> list[Stage]:
     return stages
 
 
-def last_snapshot(train_args: tuple[str, ...], option: str = '--train') -> str:
-    """The file that a training script leaves once the images of --duration were seen, in whole batches.
-
-    Raises UserError naming `option`, which gave the arguments, if --duration or --batch is no number.
-    """
-    options = {}
-    for arg, following in zip(train_args, (*train_args[1:], '--'), strict=True):
-        if arg.startswith('--'):
-            name, equals, value = arg.partition('=')
-            options[name] = value if equals or following.startswith('--') else following
-    try:
-        total = 1000 * max(int(1000 * float(options.get('--duration', 200))), 1)  # as train.py's default
-        batch = int(options.get('--batch', 512))
-        return snapshot_name(math.ceil(total / batch) * batch)
-    except (ValueError, OverflowError, ZeroDivisionError) as err:
-        raise UserError(f'{option}: --duration, --batch in {shlex.join(train_args)}: {err}') from err
-
-
 def _student_stages(job: Regimes, size: int, width: int, seed: int) -> list[Stage]:
-    name, snapshot = student_name(size, width), job.snapshot(size, width)
-    train = ('train.py', '--outdir', str(snapshot.parent), '--nosubdir', '--resume', 'auto',
+    name, run = student_name(size, width), job.run(size, width)
+    train = ('train.py', '--outdir', str(run), '--nosubdir', '--resume', 'auto',
              '--data', str(job.dataset(size)), '--model_channels', str(width), *job.duration,
              '--seed', str(seed), '--device', job.device, *job.train)
     return [
-        Stage(name=f'train-{name}', command=train, outputs=(snapshot,), needs=(f'data-n{size:05d}',),
+        Stage(name=f'train-{name}', command=train, outputs=(run,), needs=(f'data-n{size:05d}',),
               cost=3 + job.kimg),
-        *_sample_stages(job, size, width, ('--network', str(snapshot)), needs=(f'train-{name}',))]
+        *_sample_stages(job, size, width, ('--network', str(run)), needs=(f'train-{name}',))]
 
 
 def _reference_stages(job: Regimes, size: int, kind: str) -> list[Stage]:
     """Samples of a denoiser in closed form, at the noise levels and by the solver of the students."""
     width = job.widths[0]
     options = (f'--{kind}_denoiser', '--dataset', str(job.dataset(size)), '--solver', 'heun',
-               '--network', str(job.snapshot(size, width)))
+               '--network', str(job.run(size, width)))
     return _sample_stages(job, size, kind, options, needs=(f'train-{student_name(size, width)}',))
 
 

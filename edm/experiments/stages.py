@@ -22,6 +22,7 @@ from pathlib import Path
 import click
 from tqdm import tqdm
 
+from experiments.outputs import fault, files
 from torch_utils.errors import UserError
 from torch_utils.files import locked
 from torch_utils.interrupt import StopSignals
@@ -36,8 +37,8 @@ class Stage:
 
     command: the script's file name under edm/, then its arguments. Started again after an interruption it
         must resume or start from scratch by itself.
-    inputs: files and folders it reads that no stage makes; outputs: files it leaves, and folders of images,
-        which then hold `num_images`.
+    inputs: files and folders it reads that no stage makes; outputs: files it leaves, and folders: of images,
+        which then hold `num_images`, or of training runs.
     needs: names of the stages that must be finished before.
     cost: how long it takes in comparison with the others, for the time left.
     """
@@ -55,15 +56,6 @@ class Stage:
         script, *args = self.command
         limit = f'OMP_NUM_THREADS={threads} ' if threads else ''
         return limit + shlex.join(['python', os.path.relpath(SCRIPTS / script), *args])
-
-    def fault(self) -> str | None:
-        """What is wrong with its outputs, in words; None if they are whole."""
-        for path in self.outputs:
-            if not path.exists() or path.stat().st_size == 0:
-                return f'did not leave {path}'
-            if self.num_images and path.is_dir() and (found := len([*path.glob('*.png')])) != self.num_images:
-                return f'makes {self.num_images} images, but {path} holds {found}'
-        return None
 
 
 def done_markers(stages: Sequence[Stage], records: Path) -> dict[str, Path]:
@@ -126,7 +118,8 @@ class _Runner:
         self.todo = {stage.name: stage for stage in stages}
         for name, done in self._done.items():
             stage = self.todo[name]
-            if done.exists() and stage.fault() is None and self.todo.keys().isdisjoint(stage.needs):
+            whole = done.exists() and fault(stage.outputs, stage.num_images) is None
+            if whole and self.todo.keys().isdisjoint(stage.needs):
                 del self.todo[name]
                 continue
             for marker in _same_stage(done):  # at once, in case this process is killed before it gets there
@@ -143,9 +136,8 @@ class _Runner:
         """Start a stage. What it left with another HASH is removed; what is there without a marker stays."""
         begun, script, *args = self._done[stage.name].with_suffix('.begun'), *stage.command
         resumes, stale = begun.exists(), _same_stage(begun) - {begun}
-        for path in stage.outputs if stale else ():
-            for file in path.glob('*.png') if path.is_dir() else [path]:
-                file.unlink(missing_ok=True)
+        for file in files(stage.outputs if stale else ()):
+            file.unlink(missing_ok=True)
         for marker in stale:
             marker.unlink()
         begun.touch()
@@ -168,12 +160,12 @@ class _Runner:
         ended = [process for process in self._running if process.poll() is not None]
         for process in ended:
             stage = self._running[process][0]
-            log, fault = self._records / f'{stage.name}.log', stage.fault()
+            log, wrong = self._records / f'{stage.name}.log', fault(stage.outputs, stage.num_images)
             if process.returncode != 0:
                 lines = log.read_text(errors='replace').strip().splitlines() or ['it printed nothing']
-                fault = f'ended with status {process.returncode}: {lines[-1]}'
-            if fault is not None:
-                raise UserError(f'stage {stage.name} {fault} (log: {log}; repeat: '
+                wrong = f'ended with status {process.returncode}: {lines[-1]}'
+            if wrong is not None:
+                raise UserError(f'stage {stage.name} {wrong} (log: {log}; repeat: '
                                 f'{stage.command_line(self._threads)})')
             self._done[stage.name].touch()
             self.order.done(stage.name)

@@ -1,0 +1,45 @@
+"""What stages leave: files, folders of images, and the folders of training runs, whole or not."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from training.run_dir import number_in, snapshot_name
+
+
+def fault(outputs: Sequence[Path], num_images: int | None) -> str | None:
+    """What is wrong with the outputs of a stage, in words; None if they are whole.
+
+    num_images: how many a folder must hold; None for the folder of a run, whose newest snapshot, which
+        scripts take, must be that of its end.
+    """
+    for path in outputs:
+        if not path.is_dir():
+            wrong = None if path.exists() and path.stat().st_size else f'did not leave {path}'
+        elif num_images is None:
+            wrong = _fault_of_run(path)
+        else:
+            images = sum(1 for _ in path.glob('*.png'))
+            wrong = None if images == num_images else f'makes {num_images} images, but {path} holds {images}'
+        if wrong is not None:
+            return wrong
+    return None
+
+
+def _fault_of_run(folder: Path) -> str | None:
+    try:
+        options = json.loads((folder / 'training_options.json').read_text(encoding='utf-8'))
+        steps = -(-1000 * options['total_kimg'] // options['batch_size'])
+        last = folder / snapshot_name(steps * options['batch_size'])
+    except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
+        return f'did not leave a whole {folder / "training_options.json"}'
+    for path in folder.glob('network-snapshot-*.pkl'):
+        if (number_in(path) or 0) > number_in(last):
+            return f'ends with {last.name}, but {path} is of a longer run: remove it'
+    return None if last.exists() else f'did not leave {last}'
+
+
+def files(outputs: Sequence[Path]) -> Iterator[Path]:
+    """What a stage with other settings must not take for its own: files, images, snapshots."""
+    for path in outputs:
+        yield from (*path.glob('*.png'), *path.glob('network-snapshot-*.pkl')) if path.is_dir() else [path]
