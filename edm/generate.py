@@ -43,7 +43,8 @@ from training.run_dir import take_newest
     click.option('--shard_dataset', is_flag=True,
                  help='Split the data set over the processes instead of the seeds.'))
 @cli.options('Sampler',
-    click.option('--steps', metavar='INT', type=click.IntRange(min=2), default=18, help='Number of steps.'),
+    click.option('--steps', metavar='INT', type=click.IntRange(2, cli.MAX_STEPS), default=18,
+                 help='Number of steps.'),
     click.option('--sigma_min', metavar='FLOAT', type=cli.FiniteRange(min=0, min_open=True),
                  help='Lowest noise level, if the network goes so low.  [default: 0.002, or by --disc]'),
     click.option('--sigma_max', metavar='FLOAT', type=cli.FiniteRange(min=0, min_open=True),
@@ -94,7 +95,8 @@ def main(**opts):
     settings |= {'class': opts['class_idx'], 'device': device.type, **sampler}
     draw = {'class_idx': opts['class_idx'], 'vectors': labels, **sampler}
     if not opts['denoiser']:  # a network that fails does so before anything is written
-        generation.sample(net, opts['seeds'][:1], device, **draw | {'num_steps': 2, 'S_churn': 0})
+        with distributed.shared_errors():
+            generation.sample(net, opts['seeds'][:1], device, **draw | {'num_steps': 2, 'S_churn': 0})
 
     outdir = make_output_dir(opts['outdir'])
     for option in ('grid', 'trajectory'):

@@ -38,7 +38,7 @@ def _path_with_suffix(*suffixes: str):
     click.option('--sigmas', metavar='LIST', type=cli.FloatList(),
                  help='Noise levels, such as 0.1,1,10. The sampler stops there besides its own levels.  '
                       '[default: the sampler\'s]'),
-    click.option('--steps', metavar='INT', type=click.IntRange(min=2), default=18,
+    click.option('--steps', metavar='INT', type=click.IntRange(2, cli.MAX_STEPS), default=18,
                  help='Number of noise levels of the sampler.'),
     click.option('--sigma_min', metavar='FLOAT', type=cli.FiniteRange(min=0, min_open=True),
                  help='The lowest of them.  [default: 0.002, if the network goes so low]'),

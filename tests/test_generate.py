@@ -360,6 +360,7 @@ def test_clipped_noise_levels_are_mentioned(snapshots, tmp_path):
 
 @pytest.mark.parametrize(('args', 'says'), [
     (('--steps=1',), ('--steps',)),
+    (('--steps=1000000000',), ('--steps', '100000')),
     (('--seeds=1-',), ('--seeds', '1-')),
     (('--seeds=5-1',), ('--seeds', '5-1')),
     (('--seeds=a',), ('--seeds',)),

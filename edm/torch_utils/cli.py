@@ -20,6 +20,7 @@ from torch_utils.interrupt import end_in_order_on_signals
 
 MAX_LISTED = 10_000_000  # integers in one list; a slip such as 0-9999999999 would fill the memory
 MAX_INT = 2**63 - 1  # that arrays hold
+MAX_STEPS = 100_000  # of a sampler, planned before the first
 
 
 class Command(click.Command):
