@@ -160,8 +160,9 @@ def _network(opts: dict, device) -> tuple:
 
     net, recorded = load_with_settings(opts['network_pkl'], device, option='--network_pkl')
     net.use_fp16 = False  # in half precision a Jacobian is mostly rounding error
-    vectors = None if opts['data'] else label_vectors(recorded, net.label_dim,
-                                                      f'--network_pkl {opts["network_pkl"]}')
+    vectors = None
+    if not opts['data'] or opts['class_idx'] is not None:  # real images bring their labels
+        vectors = label_vectors(recorded, net.label_dim, f'--network_pkl {opts["network_pkl"]}')
     cli.check_class(opts['class_idx'], net.label_dim, vectors=vectors is not None)
     return net, None if vectors is None else torch.from_numpy(vectors)
 

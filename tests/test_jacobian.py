@@ -14,6 +14,7 @@ import plot
 from data.molrg_data import MoLRG, MoLRGShape
 from figures.jacobian_figure import draw_ranks
 from helpers import DATA, refuse, run, torchrun
+from image_sets import write
 from jacobians.rank_file import load_ranks, new_ranks, save_ranks
 from jacobians.study import Method, find_ranks
 from torch_utils.seeding import SampleGenerators
@@ -67,6 +68,19 @@ def test_a_network_that_fails_is_told_by_noise_level(tmp_path):
         refuse(jacobian.main, f'--network_pkl={path}', '--seeds=0-1', '--steps=3', f'--out={out}',
                '--device=cpu', f'--method={method}', status=1, says=('noise level 80', '48 of 48', 'NaN'))
     assert not out.exists()
+
+
+def test_label_vectors_are_drawn_from_the_training_set_and_are_no_class(tmp_path):
+    data = write(tmp_path / 'set.zip', {
+        '0.png': np.zeros((4, 4, 3), np.uint8), 'dataset.json': {'labels': [['0.png', [0.5, 2.0]]]}})
+    path, out = tmp_path / 'vec.pkl', tmp_path / 'ranks.npz'
+    save_snapshot(path, ema=EDMPrecond(4, 3, label_dim=2, **TINY).eval(),
+                  dataset_kwargs={'path': str(data)}, made_by={'labels': 'vectors'})
+    ranks(path, '--seeds=0,1', '--steps=2', f'--out={out}')
+    assert load_ranks(out).class_label.tolist() == [-1, -1]
+    for data_option in ([], [f'--data={data}']):
+        refuse(jacobian.main, f'--network_pkl={path}', '--class=1', *data_option, '--device=cpu', status=2,
+               says=('--class 1', 'label vectors'))
 
 
 def test_a_batch_beyond_all_rows_is_cut_to_them(nets, monkeypatch):

@@ -9,11 +9,12 @@ import torch
 from PIL import Image
 
 import train
+from data.training_labels import label_vectors
 from fixed_noise import FixedNoiseLoss
 from helpers import assert_equal, refuse, run, torchrun, torchrun_on_two_machines
 from training import build, saving
 from training.run_dir import RunLog
-from training.snapshot import load_snapshot
+from training.snapshot import load_snapshot, load_with_settings
 
 TINY = ('--batch=8', '--cbase=4', '--cres=1', '--num_blocks=1', '--attn_resolutions=0', '--dropout=0',
         '--lr_rampup=0', '--tick=1', '--device=cpu')
@@ -137,10 +138,22 @@ def test_labels_make_a_conditional_network_and_a_preview(tmp_path):
     data = write_images(tmp_path / 'data', channels=1, labels=True)
     run(train.main, f'--outdir={tmp_path / "run"}', '--nosubdir', f'--data={data}', '--cond=1',
         '--duration=0.001', '--preview', *TINY, '--batch=1000')
-    net = load_snapshot(str(tmp_path / 'run' / 'network-snapshot-000001.pkl'))['ema']
-    assert (net.label_dim, net.img_channels) == (3, 1)
+    snapshot = load_snapshot(str(tmp_path / 'run' / 'network-snapshot-000001.pkl'))
+    assert (snapshot['ema'].label_dim, snapshot['ema'].img_channels) == (3, 1)
+    assert snapshot['made_by']['labels'] == 'classes'
     with Image.open(tmp_path / 'run' / 'preview-000001.png') as image:
         assert image.mode == 'L'
+
+
+def test_a_snapshot_says_that_its_labels_were_vectors_and_samples_draw_from_them(tmp_path):
+    data = write_images(tmp_path / 'data', n=2)
+    (data / 'dataset.json').write_text(json.dumps({'labels': [['0.png', [0.5, -1]], ['1.png', [2, -1]]]}))
+    run(train.main, f'--outdir={tmp_path / "run"}', '--nosubdir', f'--data={data}', '--cond=1',
+        '--duration=0.001', *TINY, '--batch=1000')
+    net, recorded = load_with_settings(str(tmp_path / 'run' / 'network-snapshot-000001.pkl'),
+                                       torch.device('cpu'))
+    assert recorded['made_by']['labels'] == 'vectors'
+    assert label_vectors(recorded, net.label_dim, '--network').tolist() == [[0.5, -1], [2, -1]]
 
 
 def test_resume_goes_on_in_a_new_folder(finished, images):
