@@ -1,7 +1,6 @@
 """Labels of images: from dataset.json, from arrays, from the names of folders; and what is odd about them."""
 
 import json
-import posixpath
 import re
 import unicodedata
 from collections import Counter
@@ -94,8 +93,9 @@ def _match(names: Sequence[str], by_name: dict[str, int | list]) -> list[int | l
     return [by_name[name] if name in by_name else others.get(_plain(name)) for name in names]
 
 
-def _plain(name: str) -> str:
-    return unicodedata.normalize('NFC', posixpath.normpath('/' + name.replace('\\', '/'))).lstrip('/')
+def _plain(name: str) -> tuple[str, ...]:
+    """The same for all spellings of a name. To normalize more than a file's name can hold takes minutes."""
+    return tuple(unicodedata.normalize('NFC', part) if len(part) < 256 else part for part in parts(name))
 
 
 def _is_number(value) -> bool:

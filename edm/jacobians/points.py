@@ -107,28 +107,29 @@ def open_images(path: str, net: Denoiser, class_idx: int | None, sigmas: list[fl
     Raises UserError naming `option` if they don't fit the network: another size, or, where the network needs
     classes and none is given, images without.
     """
-    labels = None
+    labels, needs_labels = None, net.label_dim > 0 and class_idx is None
     if str(path).lower().endswith('.pt'):
         contents = load_molrg(path, None, None, option)
         images, classes = contents['data'].permute(0, 3, 1, 2), contents['conds'].long()
         count, shape, read = len(images), tuple(images.shape[1:]), images.__getitem__
         labels = torch.nn.functional.one_hot(classes).float()
+        label_dim = labels.shape[1]
     else:
-        dataset = ImageDataset(path, option=option, cache=False)
+        dataset = ImageDataset(path, option=option, cache=False, use_labels=None if needs_labels else False)
         count, shape = len(dataset), dataset.image_shape
 
         def read(indices):
             return from_uint8(torch.from_numpy(dataset.images(indices)))
 
-        if net.label_dim and class_idx is None and dataset.has_labels:
-            labelled = ImageDataset(path, option=option, cache=False, use_labels=True)
-            labels = torch.from_numpy(labelled.labels())
+        label_dim = dataset.label_dim
+        if needs_labels and label_dim == net.label_dim:  # else they may be too many for the memory
+            labels = torch.from_numpy(dataset.labels())
     expected = (net.img_channels, net.img_resolution, net.img_resolution)
     if tuple(shape) != expected:
         raise UserError(f'{option} {path}: images are {describe_shape(shape)}, the network takes '
                         f'{describe_shape(expected)}')
-    if net.label_dim and class_idx is None and (labels is None or labels.shape[1] != net.label_dim):
-        found = 'none' if labels is None else f'labels of {labels.shape[1]}'
+    if needs_labels and label_dim != net.label_dim:
+        found = f'labels of {label_dim}' if label_dim else 'none'
         raise UserError(f'{option} {path}: the network needs labels of {net.label_dim} classes, and the '
                         f'images have {found}; --class chooses one for all')
     return RealImages(class_idx=class_idx, sigmas=sigmas, count=count, read=read, labels=labels)

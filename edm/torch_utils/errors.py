@@ -22,8 +22,9 @@ def shown(text: object, limit: int = 100) -> str:
     return ascii(text if len(text) <= limit else text[:limit - 3] + '...')
 
 
-def printable(line: str) -> str:
-    """The same line with escapes for what terminals obey or can't show, as names of files may hold."""
+def printable(line: str, limit: int = 5000) -> str:
+    """The line, cut at `limit`, with escapes for what terminals obey or can't show, as in names of files."""
+    line = line if len(line) <= limit else f'{line[:limit - 3]}...'
     return UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], line)
 
 

@@ -58,6 +58,14 @@ def test_the_very_name_goes_before_other_spellings(tmp_path):
     assert ImageDataset(path, use_labels=True).classes.tolist() == [0, 1]
 
 
+def test_names_that_no_file_can_have_take_no_time_and_little_room(tmp_path):
+    name = 'a' + '\u0301' * 50_000 + '\u0327' * 50_000  # minutes of work to normalize
+    path = write(tmp_path / 'set', {ONE: PICTURE, 'dataset.json': {'labels': [[name, 0]]}})
+    assert f'has no label for {ONE}; 1 of 1' in tool(path)[1]
+    path = write(tmp_path / 'other', {ONE: PICTURE, 'dataset.json': {'labels': [[name, 'x']]}})
+    assert len(refuse(dataset_tool.main, '--source', path, '--dest', tmp_path / 'x', status=1)) < 10_000
+
+
 def test_a_label_of_one_file_is_not_given_to_another_of_nearly_its_name(tmp_path):
     names = [unicodedata.normalize(form, 'é.png') for form in ('NFD', 'NFC')]
     labels = {'labels': [[names[0], 1]]}
