@@ -227,7 +227,7 @@ def _denoiser(opts: dict, device) -> tuple:
 def _sampler(opts: dict, net) -> dict:
     """The sampler's options, checked against the denoiser; says where the noise levels were clipped."""
     from sampling.plan import clip_range, plan_steps
-    from training.snapshot import note
+    from torch_utils.errors import note
 
     options = {'solver': opts['solver'] or ('euler' if opts['denoiser'] else 'heun'),
                'disc': opts['disc'] or 'edm', 'schedule': opts['schedule'] or 'linear',

@@ -282,10 +282,21 @@ class FourierEmbedding(torch.nn.Module):
         return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
-def _drop_labels(class_labels, rate, batch):
-    """Zero each image's labels with probability `rate`, so that the network also learns to do without."""
-    keep = torch.rand([batch, 1], device=class_labels.device) >= rate
-    return class_labels * keep.to(class_labels.dtype)
+def _add_labels(net, emb, class_labels):
+    """`emb` and what `net.map_label` makes of the labels, of which training drops some with `label_dropout`.
+
+    So that the network also learns to do without, all labels of an image become zero with that probability.
+    """
+    if net.map_label is None:
+        return emb
+    if net.training and net.label_dropout:
+        keep = torch.rand([class_labels.shape[0], 1], device=class_labels.device) >= net.label_dropout
+        class_labels = class_labels * keep.to(class_labels.dtype)
+    return emb + net.map_label(class_labels)
+
+
+def _add_augmentation(net, emb, augment_labels):
+    return emb if net.map_augment is None or augment_labels is None else emb + net.map_augment(augment_labels)
 
 
 # U-Nets: model(x [B, in_channels, R, R], noise_labels [B], class_labels [B, label_dim] or None,
@@ -400,56 +411,37 @@ class SongUNet(torch.nn.Module):
 
     def forward(self, x: torch.Tensor, noise_labels: torch.Tensor, class_labels: torch.Tensor | None = None,
                 augment_labels: torch.Tensor | None = None) -> torch.Tensor:
-        emb = self._embed(x.shape[0], noise_labels, class_labels, augment_labels)
-        skips = self._encode(x, emb)
-        return self._decode(skips, emb)
-
-    def _embed(self, batch, noise_labels, class_labels, augment_labels):
-        cos, sin = self.map_noise(noise_labels).chunk(2, dim=1)
-        emb = torch.cat([sin, cos], dim=1)
-        if self.map_label is not None:
-            if self.training and self.label_dropout:
-                class_labels = _drop_labels(class_labels, self.label_dropout, batch)
-            emb = emb + self.map_label(class_labels * math.sqrt(self.map_label.in_features))
-        if self.map_augment is not None and augment_labels is not None:
-            emb = emb + self.map_augment(augment_labels)
-        return silu(self.map_layer1(silu(self.map_layer0(emb))))
-
-    def _encode(self, x, emb):
-        """The outputs of all levels that the decoder joins to its own features, finest first."""
-        aux = x
-        skips = []
-        for level, res in enumerate(self.resolutions):
-            name = f'{res}x{res}'
-            if level == 0:
-                x = self.enc[f'{name}_conv'](x)
+        emb = self._embed(noise_labels, class_labels, augment_labels)
+        aux, skips = x, []
+        for name, layer in self.enc.items():
+            if name.endswith('_aux_down'):
+                aux = layer(aux)
+            elif name.endswith('_aux_skip'):
+                x = skips[-1] = x + layer(aux)
+            elif name.endswith('_aux_residual'):
+                x = skips[-1] = aux = (x + layer(aux)) / math.sqrt(2)
             else:
-                x = self.enc[f'{name}_down'](x, emb)
-                if self.encoder_type == 'skip':
-                    aux = self.enc[f'{name}_aux_down'](aux)
-                    x = x + self.enc[f'{name}_aux_skip'](aux)
-                if self.encoder_type == 'residual':
-                    x = aux = (x + self.enc[f'{name}_aux_residual'](aux)) / math.sqrt(2)
-            skips.append(x)
-            for i in range(self.num_blocks):
-                x = self.enc[f'{name}_block{i}'](x, emb)
+                x = layer(x) if name.endswith('_conv') else layer(x, emb)
                 skips.append(x)
-        return skips
-
-    def _decode(self, skips, emb):
-        x, out, coarsest = skips[-1], None, len(self.resolutions) - 1
-        for level, res in reversed(list(enumerate(self.resolutions))):
-            name = f'{res}x{res}'
-            if level == coarsest:
-                x = self.dec[f'{name}_in1'](self.dec[f'{name}_in0'](x, emb), emb)
+        out = None
+        for name, layer in self.dec.items():
+            if name.endswith('_aux_up'):
+                out = layer(out)
+            elif name.endswith('_aux_norm'):
+                normed = silu(layer(x))
+            elif name.endswith('_aux_conv'):
+                out = layer(normed) if out is None else layer(normed) + out
             else:
-                x = self.dec[f'{name}_up'](x, emb)
-            for i in range(self.num_blocks + 1):
-                x = self.dec[f'{name}_block{i}'](torch.cat([x, skips.pop()], dim=1), emb)
-            if self.decoder_type == 'skip' or level == 0:
-                level_out = self.dec[f'{name}_aux_conv'](silu(self.dec[f'{name}_aux_norm'](x)))
-                out = level_out if out is None else level_out + self.dec[f'{name}_aux_up'](out)
+                x = layer(torch.cat([x, skips.pop()], dim=1) if '_block' in name else x, emb)
         return out
+
+    def _embed(self, noise_labels, class_labels, augment_labels):
+        cos, sin = self.map_noise(noise_labels).chunk(2, dim=1)
+        if self.map_label is not None:
+            class_labels = class_labels * math.sqrt(self.map_label.in_features)
+        emb = _add_labels(self, torch.cat([sin, cos], dim=1), class_labels)
+        emb = _add_augmentation(self, emb, augment_labels)
+        return silu(self.map_layer1(silu(self.map_layer0(emb))))
 
 
 def _fixed_embedding(num_channels):
@@ -531,7 +523,7 @@ class DhariwalUNet(torch.nn.Module):
 
     def forward(self, x: torch.Tensor, noise_labels: torch.Tensor, class_labels: torch.Tensor | None = None,
                 augment_labels: torch.Tensor | None = None) -> torch.Tensor:
-        emb = self._embed(x.shape[0], noise_labels, class_labels, augment_labels)
+        emb = self._embed(noise_labels, class_labels, augment_labels)
         skips = []
         for name, layer in self.enc.items():
             x = layer(x) if name.endswith('_conv') else layer(x, emb)
@@ -540,16 +532,10 @@ class DhariwalUNet(torch.nn.Module):
             x = layer(torch.cat([x, skips.pop()], dim=1) if '_block' in name else x, emb)
         return self.out_conv(silu(self.out_norm(x)))
 
-    def _embed(self, batch, noise_labels, class_labels, augment_labels):
-        emb = self.map_noise(noise_labels)
-        if self.map_augment is not None and augment_labels is not None:
-            emb = emb + self.map_augment(augment_labels)
+    def _embed(self, noise_labels, class_labels, augment_labels):
+        emb = _add_augmentation(self, self.map_noise(noise_labels), augment_labels)
         emb = self.map_layer1(silu(self.map_layer0(emb)))
-        if self.map_label is not None:
-            if self.training and self.label_dropout:
-                class_labels = _drop_labels(class_labels, self.label_dropout, batch)
-            emb = emb + self.map_label(class_labels)
-        return silu(emb)
+        return silu(_add_labels(self, emb, class_labels))
 
 
 @persistence.persistent_class
@@ -599,21 +585,13 @@ class MLP(torch.nn.Module):
 
     def forward(self, x: torch.Tensor, noise_labels: torch.Tensor, class_labels: torch.Tensor | None = None,
                 augment_labels: torch.Tensor | None = None) -> torch.Tensor:
-        emb = self._embed(x.shape[0], noise_labels, class_labels, augment_labels)
+        emb = _add_labels(self, self.map_noise(noise_labels), class_labels)
+        emb = _add_augmentation(self, emb, augment_labels)
+        emb = silu(self.map_layer1(silu(self.map_layer0(emb))))
         h = self.layer_in(x.flatten(1))
         for block in self.blocks.values():
             h = block(h, emb)
         return self.layer_out(silu(h)).reshape(x.shape[0], *self.out_shape)
-
-    def _embed(self, batch, noise_labels, class_labels, augment_labels):
-        emb = self.map_noise(noise_labels)
-        if self.map_label is not None:
-            if self.training and self.label_dropout:
-                class_labels = _drop_labels(class_labels, self.label_dropout, batch)
-            emb = emb + self.map_label(class_labels)
-        if self.map_augment is not None and augment_labels is not None:
-            emb = emb + self.map_augment(augment_labels)
-        return silu(self.map_layer1(silu(self.map_layer0(emb))))
 
 
 MODELS = {'SongUNet': SongUNet, 'DhariwalUNet': DhariwalUNet, 'MLP': MLP}

@@ -1,7 +1,9 @@
 """A run's folder: its name, its log, and the files in it that a later run goes on from."""
 
 import io
+import itertools
 import json
+import math
 import os
 import re
 import sys
@@ -201,14 +203,15 @@ class RunLog:
 
     def __init__(self, run_dir: Path, *, history: Path | None = None, next_tick: int = 0):
         self._files = {}
-        for name, whole_before in (('log.txt', _text_before), ('stats.jsonl', _stats_before)):
+        for name, tick_of in (('log.txt', _tick_in_text), ('stats.jsonl', _tick_in_stats)):
             file = open(run_dir / name, 'ab', buffering=0)
             self._files[name] = _Appender(file)
             if not try_lock(file):
                 self.__exit__()
                 raise UserError(f'--outdir {run_dir}: another run is writing there')
             earlier = Path(history, name) if history else None
-            kept = whole_before(earlier.read_bytes(), next_tick) if earlier and earlier.is_file() else b''
+            there = earlier is not None and earlier.is_file()
+            kept = _lines_before(earlier.read_bytes(), next_tick, tick_of) if there else b''
             if earlier and earlier.resolve() == (run_dir / name).resolve():
                 file.truncate(len(kept))
             elif history is not None or name != 'log.txt':
@@ -260,29 +263,20 @@ class _Appender:
         self._file.close()
 
 
-def _text_before(data: bytes, tick: int) -> bytes:
-    """The lines of a log.txt before that of `tick`."""
-    def is_before(line: bytes) -> bool:
-        match = re.match(rb'tick (\d+)\s', line)
-        return match is None or int(match[1]) < tick
-    return _leading_lines(data, is_before)
+def _tick_in_text(line: bytes) -> float:
+    """The tick that a line of log.txt reports on, -1 for none."""
+    match = re.match(rb'tick (\d+)\s', line)
+    return int(match[1]) if match else -1
 
 
-def _stats_before(data: bytes, tick: int) -> bytes:
-    """The lines of a stats.jsonl before that of `tick`."""
-    def is_before(line: bytes) -> bool:
-        return any(stats['Progress/tick']['mean'] < tick for stats in _stats_lines(line))
-    return _leading_lines(data, is_before)
+def _tick_in_stats(line: bytes) -> float:
+    return next((stats['Progress/tick']['mean'] for stats in _stats_lines(line)), math.inf)
 
 
-def _leading_lines(data: bytes, is_kept: Callable[[bytes], bool]) -> bytes:
-    """`data` up to the first line that is not to be kept, or that a killed process did not finish."""
-    length = 0
-    for line in io.BytesIO(data):
-        if not line.endswith(b'\n') or not is_kept(line):
-            break
-        length += len(line)
-    return data[:length]
+def _lines_before(data: bytes, tick: int, tick_of: Callable[[bytes], float]) -> bytes:
+    """`data` up to the first line that is of this tick or later, or that a killed process did not finish."""
+    kept = itertools.takewhile(lambda line: line.endswith(b'\n') and tick_of(line) < tick, io.BytesIO(data))
+    return b''.join(kept)
 
 
 def _stats_lines(data: bytes) -> Iterator[dict]:

@@ -8,20 +8,18 @@ arguments and fills the network with the recorded tensors, whose names and shape
 import collections
 import contextlib
 import copy
-import gc
 import os
 import pickle
 import types
 from collections.abc import Iterator
 
-import click
 import numpy as np
 import torch
 from torch.nn.modules.module import register_module_module_registration_hook
 from torch.overrides import TorchFunctionMode
 
-from torch_utils import distributed, downloads, files, persistence, safe_pickle
-from torch_utils.errors import UserError
+from torch_utils import downloads, files, persistence, safe_pickle
+from torch_utils.errors import UserError, note
 from torch_utils.safe_pickle import PersistentObject, shown
 from training.build import SNAPSHOT_CLASSES
 
@@ -44,11 +42,10 @@ def load_snapshot(path_or_url: str, option: str = '--network') -> dict:
     Raises UserError naming `option` and the file in one line if the file is no snapshot, is damaged, or holds
     objects of unknown classes or tensors that don't fit.
     """
-    with _blame(path_or_url, option), _collector_paused():
-        contents, size = _read(downloads.local_path(path_or_url, option))
-        built = {key: _build(key, value) if key in SNAPSHOT_CLASSES and key != 'ema' else value
-                 for key, value in contents.items()}
-        return built | {'ema': _build_network(contents['ema'], size, path_or_url)}
+    with _blame(path_or_url, option):
+        contents, net = _read(path_or_url, option)
+        return {key: _build(key, value) if key in SNAPSHOT_CLASSES and key != 'ema' else value
+                for key, value in contents.items()} | {'ema': net}
 
 
 def load_network(path_or_url: str, device: torch.device, option: str = '--network') -> torch.nn.Module:
@@ -62,10 +59,9 @@ def load_network(path_or_url: str, device: torch.device, option: str = '--networ
 def load_with_settings(path_or_url: str, device: torch.device, option: str = '--network',
                        ) -> tuple[torch.nn.Module, dict]:
     """The network `ema` as from `load_network`, and from beside it `dataset_kwargs` and `made_by`."""
-    with _blame(path_or_url, option), _collector_paused():
-        contents, size = _read(downloads.local_path(path_or_url, option))
-        settings = {key: contents.get(key) for key in ('dataset_kwargs', 'made_by')}
-        return _build_network(contents['ema'], size, path_or_url).to(device), settings
+    with _blame(path_or_url, option):
+        contents, net = _read(path_or_url, option)
+        return net.to(device), {key: contents.get(key) for key in ('dataset_kwargs', 'made_by')}
 
 
 class Unfit(Exception):
@@ -82,20 +78,9 @@ def _blame(path, option):
         raise UserError(f'{option} {path} is no snapshot this software can read: {err}') from err
 
 
-@contextlib.contextmanager
-def _collector_paused():
-    """Inside, Python looks for no cycles: among PyTorch's own objects that can outlast the reading."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
-
-
-def _read(path) -> tuple[dict, int]:
-    """The file's dict with records for objects, and the file's size in bytes."""
+def _read(path_or_url: str, option: str) -> tuple[dict, torch.nn.Module]:
+    """The file's dict with records for objects, and the network."""
+    path = downloads.local_path(path_or_url, option)
     with open(path, 'rb') as file:
         head = file.read(100)
         file.seek(0)
@@ -105,7 +90,7 @@ def _read(path) -> tuple[dict, int]:
         raise Unfit('it holds no dict of names')
     if 'ema' not in contents:
         raise Unfit(f'it has no key \'ema\', only {shown(", ".join(contents))}')
-    return contents, os.path.getsize(path)
+    return contents, _build_network(contents['ema'], os.path.getsize(path), path_or_url)
 
 
 def _check_format(head: bytes) -> None:
@@ -228,12 +213,6 @@ def _build_network(record, size: int, path) -> torch.nn.Module:
         note(f'note: {path} holds a networks.py that this software does not know; its tensors are read by '
              'names and shapes')
     return net.eval().requires_grad_(False)
-
-
-def note(line: str) -> None:
-    """Print a line on stderr, on rank 0 only."""
-    if distributed.rank() == 0:
-        click.echo(line, err=True)
 
 
 def _form(tensor) -> str:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -10,8 +10,7 @@ from torch_utils import distributed
 
 MEASURED = ('Loss/loss', 'Gradient/norm', 'Gradient/nonfinite')  # in every step of a run
 
-@dataclass(frozen=True, kw_only=True)
-class Summary:
+class Statistics(NamedTuple):
     """What `Moments` took since it was last cleared, over all processes.
 
     num, mean, std, total: of the finite values; mean and std are NaN if there are none.
@@ -53,22 +52,18 @@ class Moments:
         self._totals += torch.stack([num, kept.sum(), kept.dot(kept), nonfinite])
         return nonfinite
 
-    def summary(self) -> Summary:
+    def summary(self) -> Statistics:
         """Sum up over all processes; each of them must call this."""
-        num, total, squares, nonfinite = self.totals().tolist()
-        mean = total / num if num else math.nan
-        std = math.sqrt(max(squares / num - mean**2, 0)) if num > 1 else 0.0 if num else math.nan
-        return Summary(num=int(num), mean=mean, std=std, total=total, nonfinite=int(nonfinite))
-
-    def totals(self) -> torch.Tensor:
-        """[count, sum, sum of squares, count of non-finite values] over all processes, on the CPU."""
         totals = self._totals.clone()
         if distributed.world_size() > 1:
             torch.distributed.all_reduce(totals)
-        return totals.cpu()
+        num, total, squares, nonfinite = totals.tolist()
+        mean = total / num if num else math.nan
+        std = math.sqrt(max(squares / num - mean**2, 0)) if num > 1 else 0.0 if num else math.nan
+        return Statistics(int(num), mean, std, total, int(nonfinite))
 
     def own_totals(self) -> torch.Tensor:
-        """As `totals`, of this process alone."""
+        """[count, sum, sum of squares, count of non-finite values] of this process alone, on the CPU."""
         return self._totals.to('cpu', copy=True)
 
     def restore(self, totals: Sequence[torch.Tensor]) -> None:

@@ -11,6 +11,7 @@ import torch
 from golden_networks import golden_network, network_specs
 from helpers import DATA
 from training import build, networks
+from training.config import ARCHITECTURES, TRAINABLE, network_kwargs
 
 NAMES = ['edm-ddpmpp', 'vp-ddpmpp-augment', 've-ncsnpp', 'edm-ncsnpp-cond', 'edm-skip', 'edm-adm-cond',
          'iddpm-adm']
@@ -359,3 +360,16 @@ def test_module_attributes_are_plain_python_values():
         for module in networks.VPPrecond(**kwargs, label_dim=2).modules():
             for name, value in vars(module).items():
                 assert not isinstance(value, np.generic | np.ndarray), name
+
+
+@pytest.mark.parametrize('arch', ARCHITECTURES)
+def test_every_parameter_of_every_architecture_gets_a_gradient(arch):
+    """Which processes that share gradients wait for."""
+    for precond in TRAINABLE:
+        opts = {'arch': arch, 'precond': precond, 'model_channels': 8, 'num_blocks': 1, 'augment': 0.1,
+                'cbase': 64 if arch == 'adm' else None}
+        settings, labelled = network_kwargs(opts, 8), 'class_name' not in ARCHITECTURES[arch]
+        net = build.build(settings, img_resolution=8, img_channels=3, label_dim=2 if labelled else 0).train()
+        labels, augmentation = (torch.ones(2, 2), torch.ones(2, 9)) if labelled else (None, None)
+        net(torch.randn(2, 3, 8, 8), torch.ones(2), labels, augment_labels=augmentation).sum().backward()
+        assert all(parameter.grad is not None for parameter in net.parameters())
