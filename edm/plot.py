@@ -1,5 +1,6 @@
 """Draw the papers' figures from files of numbers."""
 
+import functools
 import math
 
 import click
@@ -12,72 +13,89 @@ def main() -> None:
     """Draw the papers' figures from files of numbers."""
 
 
-_out_option = cli.options('Output', click.option('--out', metavar='PNG|PDF', required=True,
-                                                 help='Picture; its name decides the format.'))
+_table_option = click.option('--table', metavar='CSV', required=True,
+                             help='Scores, as sscd.py --table and reproduce.py regimes write them.')
+
+
+def _picture(*inputs: str):
+    """Decorator: the options of all figures, and how one is written.
+
+    inputs: parameters that name files. The function returns the title and `draw`, which takes a width and
+    returns the figure and its caption.
+    """
+    def decorate(function):
+        @cli.options('Output',
+            click.option('--out', metavar='PNG|PDF', required=True,
+                         help='Picture; its name decides the format. The caption goes to a .txt beside it.'),
+            click.option('--width', metavar='INCHES', type=cli.FiniteRange(min=2, max=20), default=6.75,
+                         help='Width of the picture: 3.25 for a column of a paper, 6.75 for two.'))
+        @cli.writes(inputs, out='figure')
+        @functools.wraps(function)
+        def command(*, width: float, out: str, **kwargs) -> None:
+            from figures.style import check_out, save_figure
+
+            title, draw = function(**kwargs)
+            check_out(out)
+            figure, caption = draw(width=width)
+            save_figure(figure, out, title=title, caption=caption)
+            print(f'wrote {out}')
+        return command
+    return decorate
+
+
+def _curves_options(function):
+    """Of figures over training-set size."""
+    return cli.options('Main options',
+        _table_option,
+        click.option('--data', metavar='STR', default='the data set', help='Name of the data set.'),
+        click.option('--kimg', metavar='KIMG', type=cli.FiniteRange(min=0),
+                     help='How many images each model saw, for the caption.'),
+        click.option('--threshold', metavar='FLOAT', type=cli.FiniteRange(min=-1, max=1),
+                     help='The main threshold, of several in the table.'))(function)
 
 
 @main.command(cls=cli.ListCommand)
-@click.option('--results', metavar='JSON', help='Scores, as reproduce.py regimes writes them.')
-@click.option('--scores', metavar='JSON ...', multiple=True,
-              help='Instead: single scores, as sscd.py rpscore and mscore --json write them. Training-set '
-                   'size and widths come from their --size and --width or, failing that, from the files\' '
-                   'names: rp-n1024-w64-w128.json, gl-n1024-w64.json.')
-@click.option('--data', metavar='STR', default='the data set', help='With --scores: the data set\'s name.')
-@click.option('--kimg', metavar='KIMG', type=cli.FiniteRange(min=0),
-              help='With --scores: how many images each model saw.')
-@click.option('--threshold', metavar='FLOAT', type=cli.FiniteRange(min=-1, max=1),
-              help='With --scores at several thresholds: the main one.')
-@_out_option
-@cli.writes(['results', 'scores'], out='figure')
-def regimes(results: str | None, scores: tuple[str, ...], data: str, kimg: float | None,
-            threshold: float | None, out: str) -> None:
+@_curves_options
+@cli.options('Main options',
+    click.option('--neighbors', metavar='NPZ ...', multiple=True,
+                 help='Files that sscd.py mscore --neighbors wrote, one per training-set size: show their '
+                      'first samples.'))
+@_picture('table', 'neighbors')
+def regimes(neighbors: tuple[str, ...], **options):
     """RP and GL scores over training-set size.
 
     The picture of paper 1 (arXiv 2310.05264), figure 2.
 
     \b
-    Examples:
-      python edm/plot.py regimes --results=regimes.json --out=regimes.pdf
-      python edm/plot.py regimes --scores evaluation/rp-n*.json evaluation/gl-n*.json \\
-          --data=CIFAR-10 --out=regimes.pdf
+    Example:
+      python edm/plot.py regimes --table=scores.csv --data=CIFAR-10 --out=regimes.pdf
     """
-    if (results is None) == (not scores):
-        raise click.UsageError('expected either --results or --scores')
-    from figures import regimes_figure
-    from figures import style as figures
-    from figures.regimes_collect import collect_scores
-    from figures.regimes_results import load_results
+    from figures.regimes_figure import TITLE, draw_regimes, load_examples
 
-    numbers = load_results(results) if results else collect_scores(scores, data=data, kimg=kimg,
-                                                                   threshold=threshold)
-    figures.check_out(out)
-    figure, caption = regimes_figure.draw_regimes(numbers)
-    figures.save_figure(figure, out, title=regimes_figure.TITLE, caption=caption)
-    print(f'wrote {out}')
+    curves, examples = _curves(**options), load_examples(neighbors)
+    return TITLE, functools.partial(draw_regimes, curves, examples)
 
 
 @main.command()
-@click.option('--results', metavar='JSON', required=True, help='Scores, as reproduce.py regimes writes them.')
-@_out_option
-@cli.writes(['results'], out='figure')
-def denoisers(results: str, out: str) -> None:
+@_curves_options
+@_picture('table')
+def denoisers(**options):
     """RP scores with the denoisers that a training set has in closed form, over its size.
 
     The picture of paper 1 (arXiv 2310.05264), figure 4 left, and the same for the Gaussian denoiser.
 
-    Example: python edm/plot.py denoisers --results=regimes.json --out=denoisers.pdf
+    Example: python edm/plot.py denoisers --table=scores.csv --out=denoisers.pdf
     """
-    from figures import denoisers_figure
-    from figures import style as figures
-    from figures.regimes_results import load_results
+    from figures.denoisers_figure import TITLE, draw_denoisers
 
-    numbers = load_results(results)
-    if not numbers.scores[numbers.threshold].optimal_rp:
-        raise click.UsageError(f'--results {results}: holds no RP scores with the optimal denoiser')
-    figures.check_out(out)
-    figure, caption = denoisers_figure.draw_denoisers(numbers)
-    figures.save_figure(figure, out, title=denoisers_figure.TITLE, caption=caption)
-    print(f'wrote {out}')
+    return TITLE, functools.partial(draw_denoisers, _curves(**options))
+
+
+def _curves(table: str, **options):
+    from figures.regimes_curves import collect_curves
+    from scores.score_table import read_table
+
+    return collect_curves(read_table(table), where=f'--table {table}', **options)
 
 
 @main.command()
@@ -92,12 +110,11 @@ def denoisers(results: str, out: str) -> None:
     click.option('--count', metavar='INT', type=click.IntRange(min=1), default=40,
                  help='How many samples to show, evenly from all ranks of similarity.'),
     click.option('--top', is_flag=True, help='Show the most similar ones instead.'),
-    click.option('--columns', metavar='INT', type=click.IntRange(min=1, max=40), default=10,
-                 help='Samples side by side.'))
-@_out_option
-@cli.writes(['neighbors', 'samples', 'training'], out='figure')
-def neighbors(neighbors: str, samples: str | None, training: str | None, count: int, top: bool, columns: int,
-              out: str) -> None:
+    click.option('--columns', metavar='INT', type=click.IntRange(min=1, max=40),
+                 help='Samples side by side.  [default: as many as are 0.6 inches wide]'))
+@_picture('neighbors', 'samples', 'training')
+def neighbors(neighbors: str, samples: str | None, training: str | None, count: int, top: bool,
+              columns: int | None):
     """Samples above their nearest training images, sorted by similarity.
 
     \b
@@ -105,61 +122,45 @@ def neighbors(neighbors: str, samples: str | None, training: str | None, count: 
       python edm/sscd.py mscore --source=a.npz --target=train.npz --neighbors=neighbors.npz
       python edm/plot.py neighbors --neighbors=neighbors.npz --out=neighbors.png
     """
-    from figures import neighbors_figure
-    from figures import style as figures
+    from figures.neighbors_figure import TITLE, choose, draw_neighbors
     from scores.neighbors import load_neighbors, read_shown
 
     numbers = load_neighbors(neighbors)
-    figures.check_out(out)
-    chosen = neighbors_figure.choose(numbers.similarity, count, most_similar=top)
-    figure, caption = neighbors_figure.draw_neighbors(
-        numbers, chosen, *read_shown(numbers, chosen, samples=samples, training=training), columns)
-    figures.save_figure(figure, out, title=neighbors_figure.TITLE, caption=caption)
-    print(f'wrote {out}')
+    chosen = choose(numbers.similarity, count, most_similar=top)
+    shown = read_shown(numbers, chosen, samples=samples, training=training)
+    return TITLE, functools.partial(draw_neighbors, numbers, chosen, *shown, columns)
 
 
 @main.command()
-@click.option('--matrix', metavar='JSON', required=True, help='File that sscd.py matrix wrote.')
-@_out_option
-@cli.writes(['matrix'], out='figure')
-def similarity(matrix: str, out: str) -> None:
+@_table_option
+@_picture('table')
+def similarity(table: str):
     """Heat maps of RP and MAE scores of all pairs of models.
 
     The picture of paper 1 (arXiv 2310.05264), figures 6 and 12.
 
-    Example: python edm/plot.py similarity --matrix=similarity.json --out=similarity.pdf
+    Example: python edm/plot.py similarity --table=similarity.csv --out=similarity.pdf
     """
-    from figures import similarity_figure
-    from figures import style as figures
-    from scores.similarity import load_similarity
+    from figures.similarity_figure import TITLE, collect_matrices, draw_similarity
+    from scores.score_table import read_table
 
-    numbers = load_similarity(matrix)
-    figures.check_out(out)
-    figure, caption = similarity_figure.draw_similarity(numbers)
-    figures.save_figure(figure, out, title=similarity_figure.TITLE, caption=caption)
-    print(f'wrote {out}')
+    return TITLE, functools.partial(draw_similarity, *collect_matrices(read_table(table), f'--table {table}'))
 
 
 @main.command()
 @click.argument('run_dirs', metavar='RUN_DIR...', nargs=-1, required=True)
-@_out_option
-@cli.writes(['run_dirs'], out='figure')
-def training(run_dirs: tuple[str, ...], out: str) -> None:
+@_picture('run_dirs')
+def training(run_dirs: tuple[str, ...]):
     """Loss, learning rate and images per second of training runs.
 
     RUN_DIR: folders that train.py or trainMoLRG.py made, finished or not.
 
     Example: python edm/plot.py training training/00000-* training/00001-* --out=training.png
     """
-    from figures import style as figures
-    from figures import training_figure
     from figures.training_curves import load_curves
+    from figures.training_figure import TITLE, draw_training
 
-    runs = [load_curves(run_dir) for run_dir in run_dirs]
-    figures.check_out(out)
-    figure, caption = training_figure.draw_training(runs)
-    figures.save_figure(figure, out, title=training_figure.TITLE, caption=caption)
-    print(f'wrote {out}')
+    return TITLE, functools.partial(draw_training, [load_curves(run_dir) for run_dir in run_dirs])
 
 
 @main.command(cls=cli.ListCommand)
@@ -168,17 +169,15 @@ def training(run_dirs: tuple[str, ...], out: str) -> None:
 @click.option('--axis', type=click.Choice(['log', 'linear']), default='log', help='Scale of 1/sigma.')
 @click.option('--max_snr', metavar='FLOAT', type=cli.FiniteRange(min=0, min_open=True),
               help='Show 1/sigma up to here only.')
-@_out_option
-@cli.writes(['ranks'], out='figure')
-def jacobian(ranks: tuple[str, ...], axis: str, max_snr: float | None, out: str) -> None:
+@_picture('ranks')
+def jacobian(ranks: tuple[str, ...], axis: str, max_snr: float | None):
     """Numerical rank of Jacobians over noise levels.
 
     The picture of paper 2 (arXiv 2409.02426), figure 3.
 
     Example: python edm/plot.py jacobian --ranks a.npz=CIFAR-10 b.npz=FFHQ --out=jacobian.pdf
     """
-    from figures import jacobian_figure
-    from figures import style as figures
+    from figures.jacobian_figure import TITLE, draw_ranks
     from jacobians.rank_file import load_ranks
 
     series = {}
@@ -187,33 +186,24 @@ def jacobian(ranks: tuple[str, ...], axis: str, max_snr: float | None, out: str)
         if label in series:
             raise click.UsageError(f'--ranks {item}: two curves are called {label}; give LABELs that differ')
         series[label] = load_ranks(path)
-    figures.check_out(out)
-    figure, caption = jacobian_figure.draw_ranks(series, axis, max_snr or math.inf)
-    figures.save_figure(figure, out, title=jacobian_figure.TITLE, caption=caption)
-    print(f'wrote {out}')
+    return TITLE, functools.partial(draw_ranks, series, axis, max_snr or math.inf)
 
 
 @main.command('phase-transition', cls=cli.ListCommand)
 @click.option('--results', metavar='JSON ...', multiple=True, required=True,
               help='Files that reproduce.py phase-transition wrote.')
-@_out_option
-@cli.writes(['results'], out='figure')
-def phase_transition(results: tuple[str, ...], out: str) -> None:
+@_picture('results')
+def phase_transition(results: tuple[str, ...]):
     """Recovery of low-rank classes over the number of their samples.
 
     The picture of the phase transition of paper 2 (arXiv 2409.02426).
 
     Example: python edm/plot.py phase-transition --results=transition.json --out=transition.pdf
     """
-    from figures import phase_transition_figure
-    from figures import style as figures
+    from figures.phase_transition_figure import TITLE, draw_transition
     from scores.recovery import load_points
 
-    points, settings = load_points(results)
-    figures.check_out(out)
-    figure, caption = phase_transition_figure.draw_transition(points, settings)
-    figures.save_figure(figure, out, title=phase_transition_figure.TITLE, caption=caption)
-    print(f'wrote {out}')
+    return TITLE, functools.partial(draw_transition, *load_points(results))
 
 
 if __name__ == '__main__':

@@ -120,20 +120,19 @@ def regimes(preset, device, jobs, gpus, emit, dry_run, assume_img_per_s, **optio
     """
     from experiments import regimes as experiment
     from experiments import regimes_scores
+    from scores.score_table import format_table, read_table
 
     job = _job(_settings(experiment.PRESETS[preset], **options), device, gpus)
-    stages, pictures = experiment.plan(job), regimes_scores.picture_stages(job)
+    stages = [*experiment.plan(job), *regimes_scores.plan(job)]
     data, channels = _check_data(job)
     if any(options[name] for name in ('train', 'teacher_training', 'widths', 'data')):
         experiment.check_training(job, stages, data)
     run = {'jobs': jobs, 'gpus': gpus, 'emit': emit, 'dry_run': dry_run, 'assume_img_per_s': assume_img_per_s,
            'data': data, 'channels': channels}
-    if not _run(job, [*stages, *pictures] if dry_run else stages, **run):
+    if not _run(job, stages, begin=lambda: regimes_scores.write_settings(job), **run):
         return
-    results = regimes_scores.collect(job)
-    _run(job, [*stages, *pictures], **run)
-    print(regimes_scores.table(results))
-    for path in (job.results, job.results.with_suffix('.csv'), *job.pictures):
+    print(format_table(read_table(job.table)))
+    for path in (job.table, job.settings, *job.pictures):
         print(f'wrote {path}')
 
 
@@ -251,8 +250,12 @@ def _job(job, device: str, gpus: list[int] | None, name: str | None = None):
     return replace(job, name=name or job.name, device=device if given else 'auto' if gpus else job.device)
 
 
-def _run(job, stages, *, jobs, gpus, emit, dry_run, assume_img_per_s, data=None, channels=3) -> bool:
-    """Run the stages of an experiment; or, as False, print them. data, channels: as in `estimate`."""
+def _run(job, stages, *, jobs, gpus, emit, dry_run, assume_img_per_s, data=None, channels=3,
+         begin=None) -> bool:
+    """Run the stages of an experiment; or, as False, print them. data, channels: as in `estimate`.
+
+    begin: called before the first stage, while no other process runs stages of this experiment.
+    """
     from experiments import report, stage_scripts
     from experiments.stages import run_stages
 
@@ -279,8 +282,13 @@ def _run(job, stages, *, jobs, gpus, emit, dry_run, assume_img_per_s, data=None,
         print(estimate(stages, pick_device(job.device), assumed=assume_img_per_s, places=places, data=data,
                        channels=channels))
     else:
+        def prepare():
+            if begin is not None:
+                begin()
+            report.write_plan(folder, job, stages, threads)
+
         run_stages(stages, records=folder / 'stages', jobs=places, threads=threads, gpus=gpus or (),
-                   begin=lambda: report.write_plan(folder, job, stages, threads))
+                   begin=prepare)
     return not emit and not dry_run
 
 

@@ -1,12 +1,16 @@
 """Compare images: descriptors and the scores of their files, pixel errors, all pairs of models."""
 
+import functools
 import os
+import re
 import shlex
 import sys
 from pathlib import Path
 
 import click
 
+from scores.descriptors import DESCRIPTORS
+from scores.score_table import REFERENCES, SCORES, Row, Score, add_rows, read_table
 from torch_utils import cli
 from torch_utils.errors import UserError
 
@@ -25,38 +29,35 @@ def main() -> None:
     """
 
 
-def _npz_name(ctx, param, value: str | None) -> str | None:
-    if value is not None and (not value.lower().endswith('.npz') or os.path.isdir(value)):
-        raise click.BadParameter(f'{value} must name a file that ends with .npz')
+def _npz_name(ctx, param, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+    for path in [value] if isinstance(value, str) else value:
+        if not path.lower().endswith('.npz') or os.path.isdir(path):
+            raise click.BadParameter(f'{path} must name a file that ends with .npz')
     return value
 
 
-def _score_options(function):
-    main_options = cli.options(
-        'Main options',
-        click.option('--source', metavar='NPZ', required=True, help='Features of samples.'),
-        click.option('--target', metavar='NPZ', required=True,
-                     help='rpscore: features of the other model\'s samples from the same noises, in the same '
-                          'order. mscore: features of the training images.'),
-        click.option('--t', 'threshold', metavar='FLOAT', type=cli.FiniteRange(), default=0.6,
-                     help='Images are the same if their similarity is above this. 0.6 suits SSCD '
-                          'descriptors; pixel descriptors need more, such as 0.97.'),
-        cli.device_option)
-    output_options = cli.options(
-        'Output',
-        click.option('--json', 'json_path', metavar='FILE', help='Write the numbers there as well.'),
-        click.option('--size', metavar='N', type=click.IntRange(min=1),
-                     help='For plot.py regimes: how many images the models were trained on, kept in --json. '
-                          'mscore takes the number of rows of --target if this is not given.'),
-        click.option('--width', 'widths', metavar='INT', type=click.IntRange(min=1), multiple=True,
-                     help='For plot.py regimes: width of the model, kept in --json; rpscore: of both.'))
-    return main_options(output_options(function))
+def _names_of_models(ctx, param, values: tuple[str, ...]) -> tuple[str, ...]:
+    for value in values:
+        if not value.isprintable() or value != value.strip() or ' vs ' in value or re.fullmatch(
+                r'\d*(-\d+)*', value):
+            raise click.BadParameter(f'{value!r}: expected a name that is no number and has no " vs " in it')
+    if len(set(values)) < len(values):
+        raise click.BadParameter(f'{", ".join(values)}: two models have one name')
+    return values
 
 
 _workers_option = click.option('--workers', metavar='INT', type=click.IntRange(min=1),
                                help='Threads that decode images, per process.  [default: cores, at most 8]')
 _ignore_names_option = click.option('--ignore-names', is_flag=True,
-                                    help='Compare row i with row i whatever their files are called.')
+                                    help='Compare rows whatever their files are called: in the order of '
+                                         'the numbers in the names where there is one, else row by row.')
+_json_option = click.option('--json', 'json_path', metavar='FILE',
+                            help='Write the score there, with what it was computed from.')
+_table_option = click.option('--table', metavar='CSV',
+                             help='Add the scores to this table, which plot.py draws; the same score again '
+                                  'replaces its row.')
+_names_option = click.option('--names', metavar='STR ...', multiple=True, callback=_names_of_models,
+                             help='For --table: names of the models.')
 
 
 @main.command()
@@ -66,12 +67,13 @@ _ignore_names_option = click.option('--ignore-names', is_flag=True,
 @cli.options('Output',
     click.option('--features', metavar='NPZ', required=True, callback=_npz_name, help='File to write.'))
 @cli.options('Descriptor',
-    click.option('--descriptor', type=click.Choice(['sscd', 'pixel']), default='sscd',
+    click.option('--descriptor', type=click.Choice(list(DESCRIPTORS)), default='sscd',
                  help='sscd: the network of --model, on images resized to 320x320. pixel: the pixels without '
                       'their mean, at length 1, so that a similarity is the Pearson correlation of two '
                       'images; all must be of one size, and its thresholds are not those of SSCD.'),
     click.option('--model', metavar='PATH|URL',
-                 help='TorchScript file of the sscd descriptor.  [default: the published '
+                 help='TorchScript file of the sscd descriptor. TorchScript runs code of its own, which can '
+                      'write any file: trust where it comes from.  [default: the published '
                       'sscd_disc_large.torchscript.pt, downloaded once to $SSCD_CACHE or pretrainedmodels/]'))
 @cli.options('Performance',
     click.option('--batch', metavar='INT', type=click.IntRange(min=1), default=64,
@@ -91,8 +93,8 @@ def feature(images: str, features: str, descriptor: str, model: str | None, batc
       torchrun --standalone --nproc_per_node=4 edm/sscd.py feature --images=datasets/train.zip \\
           --features=evaluation/train.npz
     """
-    if model is not None and descriptor == 'pixel':
-        raise click.UsageError('--model is for --descriptor sscd, got pixel')
+    if model is not None and not DESCRIPTORS[descriptor].takes_model:
+        raise click.UsageError(f'--model is for --descriptor sscd, got {descriptor}')
 
     from data.image_stream import open_images
     from scores.extraction import extract
@@ -105,7 +107,7 @@ def feature(images: str, features: str, descriptor: str, model: str | None, batc
     with distributed.shared_errors():
         stream = open_images(images, '--images')
         make_output_dir(Path(features).parent, '--features')
-        compute = _descriptor(descriptor, model, device)
+        compute = DESCRIPTORS[descriptor].make(model, device)
     verb = 'replaced' if Path(features).exists() else 'wrote'
     summary = extract(stream, compute, features, batch=batch, workers=workers or default_workers(),
                       provenance=_feature_card(images, device))
@@ -115,15 +117,6 @@ def feature(images: str, features: str, descriptor: str, model: str | None, batc
                   'to none, not even to themselves', file=sys.stderr)
         print(f'{verb} {features}: {summary.num_images} descriptors of {summary.dim} numbers')
     distributed.shutdown()
-
-
-def _descriptor(kind: str, model: str | None, device):
-    from scores.descriptors import PixelDescriptor
-    from scores.sscd_model import SscdDescriptor, find_model
-
-    if kind == 'pixel':
-        return PixelDescriptor()  # computed on the CPU whatever the device
-    return SscdDescriptor(find_model(model), device)
 
 
 def _feature_card(images: str, device) -> dict:
@@ -139,96 +132,160 @@ def _feature_card(images: str, device) -> dict:
     return card | {'command': shlex.join(words), 'options': options}
 
 
-@main.command(cls=cli.ListCommand)
-@_score_options
-@cli.options('Main options', _ignore_names_option)
-@cli.writes(['source', 'target'], json_path='scores')
-def rpscore(source: str, target: str, threshold: float, json_path: str | None, size: int | None,
-            widths: tuple[int, ...], device: str, ignore_names: bool) -> None:
-    """Reproducibility (RP) score of two models.
+def _score_command(name: str, kind: Score) -> click.Command:
+    """The sub-command of a kind of score."""
+    own = [_ignore_names_option,
+           click.option('--reference', type=click.Choice(list(REFERENCES)),
+                        help='--target holds samples of this denoiser of the training set: --table calls the '
+                             'score ' + ' or '.join(REFERENCES.values()) + '.')]
+    if not kind.paired:
+        own = [click.option('--nested', is_flag=True,
+                            help='Compare with the first --size rows of --target, the training set of that '
+                                 'size; rows after the largest are held out and give the control.')]
+    output = [_json_option, _table_option,
+              click.option('--size', 'sizes', metavar='N ...', type=click.IntRange(min=1), multiple=True,
+                           help='For --table: number of images that the models were trained on, one per '
+                                '--source.' + ('' if kind.paired else '  [default: rows of --target]')),
+              click.option('--width', 'widths', metavar='INT ...', type=click.IntRange(min=1), multiple=True,
+                           help='For --table: width of the model' + ('; of both.' if kind.paired else '.')),
+              _names_option]
+    if not kind.paired:
+        output.append(click.option(
+            '--neighbors', metavar='NPZ ...', callback=_npz_name, multiple=True,
+            help='Also keep each sample\'s nearest training image and similarity, for plot.py neighbors and '
+                 'regimes; one file per --source.'))
+    target = ('Features of the other model\'s samples from the same noises' if kind.paired else
+              'Features of the training images')
 
-    The share of rows i in which source and target show the same image.
-
-    \b
-    Example:
-      python edm/sscd.py rpscore --source=a.npz --target=b.npz --size=1024 --width 64 128 \\
-          --json=evaluation/rp-n1024-w64-w128.json
-    """
-    if widths and len(set(widths)) != 2:
-        raise click.UsageError(f'--width {", ".join(map(str, widths))}: expected two different widths, of '
-                               'source and target')
-    from scores.copy_scores import Share, pair_similarities
-    from scores.features import load_pair
-
-    first, second = load_pair(source, target, rows_match=True)
-    _prepare(device, json=json_path)
-    _mention(threshold, source=first, target=second)
-    _check_names({f'--source {source}': first, f'--target {target}': second}, ignore_names)
-    share = Share.above(pair_similarities(first.values, second.values), threshold)
-    print('RP score = ', share.value)
-    print(f'{share.count} of {share.total} pairs have a similarity above {threshold:g}; {_interval(share)}')
-    _write(json_path, source, target, threshold, first.descriptor or second.descriptor, share, size, widths,
-           rp_score=share.value)
+    @main.command(kind.command, cls=cli.ListCommand, help=kind.help)
+    @cli.options('Main options',
+        click.option('--source', 'sources', metavar='NPZ ...', required=True, multiple=True,
+                     help='Features of samples; several files make several scores.'),
+        click.option('--target', 'targets', metavar='NPZ ...', required=True, multiple=True,
+                     help=f'{target}; one file, or one per --source.'),
+        click.option('--t', 'thresholds', metavar='FLOAT ...', type=cli.FiniteRange(min=-1, max=1),
+                     default=[0.6], multiple=True,
+                     help='Images are the same if their similarity is above this. 0.6 suits SSCD '
+                          'descriptors; pixel descriptors need more, such as 0.97.'),
+        *own, cli.device_option)
+    @cli.options('Output', *output)
+    @cli.writes(['sources', 'targets'], json_path='scores', table=None, **(
+        {} if kind.paired else {'neighbors': 'neighbors'}))
+    def command(**options) -> None:
+        _score(name, **options)
+    return command
 
 
-@main.command(cls=cli.ListCommand)
-@_score_options
-@cli.options('Output',
-    click.option('--neighbors', metavar='NPZ', callback=_npz_name,
-                 help='Also keep each sample\'s nearest training image and similarity, for plot.py '
-                      'neighbors.'))
-@cli.writes(['source', 'target'], json_path='scores', neighbors='neighbors')
-def mscore(source: str, target: str, threshold: float, json_path: str | None, size: int | None,
-           widths: tuple[int, ...], device: str, neighbors: str | None) -> None:
-    """Generalization (GL) score of samples.
-
-    The share of source rows that no target row resembles. It is 1 - memorized fraction, and printed as the
-    M score, as in the papers' software.
-
-    \b
-    Example:
-      python edm/sscd.py mscore --source=a.npz --target=train.npz --width=64 \\
-          --neighbors=evaluation/neighbors.npz --json=evaluation/gl-n1024-w64.json
-    """
-    if len(widths) > 1:
-        raise click.UsageError(f'--width {", ".join(map(str, widths))}: expected one width, of source')
-    from scores.copy_scores import Share, nearest_neighbors
-    from scores.features import load_pair
+def _score(name: str, *, sources, targets, thresholds, device, json_path, table, sizes, widths, names,
+           ignore_names=False, reference=None, nested=False, neighbors=()) -> None:
+    """Compute, print and keep the scores of all files at all thresholds."""
+    from scores.features import load_features, load_pair
     from scores.neighbors import save_neighbors
+    from scores.pairing import pair_features
     from torch_utils import provenance
 
-    first, second = load_pair(source, target, rows_match=False)
-    device = _prepare(device, json=json_path, neighbors=neighbors)
-    _mention(threshold, source=first, target=second)
-    similarity, nearest = nearest_neighbors(first.values, second.values, device)
-    memorized = Share.above(similarity, threshold)
-    new, score = memorized.rest(), 1 - memorized.value
-    print('M score = ', score)
-    print(f'This is the generalization score: {new.count} of {new.total} samples have no training image of '
-          f'similarity above {threshold:g}; {_interval(new)}. Memorized fraction: {memorized.value} '
-          f'({memorized.count} of {memorized.total}, {len(second.values)} training images)')
-    _write(json_path, source, target, threshold, first.descriptor or second.descriptor, new,
-           size or len(second.values), widths, generalization_score=score, memorized_fraction=memorized.value)
-    if neighbors is not None:
-        save_neighbors(neighbors, similarity, nearest, threshold, first, second,
-                       provenance.record(inputs=[source, target]))
-        print(f'wrote {neighbors}: the nearest training images')
+    kind, called = SCORES[name], REFERENCES.get(reference, name)
+    labels = _labels(SCORES[called].models, widths, names, table)
+    several = len(sources) * len(thresholds) > 1
+    _check_options(table, json_path, labels, nested, several, len(sources), targets=targets, sizes=sizes,
+                   neighbors=neighbors)
+    for path in neighbors or (None,):
+        _prepare(json=json_path, table=table, neighbors=path)
+    if not kind.paired:
+        from torch_utils.distributed import pick_device
+        device = pick_device(device)
+    load, rows = functools.lru_cache(maxsize=2)(load_features), []
+    for i, (source, target) in enumerate(zip(sources, targets * (len(sources) // len(targets)), strict=True)):
+        first, second = load_pair(source, target, rows_match=kind.paired, load=load)
+        _mention(thresholds, source=first, target=second)
+        if kind.paired:
+            second = pair_features(f'--source {source}', first, f'--target {target}', second,
+                                   force=ignore_names)
+        size = sizes[i] if sizes else None if kind.paired else len(second.values)
+        if nested and size > len(second.values):
+            raise UserError(f'--size {size}: --target {target} has {len(second.values)} rows')
+        training = second.values[:size] if nested else second.values
+        values, nearest = kind.measure(first.values, training, device)
+        controls = kind.controls(first.values, second.values, training, device,
+                                 heldout=second.values[max(sizes):] if nested else ())
+        kept = {'size': size, 'descriptor': first.descriptor or second.descriptor or ''}
+        for threshold in thresholds:
+            share = kind.share(values, threshold)
+            shares = {key: kind.share(control, threshold) for key, control in controls.items()}
+            _print(kind, share, shares, threshold, len(training),
+                   f'{kind.printed} of {source} and {target}' if several else '')
+            rows.append(Row.of(share, threshold=threshold, models=labels, score=called, **kept))
+            rows += [Row.of(control, threshold=threshold, score=key, models=labels[:SCORES[key].models],
+                            **kept) for key, control in shares.items() if reference is None]
+        if neighbors:
+            save_neighbors(neighbors[i], values, nearest, thresholds[0], first, second,
+                           provenance.record(inputs=[source, target]), size)
+            print(f'wrote {neighbors[i]}: the nearest training images')
+    _add_to_table(table, rows)
+    _write(json_path, kind, rows[0], sources[0], targets[0])
 
 
-@main.command()
-@click.option('--source', metavar='DIR|ZIP|NPZ', required=True, help='Samples of one model.')
-@click.option('--target', metavar='DIR|ZIP|NPZ', required=True,
-              help='Samples of the other model from the same noises, with the same names.')
-@click.option('--t', 'threshold', metavar='FLOAT', type=cli.FiniteRange(min=0, max=255), default=15,
-              help='Images are the same if their pixels differ by less than this of 255 on average.')
-@click.option('--json', 'json_path', metavar='FILE', help='Write the numbers there as well.')
-@_workers_option
-@cli.writes(['source', 'target'], json_path='scores')
-def maescore(source: str, target: str, threshold: float, json_path: str | None, workers: int | None) -> None:
+def _check_options(table, json_path, labels, nested: bool, several: bool, total: int, *, targets, sizes,
+                   neighbors) -> None:
+    for option, given, least in ('--target', targets, 1), ('--size', sizes, 0), ('--neighbors', neighbors, 0):
+        if len(given) not in (least, total):
+            raise click.UsageError(f'{option}: {len(given)} for {total} --source, expected one each')
+    if nested and not sizes:
+        raise click.UsageError('--nested needs --size: how many of the rows of --target are the training set')
+    if (labels or sizes) and not (table or json_path or nested):
+        raise click.UsageError('--size, --width and --names are kept in --table or --json; neither is given')
+    if json_path and several:
+        raise click.UsageError('--json: holds one score; for several at a time give --table')
+
+
+def _print(kind: Score, share, controls: dict, threshold: float, num_training: int, several: str) -> None:
+    """A score by itself, in the papers' software's words, or a line among several."""
+    if several:
+        counts = f'{share.count} of {share.total}; {_interval(share)}'
+        print(f'{several} at {threshold:g}: {share.value} ({counts})')
+        return
+    rest = share.rest()
+    print(f'{kind.printed} = ', share.value if kind.above else 1 - rest.value)
+    print(f'{share.count} of {share.total} {kind.says.format(t=f"{threshold:g}")}; {_interval(share)}' + (
+        '' if kind.paired else f'. Memorized fraction: {rest.value} ({rest.count} of {rest.total}, '
+                               f'{num_training} training images)'))
+    for name, each in controls.items():
+        print(f'{SCORES[name].label}: {each.value} ({each.count} of {each.total}; {_interval(each)})')
+
+
+def _labels(wanted: int, widths, names, table: str | None) -> tuple[str, ...]:
+    """What the models are called in the table, the wider first."""
+    of = {1: 'one, of --source', 2: 'two that differ, of --source and --target'}[wanted]
+    for option, given in (('--width', widths), ('--names', names)):
+        if given and (len(given) != wanted or len(set(given)) != wanted or (widths and names)):
+            raise click.UsageError(f'{option} {", ".join(map(str, given))}: expected ' + (
+                'either --width or --names' if widths and names else of))
+    if table is not None and not (widths or names):
+        raise click.UsageError(f'--table needs --width or --names: {of}')
+    return tuple(map(str, sorted(widths, reverse=True))) or names
+
+
+for _name, _kind in SCORES.items():
+    if _kind.command:
+        _score_command(_name, _kind)
+
+
+@main.command(cls=cli.ListCommand)
+@cli.options('Main options',
+    click.option('--source', metavar='DIR|ZIP|NPZ', required=True, help='Samples of one model.'),
+    click.option('--target', metavar='DIR|ZIP|NPZ', required=True,
+                 help='Samples of the other model from the same noises, with the same names.'),
+    click.option('--t', 'threshold', metavar='FLOAT', type=cli.FiniteRange(min=0, max=255), default=15,
+                 help='Images are the same if their pixels differ by less than this of 255 on average.'),
+    _workers_option)
+@cli.options('Output', _json_option, _table_option, _names_option)
+@cli.writes(['source', 'target'], json_path='scores', table=None)
+def maescore(source: str, target: str, threshold: float, json_path: str | None, table: str | None,
+             names: tuple[str, ...], workers: int | None) -> None:
     """MAE score of two models: RP score by pixels.
 
     The share of same-named images (folder and extension apart) whose mean absolute difference in RGB, on
-    the scale 0..255, is below a threshold.
+    the scale 0..255, is below a threshold. Where no name is common, the number in the names counts.
 
     Example: python edm/sscd.py maescore --source=evaluation/a --target=evaluation/b
     """
@@ -237,8 +294,9 @@ def maescore(source: str, target: str, threshold: float, json_path: str | None, 
     from scores.pixel_errors import match_names, pairwise_errors
     from torch_utils.processes import default_workers
 
+    labels = _labels(2, (), names, table)
     streams = [open_images(source, '--source'), open_images(target, '--target')]
-    _prepare('cpu', json=json_path)
+    _prepare(json=json_path, table=table)
     matches = match_names(streams)
     if not matches:
         raise UserError(f'--source {source} and --target {target}: no file name is common to both')
@@ -247,142 +305,145 @@ def maescore(source: str, target: str, threshold: float, json_path: str | None, 
     print('MAE score = ', share.value)
     print(f'{share.count} of {share.total} pairs differ by less than {threshold:g} of 255 on average; '
           f'{_interval(share)}')
-    _write(json_path, source, target, threshold, None, share, None, (), mae_score=share.value)
+    row = Row.of(share, threshold=threshold, score='mae', models=labels, size=None)
+    _add_to_table(table, [row])
+    _write(json_path, SCORES['mae'], row, source, target)
 
 
 @main.command(cls=cli.ListCommand)
 @cli.options('Main options',
     click.option('--features', metavar='NPZ ...', multiple=True, help='Features of each model\'s samples.'),
     click.option('--images', metavar='DIR|ZIP|NPZ ...', multiple=True,
-                 help='Samples of each model, for the matrix of MAE scores.'),
-    click.option('--names', metavar='STR ...', required=True, multiple=True,
+                 help='Samples of each model, for MAE scores.'),
+    click.option('--names', metavar='STR ...', required=True, multiple=True, callback=_names_of_models,
                  help='Names of the models, in this order.'),
-    click.option('--t', 'threshold', metavar='FLOAT', type=cli.FiniteRange(), default=0.6,
+    click.option('--t', 'threshold', metavar='FLOAT', type=cli.FiniteRange(min=-1, max=1), default=0.6,
                  help='RP scores: similarity above which images are the same. 0.6 suits SSCD descriptors; '
                       'pixel descriptors need more, such as 0.97.'),
     click.option('--mae-t', 'mae_threshold', metavar='FLOAT', type=cli.FiniteRange(min=0, max=255),
                  default=15, help='MAE scores: mean difference of 255 below which images are the same.'),
     _ignore_names_option)
 @cli.options('Output',
-    click.option('--out', metavar='JSON', required=True, help='File to write, for plot.py similarity.'))
+    click.option('--table', metavar='CSV', required=True,
+                 help='Table to add the scores to, for plot.py similarity; the same score again replaces its '
+                      'row.'))
 @cli.options('Performance', _workers_option)
-@cli.writes(['features', 'images'], out='matrix of scores')
+@cli.writes(['features', 'images'], adds_overwrite=False, table=None)
 def matrix(features: tuple[str, ...], images: tuple[str, ...], names: tuple[str, ...], threshold: float,
-           mae_threshold: float, out: str, ignore_names: bool, workers: int | None) -> None:
+           mae_threshold: float, table: str, ignore_names: bool, workers: int | None) -> None:
     """RP and MAE scores of all pairs of models.
 
-    All samples must be from the same noises, in the same order.
+    All samples must be from the same noises; they are paired by the images' names.
 
     \b
     Example:
       python edm/sscd.py matrix --features a.npz b.npz c.npz --images a b c \\
-          --names DDPM EDM "U-ViT" --out similarity.json
+          --names DDPM EDM "U-ViT" --table similarity.csv
     """
-    for option, given in (('features', features), ('images', images)):
+    for option, given in (('--features', features), ('--images', images)):
         if given and len(given) != len(names):
-            raise click.UsageError(f'--{option}: {len(given)} for {len(names)} --names, expected one each')
+            raise click.UsageError(f'{option}: {len(given)} for {len(names)} --names, expected one each')
     if not (features or images) or len(names) < 2:
         raise click.UsageError('expected --features or --images (or both) of at least two models')
     from data.image_stream import open_images
     from scores import similarity
     from scores.features import load_features
-    from torch_utils import provenance
-    from torch_utils.files import write_json
+    from scores.pairing import pair_features
     from torch_utils.processes import default_workers
 
     loaded = [load_features(path, '--features') for path in features]
     streams = [open_images(path, '--images') for path in images]
-    _prepare('cpu', out=out)
-    kinds = [each.descriptor for each in loaded if each.descriptor]
-    result = {'names': names, 'descriptor': kinds[0] if kinds else None}
+    _prepare(table=table)
+    rows = []
     if loaded:
-        _mention(threshold, **dict(zip(features, loaded, strict=True)))
-        result['rp'] = similarity.rp_matrix(loaded, names, threshold).as_dict()
-        _check_names({f'--features {path}': each for path, each in zip(features, loaded, strict=True)},
-                     ignore_names)
+        _mention([threshold], **dict(zip(names, loaded, strict=True)))
+        similarity.check_all_pairs(loaded, names)
+        aligned = [pair_features(f'--features {features[0]}', loaded[0], f'--features {path}', each,
+                                 force=ignore_names)
+                   for path, each in zip(features, loaded, strict=True)]
+        shares = similarity.rp_shares(aligned, threshold)
+        kind = next((each.descriptor for each in loaded if each.descriptor), '')
+        rows += _matrix_rows('rp', names, shares, threshold=threshold, descriptor=kind)
     if streams:
-        result['mae'] = similarity.mae_matrix(streams, mae_threshold,
-                                              workers or default_workers()).as_dict()
-    for key in ('rp', 'mae'):
-        if key in result:
-            print(f'{key.upper()} scores, of {result[key]["total"]} pairs of images each')
-            for name, row in zip(names, result[key]['value'], strict=True):
-                print(' '.join(f'{value:.4f}' for value in row), name)
-    write_json(out, result | {'images': images, 'record': provenance.record(inputs=[*features, *images])})
-    print(f'wrote {out}')
+        shares = similarity.mae_shares(streams, mae_threshold, workers or default_workers())
+        rows += _matrix_rows('mae', names, shares, threshold=mae_threshold)
+    _add_to_table(table, rows)
 
 
-def _prepare(device: str, **outputs: str | None):
-    """The device; whether the files of options such as `--json` can be written is known before the work."""
-    from torch_utils.distributed import pick_device
+def _matrix_rows(score: str, names: tuple[str, ...], shares: dict, **more) -> list[Row]:
+    """Print the matrix; returns its rows for the table, the diagonal with them."""
+    print(f'{SCORES[score].label} scores, of {shares[0, 0].total} pairs of images each')
+    for i, name in enumerate(names):
+        values = [shares[min(i, j), max(i, j)].value for j in range(len(names))]
+        print(' '.join(f'{value:.4f}' for value in values), name)
+    return [Row.of(share, score=score, models=(names[i], names[j]), size=None, **more)
+            for (i, j), share in shares.items()]
+
+
+def _prepare(**outputs: str | None) -> None:
+    """Whether the files of options such as `--json` can be written is known before the work."""
     from torch_utils.files import make_output_dir
 
     for option, path in outputs.items():
         if path is not None:
             if os.path.isdir(path):
                 raise click.UsageError(f'--{option} {path}: is a folder, expected the name of a file')
+            if option == 'table' and os.path.exists(path):
+                read_table(path)
             make_output_dir(Path(path).parent, f'--{option}')
-    return pick_device(device)
 
 
-def _mention(threshold: float, **features) -> None:
-    """Say what is doubtful: rows of another length than 1, SSCD's threshold for pixels if none was given."""
+def _mention(thresholds, **features) -> None:
+    """Say what is doubtful of features, and where SSCD's threshold is left for pixels."""
     for name, each in features.items():
-        if each.rescaled:
-            print(f'{name}: {each.rescaled} of {len(each.values)} features are not of length 1; they are '
-                  'scaled to it', file=sys.stderr)
-    given = click.get_current_context().get_parameter_source('threshold')
-    is_pixel = any(each.descriptor == 'pixel' for each in features.values())
-    if is_pixel and given == click.core.ParameterSource.DEFAULT:
-        print(f'--t is left at {threshold:g}, which suits SSCD; these are pixel descriptors, whose '
+        for doubt in each.doubts():
+            print(f'{name}: {doubt}', file=sys.stderr)
+    source = click.get_current_context().get_parameter_source
+    is_default = click.core.ParameterSource.DEFAULT in (source('threshold'), source('thresholds'))
+    if is_default and any(each.descriptor == 'pixel' for each in features.values()):
+        print(f'--t is left at {thresholds[0]:g}, which suits SSCD; these are pixel descriptors, whose '
               'similarities are higher', file=sys.stderr)
-
-
-def _check_names(features: dict, ignore: bool) -> None:
-    """Refuse rows whose files have different names, so perhaps different seeds."""
-    from scores.similarity import first_difference
-
-    if ignore:
-        return
-    (first, a), *others = features.items()
-    unnamed = [where for where, each in features.items() if each.file_names is None]
-    if unnamed:
-        print(f'{unnamed[0]} has no file names: that row i belongs to row i is not checked', file=sys.stderr)
-        return
-    for other, b in others:
-        row = first_difference(a.file_names, b.file_names)
-        if row is not None:
-            raise UserError(
-                f'{first} and {other}: row {row} is {a.file_names[row]} in one and {b.file_names[row]} in '
-                'the other; make both from samples of the same seeds, or give --ignore-names')
 
 
 def _mention_unmatched(matches, streams) -> None:
     for option, stream in zip(('--source', '--target'), streams, strict=True):
         if len(stream.names) > len(matches):
             print(f'{option}: {len(stream.names) - len(matches)} of {len(stream.names)} images have no '
-                  'partner of the same name and do not count', file=sys.stderr)
+                  'partner of the same name or number and do not count', file=sys.stderr)
 
 
 def _interval(share) -> str:
     return f'95 % interval {share.low:.4f} .. {share.high:.4f} (Wilson)'
 
 
-def _write(json_path: str | None, source: str, target: str, threshold: float, descriptor: str | None, share,
-           size: int | None, widths: tuple[int, ...], **numbers) -> None:
-    """`--json`: the numbers, what they were computed from, and what computed them."""
+def _add_to_table(table: str | None, rows: list[Row]) -> None:
+    if table is None:
+        return
+    if len({row.key for row in rows}) < len({(row.key, row.value, row.count) for row in rows}):
+        raise click.UsageError('--table: several of these scores would share a row; give each --source its '
+                               '--size')
+    add_rows(table, rows)
+    print(f'wrote {table}: {len(rows)} scores')
+
+
+def _write(json_path: str | None, kind: Score, row: Row, source: str, target: str) -> None:
+    """`--json`: the score, what it was computed from, and what computed it."""
     from torch_utils import provenance
     from torch_utils.files import write_json
 
     if json_path is None:
         return
     record = provenance.record(inputs=[source, target])
+    rest = (row.total - row.count) / row.total
+    numbers = {kind.key: row.value} if kind.above else {kind.key: 1 - rest, 'memorized_fraction': rest}
+    models = {'size': row.size, 'widths': row.widths, 'names': None if row.widths else row.models}
     files = {name: {'path': path, 'sha256': record['inputs'][path]}
              for name, path in (('source', source), ('target', target))}
-    models = {'size': size, 'widths': list(widths)} if widths else {'size': size} if size else {}
-    write_json(json_path, {**numbers, 'low': share.low, 'high': share.high, 'count': share.count,
-                           'total': share.total, 'threshold': threshold, 'descriptor': descriptor, **models,
-                           **files, 'record': record})
+    write_json(json_path, {**numbers, 'low': row.low, 'high': row.high, 'count': row.count,
+                           'total': row.total, 'threshold': row.threshold,
+                           'descriptor': row.descriptor or None,
+                           **{name: value for name, value in models.items() if value}, **files,
+                           'record': record})
 
 
 if __name__ == '__main__':

@@ -100,7 +100,7 @@ USAGE = [
     ('sscd rpscore --source=a.npz --target=a.npz --t=x', '--t'),
     ('sscd mscore --source=a.npz --target=a.npz --t=nan', '--t'),
     ('sscd nothing', 'nothing'),
-    ('plot regimes --results=results.json', '--out'),
+    ('plot regimes --table=scores.csv', '--out'),
     ('plot nothing', 'nothing'),
     ('jacobian --out=new.npz', '--network_pkl'),
     (f'{JACOBIAN} --class=0', '--class'),
@@ -175,9 +175,9 @@ DATA = [
     ('sscd mscore --source=a.npz --target=text.npz', 'text.npz'),
     ('sscd mscore --source=nan.npz --target=a.npz', 'nan.npz'),
     ('sscd mscore --source=objects.npz --target=a.npz', 'objects.npz'),
-    ('plot regimes --results=missing.json --out=new.png', 'missing.json'),
-    ('plot regimes --results=text.txt --out=new.png', 'text.txt'),
-    ('plot regimes --results=other.json --out=new.png', 'other.json'),
+    ('plot regimes --table=missing.json --out=new.png', 'missing.json'),
+    ('plot regimes --table=text.txt --out=new.png', 'text.txt'),
+    ('plot regimes --table=other.json --out=new.png', 'other.json'),
     ('plot training missing --out=new.png', 'missing'),
     (f'{REGIMES} --data=missing.zip', 'missing.zip'),
 ]
@@ -231,12 +231,13 @@ WRITES = [
     *((f'sscd {command}', option, '--json', 'x.npz') for option in ('--source --target', '--target --source')
       for command in ('rpscore', 'mscore', 'maescore')),
     ('sscd mscore --target=a.npz', '--source', '--neighbors', 'x.npz'),
-    ('sscd matrix --names a b --features a.npz', '--features', '--out', 'x.npz'),
-    ('sscd matrix --names a b --images a.npz', '--images', '--out', 'x.npz'),
+    ('sscd matrix --names a b --features a.npz', '--features', '--table', 'x.npz'),
+    ('sscd matrix --names a b --images a.npz', '--images', '--table', 'x.npz'),
+    ('sscd rpscore --width 8 16 --target=a.npz', '--source', '--table', 'x.npz'),
     *((f'plot {command}', option, '--out', 'x.png') for command, option in (
-        ('regimes', '--results'), ('regimes', '--scores'), ('denoisers', '--results'),
+        ('regimes', '--table'), ('regimes --table=a.csv', '--neighbors'), ('denoisers', '--table'),
         ('neighbors', '--neighbors'), ('neighbors --neighbors=a.npz', '--samples'), ('jacobian', '--ranks'),
-        ('similarity', '--matrix'), ('phase-transition', '--results'))),
+        ('similarity', '--table'), ('phase-transition', '--results'))),
     ('jacobian', '--network_pkl', '--out', 'x.npz'),
     ('jacobian --network_pkl=net.pkl', '--data', '--out', 'x.npz'),
     ('jacobian', '--network_pkl', '--figure', 'x.png'),
@@ -269,7 +270,6 @@ ALIEN = [
     ('sscd mscore --source=a.npz --target=a.npz', '--json', 'x'),
     ('sscd mscore --source=a.npz --target=a.npz', '--neighbors', 'x.npz'),
     ('sscd maescore --source=images --target=images', '--json', 'x'),
-    ('sscd matrix --names a b --images images images', '--out', 'x'),
     ('plot training images', '--out', 'x.pdf'),
     ('jacobian --network_pkl=net.pkl', '--figure', 'x.png'),
     ('reproduce phase-transition', '--out', 'x'),
@@ -300,8 +300,8 @@ def test_outputs_of_the_scripts_are_known_as_such(folder, monkeypatch):
             'sscd rpscore --source=f.npz --target=f.npz --t=.9 --json=rp.json',
             'sscd mscore --source=f.npz --target=f.npz --t=.9 --json=gl.json --neighbors=n.npz',
             'sscd maescore --source=images --target=images --json=mae.json',
-            'sscd matrix --names a b --images images images --out=m.json',
-            'plot similarity --matrix=m.json --out=m.png', 'plot similarity --matrix=m.json --out=m.pdf',
+            'sscd matrix --names a b --images images images --table=m.csv',
+            'plot similarity --table=m.csv --out=m.png', 'plot similarity --table=m.csv --out=m.pdf',
             'reproduce phase-transition --dims=1 --ratios=1 --trials=1 --restarts=1 --steps=1 --img_res=1 '
             '--out=p.json --device=cpu'):
         script, *args = line.split()

@@ -1,6 +1,5 @@
 """plot.py similarity and neighbors: the pictures show the numbers and images of their files."""
 
-import json
 import shutil
 
 import matplotlib
@@ -11,49 +10,56 @@ from PIL import Image
 import plot
 import sscd
 from figures.neighbors_figure import choose, draw_neighbors
-from figures.similarity_figure import draw_similarity
+from figures.similarity_figure import Matrix, collect_matrices, draw_similarity
 from helpers import refuse, run
 from image_sets import write
+from scores.copy_scores import Share
 from scores.neighbors import load_neighbors, read_shown
-from scores.similarity import Matrix, Similarity, load_similarity
+from scores.score_table import Row, add_rows, read_table
 
+NAMES = ('DDPM', 'a $name$', 'U-ViT')
+COUNTS = {(0, 0): 100, (0, 1): 25, (0, 2): 90, (1, 1): 100, (1, 2): 60, (2, 2): 100}
 VALUES = [[1, 0.25, 0.9], [0.25, 1, 0.6], [0.9, 0.6, 1]]
 
 
-def matrix(**more):
-    return {'threshold': 0.6, 'total': 100, **{name: VALUES for name in ('value', 'low', 'high')}} | more
+def rows(score='rp', **more):
+    more = {'threshold': 0.6, 'descriptor': 'sscd'} | more
+    return [Row.of(Share(count, 100), score=score, models=(NAMES[i], NAMES[j]), size=None, **more)
+            for (i, j), count in COUNTS.items()]
 
 
-@pytest.fixture
-def similarity_file(tmp_path):
-    content = {'names': ['DDPM', 'a $name$', 'U-ViT'], 'descriptor': 'sscd', 'rp': matrix(),
-               'mae': matrix(threshold=15, total=90)}
-    (tmp_path / 'm.json').write_text(json.dumps(content))
-    return tmp_path / 'm.json'
+MAE = rows('mae', threshold=15.0, descriptor='')
 
 
-def test_heat_maps_show_names_and_values(similarity_file):
-    figure, caption = draw_similarity(load_similarity(similarity_file))
+def test_heat_maps_show_names_and_values():
+    names, matrices = collect_matrices([*rows(), *MAE], '')
+    figure, caption = draw_similarity(names, matrices)
     rp, mae, bar = figure.axes
     assert (rp.get_title(), mae.get_title()) == ('RP score', 'MAE score')
-    names = ['DDPM', 'a $name$', 'U-ViT']
     for axes in (rp, mae):
         image, = axes.images
         np.testing.assert_array_equal(image.get_array(), VALUES)
         assert (image.get_cmap().name, image.get_clim()) == ('Oranges', (0, 1))
         assert [text.get_text() for text in axes.texts] == [f'{value:.2f}' for row in VALUES for value in row]
-        assert [label.get_text() for label in axes.get_xticklabels()] == names
+        assert tuple(label.get_text() for label in axes.get_xticklabels()) == NAMES
         assert not any(label.get_parse_math() for label in axes.get_xticklabels())
-    assert [label.get_text() for label in rp.get_yticklabels()] == names
+    assert tuple(label.get_text() for label in rp.get_yticklabels()) == NAMES
     assert bar.get_ylim() == (0, 1)
-    for words in ('100 noises', '> 0.6', '90 pairs', '15 of 255', 'SSCD', 'Wilson'):
+    for words in ('100 noises', '> 0.6', '100 pairs', '15 of 255', 'SSCD', 'Wilson'):
         assert words in caption
+
+
+def test_a_pair_without_score_stays_empty():
+    names, matrices = collect_matrices(rows()[:-2], '')
+    figure, _ = draw_similarity(names, matrices, width=3.25)
+    assert np.isnan(matrices['rp'].value[1, 2])
+    assert len(figure.axes[0].texts) == 6
 
 
 def test_values_are_legible_on_their_colours():
     values = np.linspace(0, 1, 49).reshape(7, 7)
-    matrix = Matrix(threshold=0.6, total=9, value=values, low=values, high=values)
-    figure, _ = draw_similarity(Similarity(names=list('abcdefg'), rp=matrix, mae=None, descriptor=None))
+    matrix = Matrix(threshold=0.6, descriptor='', totals=(9, 9), value=values, widest=0.1)
+    figure, _ = draw_similarity(list('abcdefg'), {'rp': matrix})
     for text, value in zip(figure.axes[0].texts, values.ravel(), strict=True):
         background = matplotlib.colormaps['Oranges'](value)[:3]
         letters = matplotlib.colors.to_rgb(text.get_color())
@@ -69,15 +75,22 @@ def contrast(a, b):
     return (light + 0.05) / (dark + 0.05)
 
 
-def test_one_kind_of_score_is_one_map(similarity_file, tmp_path):
-    content = json.loads(similarity_file.read_text())
-    del content['rp'], content['descriptor']
-    similarity_file.write_text(json.dumps(content))
-    figure, caption = draw_similarity(load_similarity(similarity_file))
+def test_one_kind_of_score_is_one_map(tmp_path):
+    add_rows(tmp_path / 'm.csv', MAE)
+    figure, caption = draw_similarity(*collect_matrices(read_table(tmp_path / 'm.csv'), ''))
     assert [axes.get_title() for axes in figure.axes] == ['MAE score', '']
     assert 'RP' not in caption
-    run(plot.main, 'similarity', '--matrix', similarity_file, '--out', tmp_path / 'm.pdf')
+    run(plot.main, 'similarity', '--table', tmp_path / 'm.csv', '--out', tmp_path / 'm.pdf')
     assert (tmp_path / 'm.pdf').read_bytes().startswith(b'%PDF')
+
+
+def test_tables_that_make_no_matrix_are_refused(tmp_path):
+    one = Row.of(Share(1, 2), score='rp', models=('16', '8'), size=4, threshold=0.6)
+    for case, says in (([one], 'sscd.py matrix'), ([*rows(), *rows(threshold=0.5)], 'thresholds 0.5, 0.6')):
+        (tmp_path / 'm.csv').unlink(missing_ok=True)
+        add_rows(tmp_path / 'm.csv', case)
+        refuse(plot.main, 'similarity', '--table', tmp_path / 'm.csv', '--out', tmp_path / 'm.png', status=1,
+               says=('--table', 'm.csv', says))
 
 
 @pytest.fixture
@@ -126,7 +139,7 @@ def test_the_sheet_finds_images_that_have_moved(neighbors_file, tmp_path):
     refuse(plot.main, *options, status=1, says=('--samples', 'no such file or folder'))
     run(plot.main, *options, '--samples', tmp_path / 'elsewhere', '--top', '--count', 3)
     with Image.open(tmp_path / 'sheet.png') as image:
-        assert image.size[0] == 2100
+        assert image.size[0] == 2025
 
 
 def test_other_images_and_other_files_are_refused(neighbors_file, tmp_path):

@@ -1,12 +1,12 @@
 """reproduce.py: the main job in miniature, on real digits, and what it refuses."""
 
-import csv
 import json
 import os
 import re
 import subprocess
 import sys
 import time
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -15,11 +15,13 @@ import torch
 from PIL import Image
 
 import reproduce
+import sscd
 import train
 from experiments import estimates, regimes, regimes_scores, script_options, stages
-from figures.regimes_results import load_results
+from figures.regimes_figure import load_examples
 from helpers import ROOT, assert_equal, refuse, run
-from image_sets import write
+from scores.neighbors import load_neighbors
+from scores.score_table import read_table
 from training.networks import Conv2d
 from training.snapshot import load_snapshot
 
@@ -40,18 +42,22 @@ def test_the_main_job_leaves_scores_and_figure_and_does_no_work_twice(folder):
     figures = folder / 'figures' / 'quickstart'
     for name in ('regimes', 'denoisers'):
         with Image.open(figures / f'{name}.png') as image:
-            assert image.width == 2100
+            assert image.width == 2025
         assert (figures / f'{name}.pdf').read_bytes().startswith(b'%PDF')
-    results = load_results(figures / 'regimes.json')
-    assert (results.sizes, results.widths) == ([3, 5], [8, 4])
-    assert (results.num_samples, results.threshold) == (6, 0.97)
-    assert [column.size for column in results.examples] == [3, 5]
-    nearest = np.asarray(Image.open(results.examples[0].nearest[0]))
+    rows = read_table(figures / 'regimes.csv')
+    found = Counter((row.score, row.models) for row in rows)
+    assert found == dict.fromkeys([  # two sizes at two thresholds each
+        ('rp', ('8', '4')), ('chance_rp', ('8', '4')), ('heldout_gl', ()),
+        *((score, (width,)) for score in ('gl', 'optimal_rp', 'gaussian_rp') for width in ('8', '4'))], 4)
+    assert {row.size for row in rows} == {3, 5}
+    assert {row.total for row in rows if row.score != 'heldout_gl'} == {6}
+    settings = json.loads((figures / 'regimes.json').read_text())['settings']
+    assert (settings['thresholds'], settings['kimg'], settings['widths']) == ([0.97, 0.95], 1, [8, 4])
+    neighbors = [folder / 'evaluation' / 'quickstart' / 'neighbors' / f'n0000{size}.npz' for size in (3, 5)]
+    examples = load_examples(neighbors)
+    assert [column.size for column in examples] == [3, 5]
+    nearest = np.asarray(examples[0].nearest[0])
     assert any(np.array_equal(nearest, image) for image in _training_images(folder, 3))
-    with open(figures / 'regimes.csv') as file:
-        rows = list(csv.DictReader(file))
-    assert {row['score'] for row in rows} == {
-        'rp', 'gl', 'chance_rp', 'heldout_gl', 'optimal_rp', 'gaussian_rp'}
     before = {path: path.stat().st_mtime_ns for path in folder.rglob('*') if path.is_file()}
     again = run(reproduce.main, *args).stdout
     assert 'train.py' not in again
@@ -59,10 +65,14 @@ def test_the_main_job_leaves_scores_and_figure_and_does_no_work_twice(folder):
     after = {path: path.stat().st_mtime_ns for path in folder.rglob('*') if path.is_file()}
     assert [path.name for path in before if before[path] != after[path]] in ([], ['experiment.json'])
     assert before.keys() == after.keys()
-    for name in ('regimes.csv', 'examples/n00003-0-nearest.png'):
-        (figures / name).unlink()
+    table = (figures / 'regimes.csv').read_bytes()
+    for path in (figures / 'regimes.csv', figures / 'regimes.json', neighbors[0]):
+        path.unlink()
         run(reproduce.main, *args)
-        assert (figures / name).is_file()
+        assert path.is_file()
+        assert (figures / 'regimes.csv').read_bytes() == table
+    run(reproduce.main, 'regimes', '--sizes=3', *MINI)
+    assert {row.size for row in read_table(figures / 'regimes.csv')} == {3}  # nothing of other settings stays
 
 
 def test_stopped_and_started_again_equals_never_stopped(folder):
@@ -111,7 +121,9 @@ def test_students_learn_what_a_teacher_generates(folder):
     from data.dataset import ImageDataset
     data = ImageDataset(folder / 'datasets' / 'quickstart-teacher' / 'n00002.zip')
     assert np.array_equal(data.images([0])[0, 0], first)
-    assert load_results(folder / 'figures' / 'quickstart-teacher' / 'regimes.json').sizes == [2]
+    table = read_table(folder / 'figures' / 'quickstart-teacher' / 'regimes.csv')
+    assert {row.size for row in table} == {2}
+    assert {row.total for row in table if row.score == 'heldout_gl'} == {3}
 
 
 def test_training_sets_are_nested_and_seeds_are_disjoint():
@@ -138,30 +150,28 @@ def test_scores_are_those_of_the_definitions(folder):
     job.features('pool').parent.mkdir(parents=True)
     for name, values in (features | {'pool': np.eye(3)[[1, 0, 2]]}).items():
         np.savez(job.features(name), features=np.float32(values))
-    for path in (job.pool, job.samples(1, 2), job.samples(2, 2)):
-        write(path, {f'{i}.png': np.full((4, 4), 80 * i, np.uint8) for i in range(3)})
-    results = regimes_scores.collect(job)
-    found = results['scores']['0.5']
+    calls = [stage.command for stage in regimes_scores.plan(job) if stage.command[0] == 'sscd.py']
+    for _, *args in calls:
+        run(sscd.main, *args)
+    found = {(row.score, row.models, row.size): row.value for row in read_table(job.table)}
 
-    def values(points):
-        return [point['value'] for point in points]
+    def values(score, *models):
+        return [found[score, models, size] for size in (1, 2)]
 
-    assert values(found['rp']['2-1']) == pytest.approx([1 / 3, 1])
-    assert values(found['gl']['2']) == pytest.approx([2 / 3, 1 / 3])
-    assert values(found['heldout_gl']) == [1, 1]
-    assert values(found['chance_rp']['2-1']) == pytest.approx([1 / 3, 0])
-    assert values(found['optimal_rp']['2']) == pytest.approx([2 / 3, 2 / 3])
-    assert values(found['gaussian_rp']['1']) == pytest.approx([1 / 3, 2 / 3])
-    shown = [[np.asarray(Image.open(job.results.parent / file)).max() for file in column['nearest']]
-             for column in results['examples']['columns']]
-    assert shown == [[0, 0, 0], [80, 0, 0]]
+    assert values('rp', '2', '1') == pytest.approx([1 / 3, 1])
+    assert values('gl', '2') == pytest.approx([2 / 3, 1 / 3])
+    assert values('heldout_gl') == [1, 1]
+    assert values('chance_rp', '2', '1') == pytest.approx([1 / 3, 0])
+    assert values('optimal_rp', '2') == pytest.approx([2 / 3, 2 / 3])
+    assert values('gaussian_rp', '1') == pytest.approx([1 / 3, 2 / 3])
+    assert [load_neighbors(job.neighbors(size)).nearest.max() for size in (1, 2)] == [0, 1]
 
 
 def test_dry_run_prints_commands_and_costs_and_writes_nothing(folder, monkeypatch):
     monkeypatch.setattr(reproduce, 'usable_cores', lambda: 7)  # of which a batch system may give but some
     printed = run(reproduce.main, 'regimes', '--dry-run', '--assume-img-per-s=500').stdout.splitlines()
     commands = [line for line in printed if line.startswith('OMP_NUM_THREADS=1 python ')]
-    assert len(commands) == 1 + 8 + 16 * 3 + 16 * 2 + 4
+    assert len(commands) == 1 + 8 + 16 * 3 + 16 * 2 + 7 + 4
     assert [line.split()[3] for line in commands[-4:]] == ['regimes', 'regimes', 'denoisers', 'denoisers']
     assert '# 0.18 M parameters: 500.0 images/s in training, assumed' in printed
     # 8 students of width 16 see 20,000 images each: 320 s, and 2 s to start. A snapshot of tick 0, the last,
@@ -198,7 +208,7 @@ def test_a_plan_can_be_handed_to_slurm_and_make(folder, monkeypatch):
     stages = 'evaluation/quickstart/stages'
     assert re.search(rf'^{stages}/train-n00002-w16-\w{{12}}\.done: {stages}/data-n00002-\w{{12}}\.done$',
                      make, re.MULTILINE)
-    assert make.count('OMP_NUM_THREADS=1 python') == make.count('@touch') == 89
+    assert make.count('OMP_NUM_THREADS=1 python') == make.count('@touch') == 89 + 7 + 4
     assert not list(folder.iterdir())
 
 
@@ -250,11 +260,3 @@ def test_arguments_that_train_would_refuse_are_refused_when_they_are_planned(wro
         refuse(reproduce.main, 'regimes', f'--preset={preset}', '--dry-run', '--assume-img-per-s=500',
                f'{option}={wrong}', status=1, says=(option,))
     assert not list(folder.iterdir())
-
-
-def test_a_finished_file_of_results_is_json_without_machine_paths(folder):
-    job = regimes.QUICKSTART
-    commands = regimes_scores._commands(job)
-    assert commands[1].endswith('rpscore --source evaluation/quickstart/features/n01536-w16.npz --target '
-                                'evaluation/quickstart/features/n01536-w8.npz --t 0.97')
-    assert json.dumps(commands)

@@ -39,7 +39,7 @@ def test_molrg_goes_from_nothing_to_its_pictures_and_does_no_work_twice(folder, 
     assert max(map(float, errors.split(', '))) < 0.1
     for name in ('jacobian-MoLRG', 'jacobian-MoLRG-log', 'molrg-phase-transition'):
         with Image.open(folder / 'figures' / 'molrg-quickstart' / f'{name}.png') as image:
-            assert image.width == 2100
+            assert image.width == 2025
     ranks = load_ranks(folder / 'figures' / 'molrg-quickstart' / 'ranks-low-rank.npz')
     assert ranks.rank[:, -1].tolist() == [2, 2]  # d at the lowest noise level
     assert ranks.rank[:, 0].tolist() == [4, 4]  # K d at the highest
@@ -67,7 +67,7 @@ def test_jacobian_studies_its_own_and_given_networks(folder, monkeypatch):
     assert load_ranks(figures / 'ranks-0.npz').dim == 64
     assert load_ranks(figures / 'ranks-1.npz').rank.tolist() == [[5, 5]]
     with Image.open(figures / 'jacobian-real.png') as image:
-        assert image.width == 2100
+        assert image.width == 2025
     # Trained anew, the network has other ranks: those in the file are not refused, but replaced.
     (folder / 'training' / 'jacobian-quickstart' / 'network' / 'network-snapshot-000001.pkl').unlink()
     again = run(reproduce.main, 'jacobian', '--networks', 'net.pkl=Mine', '--jobs=2').stdout

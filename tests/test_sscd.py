@@ -9,9 +9,12 @@ from PIL import Image
 
 import sscd
 from helpers import DATA, refuse, run, torchrun
-from scores.copy_scores import nearest_neighbors, wilson_interval
+from image_sets import write
+from scores.copy_scores import memorized_fraction, nearest_neighbors, rp_score, wilson_interval
 from scores.descriptors import pixel_descriptor
 from scores.features import load_features
+from scores.neighbors import load_neighbors
+from scores.score_table import read_table
 from scores.sscd_model import SscdDescriptor
 from scripted import pooled, save_script
 
@@ -103,6 +106,10 @@ def test_doubtful_comparisons_are_mentioned_on_stderr(folder, tmp_path):
     stderr = run(sscd.main, 'rpscore', *both[:2], '--target', tmp_path / 'c.npz', '--t', '0.97').stderr
     assert '5 of 5 features are not of length 1' in stderr
     assert 'has no file names' in stderr
+    values[3:] = values[0]
+    np.savez(tmp_path / 'c.npz', features=values)
+    stderr = run(sscd.main, 'rpscore', *both[:2], '--target', tmp_path / 'c.npz', '--t', '0.97').stderr
+    assert 'target: 3 of 5 descriptors equal another one' in stderr
 
 
 def test_rows_of_different_names_are_compared_only_if_told_so(folder, tmp_path):
@@ -111,9 +118,12 @@ def test_rows_of_different_names_are_compared_only_if_told_so(folder, tmp_path):
     (path / '000004.png').rename(path / '000007.png')
     run(sscd.main, 'feature', '--images', path, '--features', tmp_path / 'b.npz', *PIXEL)
     both = ('--source', tmp_path / 'a.npz', '--target', tmp_path / 'b.npz', '--t', '0.97')
-    refuse(sscd.main, 'rpscore', *both, status=1,
-           says=('--target', 'row 4 is 000004.png in one and 000007.png', '--ignore-names'))
-    assert run(sscd.main, 'rpscore', *both, '--ignore-names').stdout.startswith('RP score =  1.0\n')
+    line = refuse(sscd.main, 'rpscore', *both, status=1,
+                  says=('--target', 'a row is 000004.png in one and 000007.png', 'same seeds'))
+    assert '--ignore-names' not in line
+    told = run(sscd.main, 'rpscore', *both, '--ignore-names')
+    assert told.stdout.startswith('RP score =  1.0\n')
+    assert 'in the order of the numbers in the names, 000007.png with 000004.png' in told.stderr
     assert run(sscd.main, 'mscore', *both).stdout.startswith('M score =  0.0\n')
 
 
@@ -164,17 +174,76 @@ def test_mae_score_counts_images_of_one_name_that_differ_by_little(folder, tmp_p
     assert run(sscd.main, 'maescore', *options, '--t', '10').stdout.startswith(f'MAE score =  {1 / 3}\n')
 
 
+def test_images_called_by_unpadded_numbers_are_paired_by_them(tmp_path):
+    images = np.random.RandomState(0).randint(256, size=(12, 4, 4, 3), dtype=np.uint8)
+    for name, pattern in (('a', '{:06d}.png'), ('b', 'sample_{}.png')):
+        write(tmp_path / name, {pattern.format(i): image for i, image in enumerate(images)})
+        run(sscd.main, 'feature', '--images', tmp_path / name, '--features', tmp_path / f'{name}.npz',
+            *PIXEL)
+    both = ('--source', tmp_path / 'a.npz', '--target', tmp_path / 'b.npz', '--t', '0.97')
+    for more in ((), ('--ignore-names',)):
+        result = run(sscd.main, 'rpscore', *both, *more)
+        assert result.stdout.startswith('RP score =  1.0\n')
+        assert 'rows are paired by the number in the name, sample_0.png with 000000.png' in result.stderr
+    folders = ('--source', tmp_path / 'a', '--target', tmp_path / 'b')
+    assert run(sscd.main, 'maescore', *folders).stdout.startswith('MAE score =  1.0\n')
+
+
+def test_several_scores_of_one_call_are_those_of_single_calls(tmp_path):
+    source, target, train = (features_file(name) for name in ('source', 'target', 'train'))
+    table = tmp_path / 'new' / 't.csv'
+    run(sscd.main, 'rpscore', '--source', source, target, '--target', target, source, '--t', '0.3', '0.9',
+        '--size', 4, 8, '--width', 16, 64, '--table', table)
+    run(sscd.main, 'mscore', '--source', source, target, '--target', train, '--t', '0.3', '0.9', '--nested',
+        '--size', 50, 290, '--width', 64, '--table', table, '--neighbors', tmp_path / '1.npz',
+        tmp_path / '2.npz')
+    rows = {row.key: row for row in read_table(table)}
+    assert len(rows) == 8 + 4  # of pairs with their controls, and nothing is held out from N = 290
+    for size in (4, 8):
+        assert rows[0.9, 'rp', ('64', '16'), size].count == 57
+    single = json.loads(DATA.joinpath('scores.json').read_text())['0.3']
+    assert rows[0.3, 'rp', ('64', '16'), 4].value == single['rp_score']
+    a, b, pool = (load_features(path, '').values for path in (source, target, train))
+    chance = rows[0.3, 'chance_rp', ('64', '16'), 4]
+    assert chance.value == rp_score(a, np.roll(b, -1, axis=0), 0.3)
+    for size, samples in ((50, a), (290, b)):
+        known = memorized_fraction(samples, pool[:size], 0.3)
+        assert rows[0.3, 'gl', ('64',), size].count == 300 - round(300 * known)
+    for number, size in ((1, 50), (2, 290)):
+        assert load_neighbors(tmp_path / f'{number}.npz').size == size
+
+
+def test_held_out_rows_are_those_behind_the_largest_training_set(tmp_path):
+    np.savez(tmp_path / 'pool.npz', features=np.eye(5)[[0, 1, 2, 1, 4]])
+    np.savez(tmp_path / 'a.npz', features=np.eye(5)[[0, 1, 2, 3]])
+    source = tmp_path / 'a.npz'
+    run(sscd.main, 'mscore', '--source', source, source, '--target', tmp_path / 'pool.npz', '--size', 1, 3,
+        '--nested', '--width', 8, '--table', tmp_path / 't.csv')
+    found = {(row.score, row.size): (row.count, row.total) for row in read_table(tmp_path / 't.csv')}
+    assert found == {('gl', 1): (3, 4), ('gl', 3): (1, 4),
+                     ('heldout_gl', 1): (2, 2), ('heldout_gl', 3): (1, 2)}
+
+
+def test_a_closed_form_denoiser_gives_a_row_of_its_own(tmp_path):
+    both = ('--source', features_file('source'), '--target', features_file('target'), '--t', '0.9')
+    run(sscd.main, 'rpscore', *both, '--size', 4, '--width', 64, '--reference', 'optimal', '--table',
+        tmp_path / 't.csv')
+    (row,) = read_table(tmp_path / 't.csv')
+    assert (row.score, row.models, row.size, row.count) == ('optimal_rp', ('64',), 4, 57)
+
+
 def test_matrix_holds_the_scores_of_all_pairs(folder, tmp_path):
     files = [features_file(name) for name in ('source', 'target', 'source')]
     result = run(sscd.main, 'matrix', '--features', *files, '--names', 'a', 'b', 'c', '--t', '0.9',
-                 '--images', folder[0], folder[0], folder[0], '--out', tmp_path / 'm.json')
-    content = json.loads((tmp_path / 'm.json').read_text())
+                 '--images', folder[0], folder[0], folder[0], '--table', tmp_path / 'm.csv')
+    rows = {(row.score, row.models): row for row in read_table(tmp_path / 'm.csv')}
     rp = GOLDEN['0.9']['rp_score']
-    assert content['rp']['value'] == [[1, rp, 1], [rp, 1, rp], [1, rp, 1]]
-    assert content['mae']['value'] == [[1] * 3] * 3
-    assert (content['rp']['total'], content['mae']['total']) == (300, 5)
+    pairs = [('a', 'a'), ('a', 'b'), ('a', 'c'), ('b', 'b'), ('b', 'c'), ('c', 'c')]
+    assert [rows['rp', pair].value for pair in pairs] == [1, rp, 1, 1, rp, 1]
+    assert [rows['mae', pair].value for pair in pairs] == [1] * 6
+    found = {(row.score, row.total, row.threshold) for row in rows.values()}
+    assert found == {('rp', 300, 0.9), ('mae', 5, 15)}
     assert f'{rp:.4f} 1.0000 {rp:.4f} b' in result.stdout
-    assert content['record']['inputs'].keys() == {*map(str, files), str(folder[0])}
 
 
 def test_sscd_features_are_the_networks_and_the_same_from_two_processes(folder, tmp_path):
@@ -226,7 +295,32 @@ def test_mistakes_are_told_in_one_line(folder, tmp_path):
            says=('--neighbors', '.npz'))
     refuse(sscd.main, 'maescore', '--source', path, '--target', missing, status=1, says=('--target',))
     refuse(sscd.main, 'maescore', '--source', path, '--target', path, '--t', -1, status=2, says=('--t',))
-    matrix = ('matrix', '--out', tmp_path / 'm.json')
+    matrix = ('matrix', '--table', tmp_path / 'm.csv')
+    refuse(sscd.main, *matrix, '--features', target, target, '--names', 'a', 'a', status=2,
+           says=('--names', 'two models have one name'))
+    both = (*source, '--target', target)
+    refuse(sscd.main, 'rpscore', *both, '--t', 2, status=2, says=('--t', '2'))
+    refuse(sscd.main, *matrix, '--features', target, target, '--names', 'a', 'b', '--t', 2, status=2,
+           says=('--t',))
+    for option in ('--size=4', '--names=a'):
+        refuse(sscd.main, 'rpscore', *both, option, status=2, says=(option[:6],))
+    refuse(sscd.main, 'rpscore', *both, '--size', 4, status=2, says=('--size', 'neither is given'))
+    refuse(sscd.main, 'rpscore', *both, '--table', out, status=2, says=('--table needs --width or --names',))
+    refuse(sscd.main, 'rpscore', *both, '--width', 4, 8, '--names', 'a', 'b', '--table', out, status=2,
+           says=('either --width or --names',))
+    for name in ('a vs b', '16', ' a', 'a\n'):
+        refuse(sscd.main, 'rpscore', *both, '--table', out, '--names', name, 'c', status=2, says=('--names',))
+    refuse(sscd.main, 'rpscore', *both, '--t', '.3', '.6', '--json', out, status=2,
+           says=('--json', '--table'))
+    refuse(sscd.main, 'rpscore', *source, *source, '--target', target, '--size', 4, status=2,
+           says=('--size: 1 for 2 --source',))
+    refuse(sscd.main, 'rpscore', *source, *source, '--target', target, train, target, status=2,
+           says=('--target: 3 for 2',))
+    refuse(sscd.main, 'rpscore', *both, *both, '--target', train, '--table', out, '--width', 4, 8, status=2,
+           says=('--target',))
+    refuse(sscd.main, 'mscore', *source, '--target', train, '--nested', status=2, says=('--nested', '--size'))
+    refuse(sscd.main, 'mscore', *source, '--target', train, '--nested', '--size', 291, status=1,
+           says=('--size 291', '290 rows'))
     refuse(sscd.main, *matrix, '--features', train, target, '--names', 'a', status=2, says=('2 for 1',))
     refuse(sscd.main, *matrix, '--names', 'a', 'b', status=2, says=('--features or --images',))
     refuse(sscd.main, *matrix, '--names', 'a', 'b', '--features', train, target, status=1,

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from experiments.stages import Stage
 
-EXAMPLES = 4  # samples per training-set size beside the curves
 REFERENCES = ('optimal', 'gaussian')  # denoisers that a training set has in closed form
 
 
@@ -81,15 +80,29 @@ class Regimes:
         """The folder of a student's samples, or of a reference's."""
         return Path('evaluation', self.name, 'samples', student_name(size, width))
 
+    def neighbors(self, size: int) -> Path:
+        """Samples of the first width with their nearest training images."""
+        return Path('evaluation', self.name, 'neighbors', f'n{size:05d}.npz')
+
     @property
-    def results(self) -> Path:
-        """The file of numbers from which the figure is drawn."""
-        return Path('figures', self.name, 'regimes.json')
+    def table(self) -> Path:
+        """The score table, from which the figures are drawn."""
+        return Path('figures', self.name, 'regimes.csv')
+
+    @property
+    def settings(self) -> Path:
+        """What the table was made with."""
+        return self.table.with_suffix('.json')
+
+    @property
+    def data_name(self) -> str:
+        """What captions call the images."""
+        return Path(self.data or self.teacher).stem
 
     @property
     def pictures(self) -> tuple[Path, ...]:
         """The figures; each name is that of the command of plot.py which draws it."""
-        return tuple(self.results.with_name(f'{figure}.{kind}') for figure in ('regimes', 'denoisers')
+        return tuple(self.table.with_name(f'{figure}.{kind}') for figure in ('regimes', 'denoisers')
                      for kind in ('png', 'pdf'))
 
     @property

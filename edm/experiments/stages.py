@@ -116,6 +116,8 @@ class _Runner:
         self._running = {}  # process -> its stage, its GPU
         self._done = done_markers(stages, records)
         self.todo = {stage.name: stage for stage in stages}
+        outputs = [path for stage in stages for path in stage.outputs]
+        self._shared = {path for path in outputs if outputs.count(path) > 1}  # a table that several add to
         for name, done in self._done.items():
             stage = self.todo[name]
             whole = done.exists() and fault(stage.outputs, stage.num_images) is None
@@ -136,10 +138,8 @@ class _Runner:
         """Start a stage. What it left with another HASH is removed; what is there without a marker stays."""
         begun, script, *args = self._done[stage.name].with_suffix('.begun'), *stage.command
         resumes, stale = begun.exists(), _same_stage(begun) - {begun}
-        for file in files(stage.outputs if stale else ()):
+        for file in (*files({*stage.outputs} - self._shared if stale else ()), *stale):
             file.unlink(missing_ok=True)
-        for marker in stale:
-            marker.unlink()
         begun.touch()
         limits = {'OMP_NUM_THREADS': self._threads, 'CUDA_VISIBLE_DEVICES': gpu}
         limits = {name: str(value) for name, value in limits.items() if value is not None}

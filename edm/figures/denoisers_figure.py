@@ -1,4 +1,4 @@
-"""How far students are from the two denoisers that their training set has in closed form.
+"""How far students are from the denoisers that their training set has in closed form.
 
 Paper 1 (arXiv 2310.05264), figure 4 left, beside the same comparison with the Gaussian denoiser.
 """
@@ -7,50 +7,39 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from figures import style as figures
-from figures.regimes_results import Results
-from figures.sizes_panel import (
-    FOOT,
-    HEAD,
-    PANEL_HEIGHT,
-    add_panels,
-    caption_parts,
-    draw_curve,
-    finish_panel,
-    width_style,
-)
+from figures.regimes_curves import Regimes
+from figures.sizes_panel import caption_parts, draw_curves, finish_panel, name_regimes, width_style
+from torch_utils.errors import UserError
 
 TITLE = 'Similarity to the denoisers of the training set in closed form'
-_GAP = 0.12  # inches
+NAMES = {'optimal_rp': 'theory', 'gaussian_rp': 'Gaussian'}  # of the other side, in the legends
 
 
-def draw_denoisers(results: Results) -> tuple[Figure, str]:
+def draw_denoisers(regimes: Regimes, width: float = figures.WIDTH) -> tuple[Figure, str]:
     """Draw the figure; returns it and its caption.
 
     Axes: panel a, RP score of each width with the optimal denoiser; panel b, with the Gaussian denoiser.
+    Raises UserError if there are no such scores.
     """
-    text = caption(results)
-    wrapped, caption_height = figures.wrap_caption(text)
-    bottom = figures.MARGIN + caption_height + _GAP + FOOT
+    if not any(score in regimes.main for score in NAMES):
+        raise UserError('--table: holds no RP scores with the optimal or the Gaussian denoiser, as sscd.py '
+                        'rpscore --reference gives them')
     with matplotlib.rc_context(figures.STYLE):
-        figure = figures.new_figure(bottom + PANEL_HEIGHT + HEAD)
-        panels = add_panels(figure, bottom)
-        for axes, letter, kind, name in zip(panels, 'ab', ('optimal_rp', 'gaussian_rp'),
-                                            ('theory', 'Gaussian'), strict=True):
-            for threshold, scores in results.scores.items():
-                for i, width in enumerate(sorted(results.widths)):
-                    curves = getattr(scores, kind)
-                    if width in curves:
-                        draw_curve(axes, results, curves[width], threshold, f'UNet-{width} vs {name}',
-                                   *width_style(i))
-            finish_panel(axes, letter, 'RP score (reproducibility)', results)
-        figures.draw_caption(figure, wrapped, top=figures.MARGIN + caption_height)
-    return figure, text
+        figure, panels = figures.new_panels(width, 2, 2.5)
+        for axes, letter, (score, name) in zip(panels, 'ab', NAMES.items(), strict=True):
+            for i, each in enumerate(regimes.widths(score)):
+                draw_curves(axes, regimes, score, (each,), f'UNet-{each} vs {name}', width_style(i))
+            finish_panel(axes, letter, 'RP score (reproducibility)', regimes)
+        figure.draw_without_rendering()
+        for axes in panels:
+            name_regimes(axes)
+    return figure, caption(regimes)
 
 
-def caption(results: Results) -> str:
+def caption(regimes: Regimes) -> str:
     """What the figure shows."""
-    t = f'{results.threshold:g}'
-    return ' '.join(caption_parts(results, [
+    t = f'{regimes.threshold:g}'
+    return ' '.join(caption_parts(regimes, [
         f'(a) Share of noises from which a model makes the same image (similarity > {t}) as the optimal '
         'denoiser of its training set, the posterior mean under its empirical distribution.',
         '(b) The same with the posterior mean under a Gaussian that has the mean and the covariance of the '

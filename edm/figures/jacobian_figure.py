@@ -9,22 +9,18 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from figures import style as figures
-from figures.style import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION
 from jacobians.rank_file import Ranks
 from torch_utils.errors import UserError
 
 TITLE = 'Numerical rank of the denoiser\'s Jacobian'
 AXES = ('log', 'linear')
-COLORS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
 
-# Inches.
-_LEFT, _WIDTH, _HEIGHT = 0.5, 6.36, 2.3
-_HEAD, _FOOT, _GAP = 0.12, 0.42, 0.1
 _MARGIN = 0.03  # of the axis, left and right
 _LARGEST_VIOLIN = 0.018  # half its width, of the axis
 
 
-def draw_ranks(series: dict[str, Ranks], axis: str = 'log', max_snr: float = math.inf) -> tuple[Figure, str]:
+def draw_ranks(series: dict[str, Ranks], axis: str = 'log', max_snr: float = math.inf,
+               width: float = figures.WIDTH) -> tuple[Figure, str]:
     """Draw the figure; returns it and its caption.
 
     series: ranks by the label that the legend shows. axis: of AXES, the scale of 1/sigma. max_snr: where it
@@ -35,20 +31,16 @@ def draw_ranks(series: dict[str, Ranks], axis: str = 'log', max_snr: float = mat
     shown = np.concatenate([(1 / ranks.sigma)[_columns(ranks, max_snr)] for ranks in series.values()])
     if not len(shown):
         raise UserError(f'no rank is known at any 1/sigma up to {max_snr:g}')
-    text = caption(series)
-    wrapped, caption_height = figures.wrap_caption(text)
-    bottom = figures.MARGIN + caption_height + _GAP + _FOOT
     with matplotlib.rc_context(figures.STYLE):
-        figure = figures.new_figure(bottom + _HEIGHT + _HEAD)
-        axes = figures.add_axes(figure, _LEFT, bottom, _WIDTH, _HEIGHT)
+        figure, (axes,) = figures.new_panels(width, 1, 2.6)
         _prepare(axes, axis, shown)
         for i, (label, ranks) in enumerate(series.items()):
             marker = figures.MARKERS[i % len(figures.MARKERS)]
-            _draw_series(axes, ranks, _columns(ranks, max_snr), label, COLORS[i % len(COLORS)], marker)
+            color = figures.SERIES[i % len(figures.SERIES)]
+            _draw_series(axes, ranks, _columns(ranks, max_snr), label, color, marker)
         if len(series) > 1:
-            axes.legend(loc='best', handlelength=2.2, labelspacing=0.3, borderpad=0.2)
-        figures.draw_caption(figure, wrapped, top=figures.MARGIN + caption_height)
-    return figure, text
+            axes.legend(loc='best')
+    return figure, caption(series)
 
 
 def caption(series: dict[str, Ranks]) -> str:
@@ -84,12 +76,11 @@ def _prepare(axes: Axes, axis: str, snr: np.ndarray) -> None:
     low, high = _scaled(axes, np.array([0 if axis == 'linear' else snr.min(), snr.max()]))
     margin = _MARGIN * (high - low) or 0.5
     axes.set_xlim(_unscaled(axes, np.array([low - margin, high + margin])))
-    axes.set_ylim(0, 1)
-    axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ['0', '0.25', '0.5', '0.75', '1'])
+    figures.scale_shares(axes)
     if axis == 'log':
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f'{x:g}'))
-    axes.set_xlabel('1/σ', labelpad=2)
-    axes.set_ylabel('rank(J) / dim', labelpad=3)
+    axes.set_xlabel('1/σ')
+    axes.set_ylabel('rank(J) / dim')
 
 
 def _columns(ranks: Ranks, max_snr: float) -> list[int]:

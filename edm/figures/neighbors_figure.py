@@ -10,13 +10,14 @@ from PIL import Image
 
 from figures import style as figures
 from figures.style import BLACK, GREY, VERMILION
-from scores.descriptors import SIMILARITY
+from scores.descriptors import similarity_words
 from scores.neighbors import Neighbors
 
 TITLE = 'Samples and their nearest training images'
 
 # Inches.
-_LABELS, _NUMBER, _GAP, _LARGEST = 0.52, 0.15, 0.07, 0.8
+_LABELS, _NUMBER, _GAP = 0.52, 0.15, 0.07
+_USUAL, _LARGEST, _NARROWEST = 0.6, 0.8, 0.21  # sides of an image; the last has room for a similarity
 
 
 def choose(similarity: np.ndarray, count: int, *, most_similar: bool = False) -> np.ndarray:
@@ -31,48 +32,50 @@ def choose(similarity: np.ndarray, count: int, *, most_similar: bool = False) ->
 
 
 def draw_neighbors(neighbors: Neighbors, chosen: np.ndarray, samples: Sequence[Image.Image],
-                   training: Sequence[Image.Image], columns: int) -> tuple[Figure, str]:
+                   training: Sequence[Image.Image], columns: int | None = None,
+                   width: float = figures.WIDTH) -> tuple[Figure, str]:
     """Draw the contact sheet; returns it and its caption.
 
     chosen: numbers of the samples that `samples` and `training` (their nearest images) show, in this order.
-    One pair of axes in inches holds everything: per row, the samples, the training images, similarities.
+    columns: samples side by side, None for as many as are well seen. One pair of axes in inches holds
+    everything: per row, the samples, the training images, similarities.
     """
-    text = caption(neighbors, len(chosen))
-    wrapped, caption_height = figures.wrap_caption(text)
-    width = figures.WIDTH - 2 * figures.MARGIN
-    cell = min((width - _LABELS) / columns, _LARGEST)
+    room = width - _LABELS
+    columns = min(columns or round(room / _USUAL), len(chosen))
+    cell = min(room / columns, _LARGEST)
     row_height = 2 * cell + _NUMBER + _GAP
     rows = math.ceil(len(chosen) / columns)
     with matplotlib.rc_context(figures.STYLE):
-        figure = figures.new_figure(2 * figures.MARGIN + caption_height + _GAP + rows * row_height)
-        axes = figures.add_axes(figure, figures.MARGIN, figures.MARGIN + caption_height + _GAP, width,
-                                rows * row_height)
+        figure = figures.new_figure(width, rows * row_height + 1)
+        axes = figure.subplots()
         axes.set_axis_off()
         for row in range(rows):
             top = (rows - row) * row_height
             for name, y in (('sample', top - cell / 2), ('nearest', top - 1.5 * cell)):
-                axes.text(_LABELS - 0.08, y, name, ha='right', va='center', fontsize=6.5)
+                axes.text(-0.05, y, name, ha='right', va='center', fontsize=6.5)
         for place, number in enumerate(chosen):
-            x = _LABELS + place % columns * cell
+            x = place % columns * cell
             top = (rows - place // columns) * row_height
             similarity = neighbors.similarity[number]
             memorized = similarity > neighbors.threshold
             _draw_image(axes, samples[place], x, top - cell, cell)
             _draw_image(axes, training[place], x, top - 2 * cell, cell)
-            axes.text(x + cell / 2, top - 2 * cell - 0.02, f'{similarity:.2f}', ha='center', va='top',
-                      fontsize=6, color=VERMILION if memorized else GREY,
-                      fontweight='bold' if memorized else 'normal')
-        axes.set_xlim(0, width)
+            if cell >= _NARROWEST:
+                axes.text(x + cell / 2, top - 2 * cell - 0.02, f'{similarity:z.2f}', ha='center', va='top',
+                          fontsize=6, color=VERMILION if memorized else GREY,
+                          fontweight='bold' if memorized else 'normal')
+        axes.set_xlim(0, columns * cell)
         axes.set_ylim(0, rows * row_height)
-        figures.draw_caption(figure, wrapped, top=figures.MARGIN + caption_height)
-    return figure, text
+        axes.set_aspect('equal')
+        figures.shrink(figure)
+    return figure, caption(neighbors, len(chosen))
 
 
 def caption(neighbors: Neighbors, shown: int) -> str:
     """What the sheet shows, and how many samples are memorized."""
     total, t = len(neighbors.similarity), f'{neighbors.threshold:g}'
     count = int((neighbors.similarity > neighbors.threshold).sum())
-    similarity = SIMILARITY.get(neighbors.descriptor, 'the inner product of descriptors')
+    similarity = similarity_words(neighbors.descriptor)
     which = f'{shown} of {total} samples' if shown < total else f'All {total} samples'
     return (f'{which}, each above its nearest training image, sorted by their similarity ({similarity}). '
             f'Bold: similarity above {t}, which is called memorized; these are {count} of {total} samples '
@@ -85,5 +88,5 @@ def _draw_image(axes, image: Image.Image, x: float, y: float, cell: float) -> No
     width, height = image.width * scale, image.height * scale
     left, bottom = x + (cell - width) / 2, y + (cell - height) / 2
     axes.imshow(np.asarray(image.convert('RGB')), extent=(left, left + width, bottom, bottom + height),
-                interpolation='nearest' if max(image.size) <= 64 else 'antialiased', aspect='auto')
+                interpolation='nearest' if max(image.size) <= 64 else 'antialiased')
     axes.add_patch(matplotlib.patches.Rectangle((left, bottom), width, height, fill=False, lw=0.3, ec=BLACK))

@@ -6,40 +6,32 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from figures import style as figures
-from figures.style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION
+from figures.style import GREY, MARKERS, SERIES
 from scores.copy_scores import wilson_interval
 from scores.recovery import RECOVERED, Point
 
 TITLE = 'Phase transition in learning a mixture of low-rank Gaussians'
-_COLORS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
-_PANEL_WIDTH, _PANEL_HEIGHT, _HEAD, _FOOT, _GAP = 2.86, 2.0, 0.28, 0.42, 0.12  # inches
-_PANEL_LEFT = (0.54, 4.05)
 
 
-def draw_transition(points: list[Point], settings: dict) -> tuple[Figure, str]:
+def draw_transition(points: list[Point], settings: dict, width: float = figures.WIDTH,
+                    ) -> tuple[Figure, str]:
     """Draw the figure; returns it and its caption.
 
     Axes: panel a, the recovery error; panel b, the share of trials in which all classes were found.
     """
-    text = caption(points, settings)
-    wrapped, caption_height = figures.wrap_caption(text)
-    bottom = figures.MARGIN + caption_height + _GAP + _FOOT
     with matplotlib.rc_context(figures.STYLE):
-        figure = figures.new_figure(bottom + _PANEL_HEIGHT + _HEAD)
-        errors, successes = (figures.add_axes(figure, left, bottom, _PANEL_WIDTH, _PANEL_HEIGHT)
-                             for left in _PANEL_LEFT)
+        figure, (errors, successes) = figures.new_panels(width, 2, 2.5)
         _draw_bound(errors)
         for i, dim in enumerate(sorted({point.per_class_dim for point in points})):
             curve = sorted((point for point in points if point.per_class_dim == dim), key=lambda p: p.samples)
-            style = {'color': _COLORS[i % len(_COLORS)], 'marker': figures.MARKERS[i % len(figures.MARKERS)]}
+            style = {'color': SERIES[i % len(SERIES)], 'marker': MARKERS[i % len(MARKERS)]}
             _draw_errors(errors, curve, style)
             _draw_successes(successes, curve, style)
         widest = max(point.samples / point.per_class_dim for point in points)
         for axes, letter, name in (errors, 'a', 'recovery error'), (successes, 'b', 'success rate'):
             _finish(axes, letter, name, widest)
-        errors.legend(loc='upper right', handlelength=2.2, labelspacing=0.3)
-        figures.draw_caption(figure, wrapped, top=figures.MARGIN + caption_height)
-    return figure, text
+        errors.legend(loc='upper right')
+    return figure, caption(points, settings)
 
 
 def caption(points: list[Point], settings: dict) -> str:
@@ -85,8 +77,7 @@ def _draw_successes(axes: Axes, curve: list[Point], style: dict) -> None:
 def _finish(axes: Axes, letter: str, name: str, widest: float) -> None:
     axes.axvline(1, color=GREY, lw=0.8, ls=':', zorder=0)
     axes.set_xlim(0, widest * 1.03)
-    axes.set_ylim(0, 1)
-    axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ['0', '0.25', '0.5', '0.75', '1'])
-    axes.set_xlabel('samples per class / dimension of class, N/d', labelpad=2)
-    axes.set_ylabel(name, labelpad=3)
-    axes.text(-0.16, 1.025, letter, transform=axes.transAxes, fontsize=9, fontweight='bold', va='bottom')
+    figures.scale_shares(axes)
+    axes.set_xlabel('samples per class / dimension of class, N/d')
+    axes.set_ylabel(name)
+    figures.add_letter(axes, letter)

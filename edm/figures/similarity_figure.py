@@ -1,76 +1,111 @@
 """Heat maps of the RP and MAE scores of all pairs of models: paper 1 (arXiv 2310.05264), figures 6 and 12."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from figures import style as figures
-from scores.descriptors import SIMILARITY
-from scores.similarity import Matrix, Similarity
+from scores.descriptors import similarity_words
+from scores.score_table import SCORES, Row
+from torch_utils.errors import UserError
 
 TITLE = 'Similarity of the samples of different models'
-
-# Inches.
-_GAP, _BAR, _TICKS, _HEAD, _LARGEST = 0.12, 0.1, 0.42, 0.24, 2.6
-_LETTER = 0.058  # average width of a letter in the models' names
+_SMALLEST = 6  # points: values that would be smaller are left to the colours
 
 
-def draw_similarity(similarity: Similarity) -> tuple[Figure, str]:
-    """Draw one heat map per matrix side by side with one colour bar; returns the figure and its caption.
+@dataclass(frozen=True, kw_only=True)
+class Matrix:
+    """The scores of all pairs of models at one threshold, float64 [M, M], NaN where a pair has none.
+
+    widest: the largest width of their 95 % intervals. totals: from how many images, the smallest and largest.
+    """
+
+    threshold: float
+    descriptor: str
+    totals: tuple[int, int]
+    value: np.ndarray
+    widest: float
+
+
+def collect_matrices(rows: Sequence[Row], where: str) -> tuple[list[str], dict[str, Matrix]]:
+    """The models' names in the order of the table, and the matrices of RP and MAE scores that there are.
+
+    Only scores without training-set size count, as sscd.py matrix gives them.
+    Raises UserError led by `where` if there are none, or at several thresholds.
+    """
+    rows = [row for row in rows if row.size is None and row.score in ('rp', 'mae')]
+    if not rows:
+        raise UserError(f'{where}: holds no scores of pairs of models, which sscd.py matrix gives')
+    names = list(dict.fromkeys(name for row in rows for name in row.models))
+    of_kind = {kind: [row for row in rows if row.score == kind] for kind in ('rp', 'mae')}
+    return names, {kind: _matrix(kind, own, names, where) for kind, own in of_kind.items() if own}
+
+
+def _matrix(kind: str, rows: Sequence[Row], names: list[str], where: str) -> Matrix:
+    for field in ('threshold', 'descriptor'):
+        found = sorted({getattr(row, field) for row in rows})
+        if len(found) > 1:
+            raise UserError(f'{where}: has {SCORES[kind].label} scores with the {field}s '
+                            f'{", ".join(map(str, found))}, and a matrix can have only one')
+    value = np.full((len(names), len(names)), np.nan)
+    for row in rows:
+        i, j = map(names.index, row.models)
+        value[i, j] = value[j, i] = row.value
+    totals = sorted(row.total for row in rows)
+    return Matrix(threshold=rows[0].threshold, descriptor=rows[0].descriptor, totals=(totals[0], totals[-1]),
+                  value=value, widest=max(row.high - row.low for row in rows))
+
+
+def draw_similarity(names: list[str], matrices: dict[str, Matrix], width: float = figures.WIDTH,
+                    ) -> tuple[Figure, str]:
+    """Draw one heat map per matrix with one colour bar; returns the figure and its caption.
 
     Axes: the maps, RP first, then the colour bar. Colour goes from 0 to 1 in both.
     """
-    maps = [(name, matrix) for name, matrix in (('RP score', similarity.rp), ('MAE score', similarity.mae))
-            if matrix is not None]
-    text = caption(similarity)
-    wrapped, caption_height = figures.wrap_caption(text)
-    names = min(1.3, _LETTER * max(map(len, similarity.names)) + 0.12)
-    room = figures.WIDTH - 2 * figures.MARGIN - names - _GAP - _BAR - _TICKS
-    side = min((room - _GAP * (len(maps) - 1)) / len(maps), _LARGEST)
-    bottom = figures.MARGIN + caption_height + _GAP + names * 0.75
-    left = figures.MARGIN + names + (room - len(maps) * side - (len(maps) - 1) * _GAP) / 2
+    side_by_side = not figures.is_narrow(width)
     with matplotlib.rc_context(figures.STYLE):
-        figure = figures.new_figure(bottom + side + _HEAD)
-        for number, (name, matrix) in enumerate(maps):
-            axes = figures.add_axes(figure, left + number * (side + _GAP), bottom, side, side)
-            image = _draw_map(axes, matrix, similarity.names, side)
-            axes.set_title(name, pad=4)
-            if number > 0:
-                axes.tick_params(labelleft=False)
-        bar = figures.add_axes(figure, left + len(maps) * (side + _GAP), bottom, _BAR, side)
-        figure.colorbar(image, cax=bar, ticks=[0, 0.25, 0.5, 0.75, 1])
-        bar.set_yticklabels(['0', '0.25', '0.5', '0.75', '1'])
-        bar.tick_params(length=2)
-        figures.draw_caption(figure, wrapped, top=figures.MARGIN + caption_height)
-    return figure, text
+        figure, panels = figures.new_panels(width, len(matrices), width)
+        figure.set_layout_engine('compressed')  # all beside the maps as high as they are
+        for axes, (kind, matrix) in zip(panels, matrices.items(), strict=True):
+            image = _draw_map(axes, matrix, names)
+            axes.set_title(SCORES[kind].label + ' score', pad=4)
+        for axes in panels[1:] if side_by_side else ():
+            axes.tick_params(labelleft=False)
+        bar = figure.colorbar(image, ax=panels, ticks=[0, 0.25, 0.5, 0.75, 1], pad=0.02, aspect=30)
+        bar.ax.set_yticklabels(['0', '0.25', '0.5', '0.75', '1'])
+        bar.ax.tick_params(length=2)
+        figures.shrink(figure)
+        for axes, matrix in zip(panels, matrices.values(), strict=True):
+            _write_values(axes, matrix)
+    return figure, caption(matrices)
 
 
-def caption(similarity: Similarity) -> str:
+def caption(matrices: dict[str, Matrix]) -> str:
     """What the maps show, with the numbers that a reader needs to judge them."""
     parts = ['Samples of two models from the same noises, all pairs of models.']
-    if similarity.rp is not None:
-        words = SIMILARITY.get(similarity.descriptor, 'the inner product of descriptors')
-        parts.append(f'RP score: share of {similarity.rp.total} noises from which both make the same image '
-                     f'(similarity > {similarity.rp.threshold:g}; similarity is {words}).')
-    if similarity.mae is not None:
-        parts.append(f'MAE score: share of {similarity.mae.total} pairs of images whose pixels differ by '
-                     f'less than {similarity.mae.threshold:g} of 255 on average.')
-    widest = max(float((matrix.high - matrix.low).max())
-                 for matrix in (similarity.rp, similarity.mae) if matrix is not None)
+    total = {kind: ' to '.join(map(str, dict.fromkeys(matrix.totals))) for kind, matrix in matrices.items()}
+    if 'rp' in matrices:
+        rp = matrices['rp']
+        parts.append(f'RP score: share of {total["rp"]} noises from which both make the same image '
+                     f'(similarity > {rp.threshold:g}; similarity is {similarity_words(rp.descriptor)}).')
+    if 'mae' in matrices:
+        parts.append(f'MAE score: share of {total["mae"]} pairs of images whose pixels differ by less than '
+                     f'{matrices["mae"].threshold:g} of 255 on average.')
+    widest = max(matrix.widest for matrix in matrices.values())
     parts.append(f'Wilson 95 % intervals are at most {widest:.2g} wide.')
     return ' '.join(parts)
 
 
-def _draw_map(axes: Axes, matrix: Matrix, names: list[str], side: float):
-    """Cells with their values, white on dark; returns the image for the colour bar."""
+def _draw_map(axes: Axes, matrix: Matrix, names: list[str]):
+    """Coloured cells; returns the image for the colour bar."""
     image = axes.imshow(matrix.value, cmap='Oranges', vmin=0, vmax=1)
-    size = min(7, 0.32 * 72 * side / len(names))  # points: a value takes about 2.2 times as much
-    for i, row in enumerate(matrix.value):
-        for j, value in enumerate(row):
-            axes.text(j, i, f'{value:.2f}', ha='center', va='center', fontsize=size,
-                      color='white' if value > 0.75 else 'black')
     places = range(len(names))
-    axes.set_xticks(places, names, rotation=40, ha='right', rotation_mode='anchor')
+    axes.set_xticks(places, names, rotation=40 if len(names) < 9 else 90, ha='right', rotation_mode='anchor',
+                    va='top' if len(names) < 9 else 'center')
     axes.set_yticks(places, names)
     for label in (*axes.get_xticklabels(), *axes.get_yticklabels()):
         label.set_parse_math(False)
@@ -81,3 +116,14 @@ def _draw_map(axes: Axes, matrix: Matrix, names: list[str], side: float):
     axes.grid(which='minor', color='white', lw=0.8)
     axes.tick_params(which='minor', length=0)
     return image
+
+
+def _write_values(axes: Axes, matrix: Matrix) -> None:
+    """The values in their cells, white on dark, where the layout has left room for them."""
+    side = axes.get_window_extent().width / axes.figure.dpi * 72 / len(matrix.value)  # points
+    size = min(7, side / 2.3)  # a value is about 2.2 times as wide as high
+    for i, row in enumerate(matrix.value if size >= _SMALLEST else ()):
+        for j, value in enumerate(row):
+            if np.isfinite(value):
+                axes.text(j, i, f'{value:.2f}', ha='center', va='center', fontsize=size,
+                          color='white' if value > 0.75 else 'black')

@@ -1,6 +1,7 @@
 """What a training run reported at its ticks, from its folder."""
 
 import io
+import json
 import math
 import os
 from dataclasses import dataclass
@@ -8,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from torch_utils.errors import UserError
-from torch_utils.json_place import Place, parse_json
+from torch_utils.errors import UserError, shown
+
+_NAMES = ('Progress/kimg', 'Loss/loss', 'Progress/lr', 'Timing/sec_per_kimg')  # in stats.jsonl
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,12 +50,22 @@ def load_curves(run_dir: str | os.PathLike) -> Curves:
 
 
 def _report(line: bytes, where: str) -> list[float]:
-    report = parse_json(line, where)
-    return [_mean(report, 'Progress/kimg'), _mean(report, 'Loss/loss'),
-            _mean(report, 'Progress/lr') if report.has('Progress/lr') else math.nan,
-            _mean(report, 'Timing/sec_per_kimg')]
+    try:
+        report = json.loads(line)
+    except (ValueError, RecursionError) as err:
+        raise UserError(f'{where}: not a JSON text') from err
+    means = [_mean(report, name, where) for name in _NAMES]
+    if not math.isfinite(means[0]):
+        raise UserError(f'{where}: {_NAMES[0]} is no number')
+    return means
 
 
-def _mean(report: Place, name: str) -> float:
-    mean = report.get(name).get('mean')
-    return math.nan if mean.value is None else mean.number(-math.inf)
+def _mean(report, name: str, where: str) -> float:
+    """NaN if it is null or, as the learning rate of NVlabs/edm, not there."""
+    entry = report.get(name) if isinstance(report, dict) else None
+    value = entry.get('mean', 'nothing') if isinstance(entry, dict) else entry
+    if value is None and (isinstance(entry, dict) or name == 'Progress/lr'):
+        return math.nan
+    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > 1e30:
+        raise UserError(f'{where}: {name} must have a number as mean, found {shown(value)}')
+    return float(value)

@@ -9,7 +9,6 @@ import math
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
-import torch
 
 _BLOCK = 2048  # rows of source and of target at a time: 16 MiB of similarities
 _Z95 = 1.959963984540054  # the standard normal's 97.5 % point
@@ -29,15 +28,17 @@ def pair_similarities(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     return similarities
 
 
-def nearest_neighbors(source: np.ndarray, target: np.ndarray, device: torch.device | str = 'cpu',
-                      ) -> tuple[np.ndarray, np.ndarray]:
+def nearest_neighbors(source: np.ndarray, target: np.ndarray,
+                      device='cpu') -> tuple[np.ndarray, np.ndarray]:
     """For each row of `source` its largest inner product with a row of `target`, and which row that is.
 
     source: float [N, D]. target: float [M, D], M at least 1. Memory grows with N + M, not with N * M.
-    device: where to multiply. That is done in float32, which finds all rows that may be the nearest; of these
-    float64 decides.
+    device: of PyTorch, where to multiply. That is done in float32, which finds all rows that may be the
+    nearest; of these float64 decides.
     Returns similarities float64 [N] and indices int64 [N]; of equal similarities, the first index.
     """
+    import torch  # here, as scores of pairs need none of it and start sooner
+
     if source.ndim != 2 or target.ndim != 2 or source.shape[1] != target.shape[1] or len(target) == 0:
         raise ValueError('neighbors need arrays [N, D] and [M, D] with M at least 1, got '
                          f'{list(source.shape)} and {list(target.shape)}')

@@ -1,21 +1,35 @@
 """What images are compared by: vectors whose inner product is the similarity of two images."""
 
-from typing import Protocol
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from PIL import Image
+
+from scores.sscd_model import SscdDescriptor
+
+if TYPE_CHECKING:
+    import torch
 
 _BLOCK = 4096  # images at a time in float64
 
 
 class Descriptor(Protocol):
-    """What `scores.extraction` needs of a descriptor.
+    """What a descriptor has; a new one is a class with this and its place in DESCRIPTORS.
 
-    kind: 'sscd' or 'pixel'. identity: what exactly it computes; those of equal identity can be compared.
+    kind: its name. identity: what exactly it computes; those of equal identity can be compared. similarity:
+    what an inner product of two is, in words. takes_model: whether the network of `--model` computes it.
     """
 
     kind: str
     identity: str
+    similarity: str
+    takes_model: bool
+
+    @classmethod
+    def make(cls, model: str | None, device: torch.device) -> Descriptor:
+        """The descriptor of a path, a URL or None, on a device."""
 
     def prepare(self, image: Image.Image) -> np.ndarray:
         """The uint8 array that `compute` takes, of an image of mode L or RGB. Called in several threads."""
@@ -29,6 +43,13 @@ class PixelDescriptor:
 
     kind = 'pixel'
     identity = 'pixel: all channels, without their mean, at length 1'
+    similarity = 'the Pearson correlation of the pixels'
+    takes_model = False
+
+    @classmethod
+    def make(cls, model: str | None, device: torch.device) -> PixelDescriptor:
+        """Without a model, and computed on the CPU whatever the device."""
+        return cls()
 
     def prepare(self, image: Image.Image) -> np.ndarray:
         """uint8 [C, H, W]."""
@@ -59,8 +80,9 @@ def pixel_descriptor(images: np.ndarray) -> np.ndarray:
     return descriptors
 
 
-DESCRIPTORS = ('sscd', 'pixel')
+DESCRIPTORS = {kind.kind: kind for kind in (SscdDescriptor, PixelDescriptor)}  # by --descriptor
 
-SIMILARITY = {  # what an inner product is, in words
-    'sscd': 'the inner product of SSCD descriptors',
-    'pixel': 'the Pearson correlation of the pixels'}
+
+def similarity_words(kind: str | None) -> str:
+    """What the inner product of two descriptors is."""
+    return DESCRIPTORS[kind].similarity if kind in DESCRIPTORS else 'the inner product of descriptors'

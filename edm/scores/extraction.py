@@ -47,11 +47,14 @@ def extract(images: ImageStream, descriptor: Descriptor, path: str | os.PathLike
     total, hashes, dim, num_zero = len(images.names), hashlib.sha256(), 0, 0
     with write_features(path, total) as (append, finish), tqdm(total=total, unit='image') as progress:
         for values, digests in rows:
+            if dim not in (0, values.shape[1]):
+                raise UserError(f'--descriptor {descriptor.kind}: gives {dim} numbers for some images and '
+                                f'{values.shape[1]} for others, expected equally many for all')
             append(values)
             hashes.update(digests)
             dim, num_zero = values.shape[1], num_zero + int((~values.any(axis=1)).sum())
             progress.update(len(values))
-        hashes.update('\n'.join(images.names).encode())
+        hashes.update('\n'.join(images.names).encode('utf-8', 'surrogateescape'))
         finish(file_names=images.names, descriptor=descriptor.kind, identity=descriptor.identity,
                provenance=json.dumps(provenance | {'images_sha256': hashes.hexdigest()}))
     return Summary(num_images=total, dim=dim, num_zero=num_zero)

@@ -3,20 +3,22 @@
 import contextlib
 import json
 import os
-import re
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
-from torch_utils.errors import UserError
+from torch_utils.errors import UserError, shown
 from torch_utils.files import atomic_write
 from torch_utils.npz import open_npz
 
 _UNIT = 1e-3  # how far from 1 the length of a descriptor may be; half-precision networks reach 5e-4
 _BLOCK = 4096  # rows at a time in float64
+_EXPECTED = ('expected features as sscd.py feature writes them, or as NumPy does: numpy.savez(FILE, '
+             'features=...) of floats [N, D], with file_names=... of N strings (dtype=str) if known')
 _ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # one for all, so that equal features are equal files
 
 
@@ -36,6 +38,22 @@ class Features:
     descriptor: str | None = None
     identity: str | None = None
     provenance: dict = field(default_factory=dict)
+
+    def doubts(self) -> list[str]:
+        """What makes scores of these features doubtful, in words."""
+        counts = Counter(hash(row.tobytes()) for row in self.values)
+        equal, total = sum(count for count in counts.values() if count > 1), len(self.values)
+        told = [f'{self.rescaled} of {total} features are not of length 1; they are scaled to it']
+        told = told if self.rescaled else []
+        if equal > total / 10:
+            told.append(f'{equal} of {total} descriptors equal another one bit for bit; are the images '
+                        'blank, or copies?')
+        return told
+
+    def reordered(self, places: np.ndarray) -> 'Features':
+        """The same with row places[i] in the place of row i."""
+        names = None if self.file_names is None else [self.file_names[place] for place in places]
+        return replace(self, values=self.values[places], file_names=names)
 
     @property
     def images(self) -> str | None:
@@ -81,20 +99,28 @@ def _new_member(archive: zipfile.ZipFile, name: str):
 def load_features(path: str | os.PathLike, option: str) -> Features:
     """Read an `.npz` with an array `features`, float [N, D]; those of other software may have only that.
 
-    Raises UserError naming `option` and the file if it is missing or damaged, or has no such array, or one
-    that is empty or not finite.
+    An `.npy` is taken for that array. Raises UserError naming `option` and the file if it is missing or
+    damaged, or has no such array, or one that is empty or not finite.
     """
     where = f'{option} {path}'
-    arrays = read_arrays(path, option)
+    if not Path(path).is_file():
+        raise UserError(f'{where}: no such file')
+    try:
+        arrays = _read_npy(path, where) or read_arrays(path, option)
+    except UserError as err:
+        raise UserError(f'{err}; {_EXPECTED}') from err
     if 'features' not in arrays:
-        raise UserError(f'{where}: expected an array `features`, found {", ".join(arrays) or "nothing"}')
+        found = ', '.join(map(shown, list(arrays)[:5])) or 'nothing'
+        raise UserError(f'{where}: has no array `features`, found {found}; {_EXPECTED}')
     values = arrays['features']
     if values.dtype.kind != 'f' or values.ndim != 2 or 0 in values.shape:
         raise UserError(f'{where}: `features` is {values.dtype} {list(values.shape)}, expected floats [N, D]')
     with np.errstate(over='ignore'):
-        values = np.ascontiguousarray(values, dtype=np.float32)
+        values = np.require(values, np.float32, ['C', 'W'])
     rescaled = _to_unit_length(values, where)
     file_names = arrays.get('file_names')
+    if file_names is not None and file_names.dtype.kind == 'S':
+        file_names = np.array([os.fsdecode(name) for name in file_names.ravel()]).reshape(file_names.shape)
     if file_names is not None and (file_names.dtype.kind != 'U' or file_names.shape != values.shape[:1]):
         raise UserError(f'{where}: `file_names` is {file_names.dtype} {list(file_names.shape)}, expected '
                         f'{len(values)} strings')
@@ -102,6 +128,17 @@ def load_features(path: str | os.PathLike, option: str) -> Features:
                     file_names=None if file_names is None else file_names.tolist(),
                     descriptor=text_in(arrays, 'descriptor'), identity=text_in(arrays, 'identity'),
                     provenance=_provenance(arrays, where))
+
+
+def _read_npy(path: str | os.PathLike, where: str) -> dict[str, np.ndarray]:
+    """The array of an `.npy` as `features`, mapped, so that a false header costs no memory; {} for others."""
+    with open(path, 'rb') as file:
+        if file.read(6) != b'\x93NUMPY':
+            return {}
+    try:
+        return {'features': np.load(path, allow_pickle=False, mmap_mode='r')}
+    except (ValueError, TypeError, OverflowError, EOFError, SyntaxError, MemoryError, OSError) as err:
+        raise UserError(f'{where}: not a readable .npy file of numbers ({shown(err)})') from err
 
 
 def _to_unit_length(values: np.ndarray, where: str) -> int:
@@ -121,17 +158,18 @@ def _to_unit_length(values: np.ndarray, where: str) -> int:
 
 
 def load_pair(source: str | os.PathLike, target: str | os.PathLike, *, rows_match: bool,
-              ) -> tuple[Features, Features]:
+              load: Callable = load_features) -> tuple[Features, Features]:
     """The features of `--source` and `--target`, which must be made by the same descriptor.
 
-    rows_match: whether they must have equally many rows, row i of one belonging to row i of the other.
+    rows_match: whether they must have equally many rows, each of one belonging to one of the other.
+    load: `load_features`, or that with a memory.
     Raises UserError as `load_features`, and if the two don't fit together.
     """
-    first, second = load_features(source, '--source'), load_features(target, '--target')
+    first, second = load(source, '--source'), load(target, '--target')
     check_comparable(first, second, f'--source {source} and --target {target}')
     if rows_match and len(first.values) != len(second.values):
         raise UserError(f'--source {source} and --target {target}: {len(first.values)} and '
-                        f'{len(second.values)} rows; row i is compared with row i, so both need the same '
+                        f'{len(second.values)} rows; rows are compared in pairs, so both need the same '
                         'number')
     return first, second
 
@@ -144,15 +182,6 @@ def check_comparable(first: Features, second: Features, pair: str) -> None:
     if first.values.shape[1] != second.values.shape[1]:
         raise UserError(f'{pair}: rows of {first.values.shape[1]} and of {second.values.shape[1]} numbers '
                         'can\'t be compared; make both from images of one size with one descriptor')
-
-
-def comparable_name(name: str) -> str:
-    """What names of images made from the same noise share: no folder, no extension, no `.npz` around them.
-
-    a/000012.png and b/000012.jpg are both 000012; samples.npz[12] is [12].
-    """
-    match = re.search(r'\.npz(\[\d+\])$', name)
-    return match[1] if match else os.path.splitext(os.path.basename(name))[0]
 
 
 def read_arrays(path: str | os.PathLike, option: str) -> dict[str, np.ndarray]:

@@ -17,14 +17,15 @@ from torch_utils.files import atomic_write
 class Neighbors:
     """similarity: of each sample and its nearest training image, float64 [N]. nearest: its number, int64 [N].
 
-    threshold: above it, a sample counts as memorized. descriptor: its kind, or None.
-    sample_names [N], training_names [M]: file names, or None. sample_images, training_images: where the files
-    lie, as `sscd.py feature --images` was told, or None.
+    threshold: above it, a sample counts as memorized. size: of the training set, None if unknown.
+    descriptor: its kind, or None. sample_names [N], training_names [M]: file names, or None.
+    sample_images, training_images: where the files lie, as `sscd.py feature --images` was told, or None.
     """
 
     similarity: np.ndarray
     nearest: np.ndarray
     threshold: float
+    size: int | None
     descriptor: str | None
     sample_names: list[str] | None
     training_names: list[str] | None
@@ -33,10 +34,10 @@ class Neighbors:
 
 
 def save_neighbors(path: str | os.PathLike, similarity: np.ndarray, nearest: np.ndarray, threshold: float,
-                   samples: Features, training: Features, record: dict) -> None:
-    """Write what `load_neighbors` reads; record: what made it."""
+                   samples: Features, training: Features, record: dict, size: int) -> None:
+    """Write what `load_neighbors` reads; record: what made it, size: the number of training images."""
     arrays = {'similarity': similarity, 'nearest': nearest, 'threshold': np.float64(threshold),
-              'provenance': np.array(json.dumps(record))}
+              'size': np.int64(size), 'provenance': np.array(json.dumps(record))}
     for name, features in (('sample', samples), ('training', training)):
         if features.file_names is not None:
             arrays[f'{name}_names'] = np.array(features.file_names, dtype=np.str_)
@@ -66,7 +67,9 @@ def load_neighbors(path: str | os.PathLike, option: str = '--neighbors') -> Neig
             nearest.max() >= sizes.get('training_names', np.inf)):
         raise UserError(f'{where}: its arrays don\'t fit together; sscd.py mscore --neighbors writes such '
                         'files')
-    return Neighbors(similarity=similarity, nearest=nearest, threshold=float(threshold), **names,
+    size = arrays.get('size')
+    size = int(size) if size is not None and size.dtype.kind == 'i' and size.ndim == 0 and size > 0 else None
+    return Neighbors(similarity=similarity, nearest=nearest, threshold=float(threshold), size=size, **names,
                      descriptor=text_in(arrays, 'descriptor'), sample_images=text_in(arrays, 'sample_images'),
                      training_images=text_in(arrays, 'training_images'))
 

@@ -8,7 +8,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from data.image_stream import ImageStream
-from scores.features import comparable_name
+from scores.pairing import comparable_name, numbers_in
 from torch_utils.errors import UserError
 from torch_utils.processes import map_ahead
 
@@ -27,13 +27,17 @@ def mean_absolute_error(first: Image.Image, second: Image.Image) -> float:
 def match_names(streams: Sequence[ImageStream]) -> list[tuple[int, ...]]:
     """The places in each stream of the images that all have, by `comparable_name`, in order of the names.
 
-    Where that gives one name to two images of a stream, whole names are compared.
+    Where that gives one name to two images of a stream, whole names are compared; where no name is common to
+    all, the number in which a stream's names differ.
     """
     keys = [[comparable_name(name) for name in stream.names] for stream in streams]
     if any(len(set(names)) < len(names) for names in keys):
         keys = [stream.names for stream in streams]
+    if not set.intersection(*map(set, keys)):
+        keys = [numbers_in(stream.names) or [] for stream in streams]
+        keys = [numbers if len(set(numbers)) == len(numbers) else [] for numbers in keys]
     places = [{name: place for place, name in enumerate(names)} for names in keys]
-    common = set.intersection(*(set(names) for names in keys))
+    common = set.intersection(*map(set, keys))
     return [tuple(place[name] for place in places) for name in keys[0] if name in common]
 
 

@@ -3,6 +3,7 @@
 Paper 2 is "Diffusion Models Learn Low-Dimensional Distributions via Subspace Clustering", arXiv 2409.02426.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +12,10 @@ import numpy as np
 import torch
 
 from torch_utils import provenance
+from torch_utils.errors import UserError, shown
 from torch_utils.files import write_json
-from torch_utils.json_place import Place, load_json
 
+_SETTINGS = ('img_res', 'class_num', 'trials', 'restarts', 'steps', 'batch')  # of one figure
 RECOVERED = 0.1  # an error up to which a subspace counts as found: an angle of 6 degrees
 
 
@@ -70,23 +72,39 @@ def save_points(path: Path, settings: dict, points: list[Point]) -> None:
 def load_points(paths: Sequence[str], option: str = '--results') -> tuple[list[Point], dict]:
     """Read files of `save_points`: all points, and the settings, in which all but the dimensions must agree.
 
-    Raises UserError that says what is wrong where.
+    Raises UserError naming `option` and the file that is none, or has other settings than the first.
     """
-    points, settings = [], []
+    points, first = [], None
     for path in paths:
-        content = load_json(path, option)
-        points += [_point(place) for place in content.get('points').items()]
-        settings.append(content.get('settings'))
-        for key in ('img_res', 'class_num', 'trials', 'restarts', 'steps', 'batch'):
-            number = settings[-1].get(key)
-            if number.integer() != settings[0].value[key]:
-                raise number.error(f'{settings[0].value[key]}, as in {paths[0]}')
-    return points, settings[0].value
+        where = f'{option} {path}'
+        if not Path(path).is_file():
+            raise UserError(f'{where}: no such file')
+        try:
+            content = json.loads(Path(path).read_text(encoding='utf-8'))
+            settings = {name: content['settings'][name] for name in _SETTINGS}
+            if not all(type(value) is int and 0 < value < 1e12 for value in settings.values()):
+                raise ValueError(f'settings {settings}')
+            points += [_point(entry, f'points[{i}]') for i, entry in enumerate(content['points'])]
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as err:
+            raise UserError(f'{where}: not what reproduce.py phase-transition writes '
+                            f'({shown(err if isinstance(err, ValueError) else repr(err))})') from err
+        first = first or settings
+        for name, value in settings.items():
+            if value != first[name]:
+                raise UserError(f'{where}: settings/{name} must be {first[name]}, as in {paths[0]}, found '
+                                f'{value}')
+    if not points:
+        raise UserError(f'{option} {paths[0]}: holds no points')
+    return points, first
 
 
-def _point(place: Place) -> Point:
-    trials = [[error.number(0, 1.000001) for error in trial.items()] for trial in place.get('errors').items()]
-    if len({len(trial) for trial in trials}) > 1:
-        raise place.get('errors').error('lists of equal length')
-    return Point(per_class_dim=place.get('per_class_dim').integer(), samples=place.get('samples').integer(),
-                 errors=np.array(trials))
+def _point(entry: dict, where: str) -> Point:
+    dim, samples, trials = (entry[name] for name in ('per_class_dim', 'samples', 'errors'))
+    if not all(type(number) is int and 0 < number < 1e12 for number in (dim, samples)):
+        raise ValueError(f'{where}: dimension {dim}, samples {samples}')
+    if not trials or len({len(trial) for trial in trials}) > 1:
+        raise ValueError(f'{where}/errors must be lists of equal length')
+    for i, j in np.ndindex(len(trials), len(trials[0])):
+        if type(trials[i][j]) not in (int, float) or not 0 <= trials[i][j] < 1.00001:
+            raise ValueError(f'{where}/errors[{i}][{j}] must be from 0 to 1, found {trials[i][j]}')
+    return Point(per_class_dim=dim, samples=samples, errors=np.array(trials, dtype=np.float64))

@@ -2,17 +2,22 @@
 
 "A Self-Supervised Descriptor for Image Copy Detection", arXiv 2202.10261. Paper 1 calls two images the same
 if the inner product of their descriptors is above 0.6.
+
+PyTorch is imported where it is needed, so that the names of descriptors are known without it.
 """
+
+from __future__ import annotations
 
 import contextlib
 import json
 import os
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlparse
 
+import click
 import numpy as np
-import torch
 from PIL import Image
 
 from torch_utils import downloads
@@ -20,8 +25,12 @@ from torch_utils.downloads import is_url, local_path
 from torch_utils.errors import UserError
 from torch_utils.files import sha256_file, write_json
 
+if TYPE_CHECKING:
+    import torch
+
 NAME = 'sscd_disc_large.torchscript.pt'
 URL = f'https://dl.fbaipublicfiles.com/sscd-copy-detection/{NAME}'
+SHA256 = None  # of the published file; to be filled in by who has downloaded it and compared the digest
 SIZE = 320  # pixels, height and width of what the network sees
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's RGB channels, in 0..1
 
@@ -84,6 +93,13 @@ def _put_by_hand(path: Path) -> bool:
     return True
 
 
+def is_published(path: Path) -> bool:
+    """Whether it is the published network: by its SHA-256 if that is known, else as downloaded from URL."""
+    if SHA256 is not None:
+        return sha256_file(path) == SHA256
+    return path == models_dir() / NAME and _record(path).get('url') == URL
+
+
 # The images
 
 def resize(image: Image.Image) -> np.ndarray:
@@ -96,6 +112,8 @@ def normalize(images: np.ndarray, device: torch.device) -> torch.Tensor:
 
     Looked up in a table of its 3 * 256 values: no slower, and the same bits on all devices.
     """
+    import torch
+
     mean, std = torch.tensor(MEAN)[:, None], torch.tensor(STD)[:, None]
     table = (torch.arange(256) / 255 - mean) / std
     shape = len(images), 3, *images.shape[1:3]
@@ -112,6 +130,8 @@ def normalize(images: np.ndarray, device: torch.device) -> torch.Tensor:
 
 def look_up(pixels: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
     """table[channel, value] of uint8 [N, H, W, 3]: float32 [N, 3, H, W] on the device of both."""
+    import torch
+
     return torch.stack([values[pixels[..., channel].int()] for channel, values in enumerate(table)], dim=1)
 
 
@@ -124,8 +144,21 @@ class SscdDescriptor:
     """
 
     kind = 'sscd'
+    similarity = 'the inner product of SSCD descriptors'
+    takes_model = True
+
+    @classmethod
+    def make(cls, model: str | None, device: torch.device) -> SscdDescriptor:
+        """That of `--model`, by default the published one; a line on stderr names any other."""
+        path = find_model(model)
+        if not is_published(path):
+            click.echo(f'--model {path}: not known to be the published SSCD network; TorchScript runs code '
+                       'of its own, which can write any file: trust where it comes from', err=True)
+        return cls(path, device)
 
     def __init__(self, path: Path, device: torch.device):
+        import torch
+
         self._path, self._device = path, device
         self.identity = f'sscd: {SIZE}x{SIZE}, TorchScript with SHA-256 {sha256_file(path)}'
         torch.backends.cudnn.allow_tf32 = False
@@ -146,16 +179,17 @@ class SscdDescriptor:
         """uint8 [SIZE, SIZE, 3]."""
         return resize(image)
 
-    @torch.inference_mode()
     def compute(self, images: np.ndarray) -> np.ndarray:
         """float32 [N, D], of length 1, of uint8 [N, SIZE, SIZE, 3].
 
         Raises UserError if the network can't take the images or gives anything but finite numbers [N, D].
         """
+        import torch
+
         inputs = normalize(images, self._device)
         try:
             # Unfused, so that the first and the hundredth batch go the same way.
-            with torch.jit.optimized_execution(False):
+            with torch.inference_mode(), torch.jit.optimized_execution(False):
                 outputs = self._network(inputs)
         except torch.OutOfMemoryError as err:
             raise UserError(f'--batch {len(images)}: more than the memory of {self._device} holds') from err
@@ -165,10 +199,17 @@ class SscdDescriptor:
         return self._checked(outputs, len(images))
 
     def _checked(self, outputs, n: int) -> np.ndarray:
-        is_tensor = isinstance(outputs, torch.Tensor)
-        if not is_tensor or outputs.ndim != 2 or len(outputs) != n or outputs.shape[1] == 0:
-            found = f'a tensor {list(outputs.shape)}' if is_tensor else f'a {type(outputs).__name__}'
-            raise UserError(f'--model {self._path}: gives {found} for {n} images, expected a tensor [{n}, D]')
+        import torch
+
+        found = f'a {type(outputs).__name__}'
+        if isinstance(outputs, torch.Tensor):
+            plain = outputs.layout == torch.strided and outputs.is_floating_point() and not outputs.is_nested
+            found = f'a tensor {outputs.dtype}, {outputs.layout}' if not plain else (
+                '' if outputs.ndim == 2 and len(outputs) == n and outputs.shape[1] > 0
+                else f'a tensor {list(outputs.shape)}')
+        if found:
+            raise UserError(f'--model {self._path}: gives {found} for {n} images, expected a dense tensor '
+                            f'of floats [{n}, D]')
         values = outputs.float().cpu().numpy()
         if not np.isfinite(values).all():
             raise UserError(f'--model {self._path}: gives numbers that are not finite')

@@ -106,27 +106,27 @@ KINDS = {
     'figure': ((b'\x89PNG', b'%PDF'), (b'Title', b'atplotlib')),
     'grid': ((b'\x89PNG',), (b'Title\0Samples',)),
     'scores': ((b'{',), (b'"threshold"', b'"count"', b'"time_utc"')),
-    'matrix of scores': ((b'{',), (b'"names"', b'"descriptor"', b'"time_utc"')),
     'recovery errors': ((b'{',), (b'"recovered_below"', b'"time_utc"')),
     'report': ((b'<!DOCTYPE html>',), (b'<title>', b'<style>')),
 }
 
 
 def check_outputs(inputs: Mapping[str, Sequence[str]],
-                  outputs: Mapping[str, tuple[str | None, str | None]], *, overwrite: bool = False) -> None:
+                  outputs: Mapping[str, tuple[str | Sequence[str] | None, str | None]], *,
+                  overwrite: bool = False) -> None:
     """Refuse outputs that would take the place of an input, of each other, or of a file of another kind.
 
     inputs: the paths that an option gives; URLs and what is missing pass.
-    outputs: by option, a path or None, and its kind: a key of KINDS, or None where the script decides itself
-        what it replaces. Empty files may be replaced, files of the kind, and with `overwrite` any other.
+    outputs: by option, a path, several or None, and their kind: a key of KINDS, or None where the script
+        decides itself what it replaces. Empty files may be replaced, files of the kind, and with `overwrite`
+        any other.
     Raises click.UsageError. Names of one file are the same by any spelling and through links.
     """
     taken = {}
     for option, paths in inputs.items():
         taken |= dict.fromkeys(paths, option)
-    for option, (path, kind) in outputs.items():
-        if path is None:
-            continue
+    for option, path, kind in ((option, path, kind) for option, (given, kind) in outputs.items()
+                               for path in ([given] if isinstance(given, str) else given or ())):
         for other, whose in taken.items():
             if _same_file(path, other):
                 raise click.UsageError(f'{option} {path}: is {whose} as well, which it would replace')

@@ -109,7 +109,7 @@ def test_the_commands_measure_and_draw(tmp_path):
     assert printed.count('found in') == 4
     run(plot.main, 'phase-transition', f'--results={out}', f'--out={tmp_path / "a.png"}')
     with Image.open(tmp_path / 'a.png') as image:
-        assert image.width == 2100
+        assert image.width == 2025
         assert 'N samples' in image.info['Description']
 
 
@@ -131,7 +131,8 @@ def test_impossible_sizes_and_other_files_are_refused(tmp_path):
 
     no(lambda content: content.pop('points'), ('points',))
     no(lambda content: content['points'][0]['errors'][1].pop(), ('points[0]/errors', 'equal length'))
-    no(lambda content: content['points'][2]['errors'][0].append(1.5), ('points[2]/errors[0][2]', '1.5'))
+    no(lambda content: content['points'][2].update(errors=[[0.5, 1.5]]), ('points[2]/errors[0][1]', '1.5'))
+    no(lambda content: content['points'][2].update(samples=10**400), ('samples 1000',))
     no(lambda content: content['settings'].update(steps=7), ('settings/steps', '300', 'a.json'))
 
 

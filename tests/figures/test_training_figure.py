@@ -52,15 +52,16 @@ def test_the_command_writes_the_picture(tmp_path):
     folders = write_run(tmp_path / 'a'), write_run(tmp_path / 'b')
     run(plot.main, 'training', *folders, '--out', tmp_path / 'x.png')
     with Image.open(tmp_path / 'x.png') as image:
-        assert image.size[0] == 2100
+        assert image.size[0] == 2025
         assert '2 runs' in image.info['Description']
     run(plot.main, 'training', tmp_path / 'a', '--out', tmp_path / 'x.pdf')
 
 
 @pytest.mark.parametrize(('content', 'says'), [
-    (None, 'stats.jsonl'), ('', 'no tick'), ('{\n', 'line 1: not a JSON file'), ('[]\n', 'line 1'),
-    ('{"Progress/kimg": {"mean": 1}}\n', 'Loss/loss is missing'),
-    ('{"Progress/kimg": {"mean": "x"}, "Loss/loss": {"mean": 1}}\n', 'Progress/kimg/mean'),
+    (None, 'stats.jsonl'), ('', 'no tick'), ('{\n', 'line 1: not a JSON text'), ('[]\n', 'line 1'),
+    (f'{{"Progress/kimg": {{"mean": {"9" * 400}}}}}\n', 'Progress/kimg'), ('[' * 10000 + '\n', 'line 1'),
+    ('{"Progress/kimg": {"mean": 1}}\n', 'Loss/loss must have'),
+    ('{"Progress/kimg": {"mean": "x"}, "Loss/loss": {"mean": 1}}\n', 'Progress/kimg must have a number'),
 ])
 def test_folders_without_reports_are_refused(content, says, tmp_path):
     folder = tmp_path / 'run'

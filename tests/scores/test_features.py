@@ -6,9 +6,10 @@ import zipfile
 
 import numpy as np
 import pytest
+import torch
 
 from helpers import DATA
-from scores.features import comparable_name, load_features, load_pair, write_features
+from scores.features import load_features, load_pair, write_features
 from torch_utils.errors import UserError
 
 
@@ -112,9 +113,9 @@ def test_damaged_and_missing_files_are_refused(tmp_path):
     whole = (DATA / 'features-train.npz').read_bytes()
     middle = len(whole) // 2
     flipped = whole[:middle] + bytes([whole[middle] ^ 255]) + whole[middle + 1:]
-    for content in (b'', b'text', whole[:middle], flipped, (tmp_path / 'array.npy').read_bytes()):
+    for content in (b'', b'text', whole[:middle], flipped, (tmp_path / 'array.npy').read_bytes()[:-1]):
         path.write_bytes(content)
-        with pytest.raises(UserError, match='not a readable'):
+        with pytest.raises(UserError, match=r'not a readable .* numpy\.savez\('):
             load_features(path, '--source')
 
 
@@ -130,7 +131,33 @@ def test_pairs_must_fit_together(tmp_path):
             load_pair(a, second, rows_match=True)
 
 
-def test_names_of_one_noise_are_alike_in_all_layouts():
-    assert comparable_name('000012.png') == comparable_name('000000/000012.jpg') == '000012'
-    assert comparable_name('a.npz[12]') == comparable_name('x/b.npz[12]') == '[12]'
-    assert comparable_name('a.npz') == 'a'
+def test_an_array_saved_by_itself_is_taken(tmp_path):
+    np.save(tmp_path / 'f.npy', unit(3))
+    np.testing.assert_array_equal(load_features(tmp_path / 'f.npy', '--source').values, unit(3))
+    np.save(tmp_path / 'f.npy', 2 * unit(3))
+    assert load_features(tmp_path / 'f.npy', '--source').rescaled == 3
+    np.testing.assert_array_equal(np.load(tmp_path / 'f.npy'), 2 * unit(3))
+    np.save(tmp_path / 'f.npy', np.array([{}], dtype=object), allow_pickle=True)
+    with pytest.raises(UserError, match=r'not a readable \.npy'):
+        load_features(tmp_path / 'f.npy', '--source')
+
+
+def test_what_other_software_saves_is_refused_with_what_to_do(tmp_path):
+    torch.save(torch.eye(2), tmp_path / 'f.pt')
+    np.savez(tmp_path / 'f.npz', features=np.eye(2), file_names=np.array(['a', 'b'], dtype=object))
+    for name in ('f.pt', 'f.npz'):
+        with pytest.raises(UserError, match=r'numpy\.savez\(FILE, features=\.\.\.\)'):
+            load_features(tmp_path / name, '--source')
+
+
+def test_names_in_bytes_are_names(tmp_path):
+    np.savez(tmp_path / 'f.npz', features=np.eye(2), file_names=np.array([b'a.png', b'caf\xe9.png']))
+    assert load_features(tmp_path / 'f.npz', '--source').file_names == ['a.png', 'caf\udce9.png']
+
+
+def test_many_rows_that_equal_others_are_doubtful(tmp_path):
+    np.savez(tmp_path / 'f.npz', features=unit(4)[[0, 1, 0, 2, 0, 1]])
+    (told,) = load_features(tmp_path / 'f.npz', '--source').doubts()
+    assert told.startswith('5 of 6 descriptors equal another one')
+    np.savez(tmp_path / 'f.npz', features=unit(40)[[0, *range(40)]])
+    assert load_features(tmp_path / 'f.npz', '--source').doubts() == []

@@ -1,6 +1,4 @@
-"""MAE scores against numpy, matrices against single scores, their file."""
-
-import json
+"""MAE scores against numpy, and scores of all pairs against single ones."""
 
 import numpy as np
 import pytest
@@ -8,10 +6,10 @@ from PIL import Image
 
 from data.image_stream import open_images
 from image_sets import write
-from scores.copy_scores import wilson_interval
+from scores.copy_scores import Share
 from scores.features import Features
 from scores.pixel_errors import match_names, mean_absolute_error, pairwise_errors
-from scores.similarity import first_difference, load_similarity, mae_matrix, rp_matrix
+from scores.similarity import check_all_pairs, mae_shares, rp_shares
 from torch_utils.errors import UserError
 
 
@@ -67,55 +65,32 @@ def test_images_of_two_sizes_are_named(tmp_path):
         pairwise_errors(streams, [(0, 0)], workers=1)
 
 
-def test_matrices_hold_the_scores_of_all_pairs(streams):
+def test_numbers_count_where_no_name_is_common(tmp_path):
+    a = write(tmp_path / 'a', {f'{i:03d}.png': pixels()[0] for i in (2, 9, 10)})
+    b = write(tmp_path / 'b', {f'x{i}.png': pixels()[0] for i in (9, 10, 11)})
+    streams = [open_images(str(path), '--images') for path in (a, b)]
+    assert [(streams[0].names[i], streams[1].names[j]) for i, j in match_names(streams)] == [
+        ('009.png', 'x9.png'), ('010.png', 'x10.png')]
+
+
+def test_scores_of_all_pairs_are_those_of_each_pair(streams):
     streams, images = streams
-    matrix = mae_matrix(streams, 25, workers=2)
-    assert (matrix.threshold, matrix.total) == (25, 6)
+    shares = mae_shares(streams, 25, workers=2)
     errors = np.abs(images[0].astype(float) - images[1]).mean(axis=(1, 2, 3))
-    count = int((errors < 25).sum())
-    assert matrix.value[0, 1] == matrix.value[1, 0] == count / 6
-    assert (matrix.low[0, 1], matrix.high[0, 1]) == wilson_interval(count, 6)
-    np.testing.assert_array_equal(np.diag(matrix.value), 1)
+    assert shares[0, 1] == Share.below(errors, 25)
+    assert sorted(shares) == [(0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2)]
+    assert [shares[i, i].value for i in range(3)] == [1, 1, 1]
 
     angles = np.radians([[0, 0, 0, 0], [10, 20, 40, 80], [90, 0, 30, 0]])
     features = [Features(values=np.float32([np.cos(a), np.sin(a)]).T) for a in angles]
-    matrix = rp_matrix(features, 'abc', np.cos(np.radians(30.1)))
-    np.testing.assert_array_equal(matrix.value, [[1, 0.5, 0.75], [0.5, 1, 0.5], [0.75, 0.5, 1]])
+    shares = rp_shares(features, np.cos(np.radians(30.1)))
+    assert [share.value for share in shares.values()] == [1, 0.5, 0.75, 1, 0.5, 1]
 
 
 def test_models_that_can_not_be_compared_are_named():
     features = [Features(values=np.ones((n, d), np.float32)) for n, d in ((3, 2), (3, 2), (4, 2))]
     with pytest.raises(UserError, match='one and three: 3 and 4 rows'):
-        rp_matrix(features, ['one', 'two', 'three'], 0.5)
+        check_all_pairs(features, ['one', 'two', 'three'])
     features[2] = Features(values=np.ones((3, 5), np.float32))
     with pytest.raises(UserError, match='one and three: rows of 2 and of 5'):
-        rp_matrix(features, ['one', 'two', 'three'], 0.5)
-
-
-def test_the_first_row_of_different_names_is_found():
-    assert first_difference(['a/0.png', '1.png'], ['0.jpg', '1.png']) is None
-    assert first_difference(['a/0.png', '1.png'], ['0.jpg', '2.png']) == 1
-
-
-GOOD = {'threshold': 0.6, 'total': 8, **{name: [[1, 0.5], [0.5, 1]] for name in ('value', 'low', 'high')}}
-
-
-def test_a_written_matrix_comes_back(tmp_path, streams):
-    matrix = mae_matrix(streams[0], 25, workers=1)
-    (tmp_path / 'm.json').write_text(json.dumps({'names': list('abc'), 'mae': matrix.as_dict()}))
-    similarity = load_similarity(tmp_path / 'm.json')
-    assert (similarity.names, similarity.rp, similarity.descriptor) == (['a', 'b', 'c'], None, None)
-    np.testing.assert_array_equal(similarity.mae.value, matrix.value)
-
-
-@pytest.mark.parametrize(('change', 'says'), [
-    ({'rp': None}, 'neither rp nor mae'), ({'names': 3}, 'names must be'),
-    ({'names': ['a']}, 'rp/value must be'),
-    ({'rp': GOOD | {'low': [[1, 2], [0, 1]]}}, 'rp/low[0][1] must be'),
-    ({'rp': {}}, 'rp/value is missing'), ({'rp': GOOD | {'total': 0}}, 'rp/total must be')])
-def test_files_that_hold_no_matrix_are_refused(tmp_path, change, says):
-    (tmp_path / 'm.json').write_text(json.dumps({'names': ['a', 'b'], 'rp': GOOD} | change))
-    with pytest.raises(UserError) as err:
-        load_similarity(tmp_path / 'm.json')
-    assert says in str(err.value)
-    assert str(err.value).startswith(f'--matrix {tmp_path / "m.json"}: ')
+        check_all_pairs(features, ['one', 'two', 'three'])

@@ -1,0 +1,133 @@
+"""The curves of a score table over training-set size, and the regimes that follow from them."""
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from scores.score_table import Row
+from torch_utils.errors import UserError
+
+MEMORIZES_BELOW = 0.05  # GL scores of all widths up to here: the memorization regime
+GENERALIZES_ABOVE = 0.9  # GL scores of all widths from here on: the generalization regime
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A score over training-set sizes `size`, int [number of sizes] and rising, with its 95 % interval."""
+
+    size: np.ndarray
+    value: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+Curves = dict[str, dict[tuple[int, ...], Curve]]  # by kind of score, then by widths
+
+
+@dataclass(frozen=True, kw_only=True)
+class Regimes:
+    """What the figures draw.
+
+    data: the data set's name. kimg: thousands of images each model saw, None if unknown. descriptor: of the
+    similarities. noises: their number per model, as text. threshold: the main one. curves: by threshold, the
+    main one first. sizes: all N, rising.
+    """
+
+    data: str
+    kimg: float | None
+    descriptor: str
+    noises: str
+    threshold: float
+    curves: dict[float, Curves]
+    sizes: list[int]
+
+    @property
+    def main(self) -> Curves:
+        """The curves at the main threshold."""
+        return self.curves[self.threshold]
+
+    @property
+    def pairs(self) -> list[tuple[int, ...]]:
+        """Pairs of widths, the wider first."""
+        return sorted(self.main.get('rp', {}), reverse=True)
+
+    def widths(self, score: str) -> list[int]:
+        """Widths of which there is this score, rising."""
+        return sorted(width for (width,) in self.main.get(score, {}))
+
+
+def collect_curves(rows: Sequence[Row], *, data: str, kimg: float | None, threshold: float | None,
+                   where: str) -> Regimes:
+    """Put together the scores of models that have widths and training-set sizes.
+
+    threshold: the main one; needed only if there are several.
+    Raises UserError led by `where` if there are no such scores, or some can't stand in one figure.
+    """
+    rows = [row for row in rows if row.size is not None and row.widths is not None]
+    if not rows:
+        raise UserError(f'{where}: no score has a size and widths, as sscd.py --size and --width give them')
+    descriptors = sorted({row.descriptor for row in rows})
+    if len(descriptors) > 1:
+        raise UserError(f'{where}: scores of the descriptors {", ".join(descriptors)} can\'t share a figure')
+    thresholds = sorted({row.threshold for row in rows}, reverse=True)
+    listed = ', '.join(f'{t:g}' for t in thresholds)
+    if threshold is None and len(thresholds) > 1:
+        raise UserError(f'{where}: has the thresholds {listed}; --threshold says which one is the main one')
+    main = thresholds[0] if threshold is None else threshold
+    if main not in thresholds:
+        raise UserError(f'--threshold {main:g}: the scores are at {listed}')
+    totals = sorted({row.total for row in rows if row.score in ('rp', 'gl')} or {rows[0].total})
+    return Regimes(data=data, kimg=kimg, descriptor=descriptors[0], threshold=main,
+                   noises=' to '.join(map(str, dict.fromkeys((totals[0], totals[-1])))),
+                   curves={t: _curves([row for row in rows if row.threshold == t])
+                           for t in (main, *(t for t in thresholds if t != main))},
+                   sizes=sorted({row.size for row in rows}))
+
+
+def _curves(rows: Sequence[Row]) -> Curves:
+    found = defaultdict(lambda: defaultdict(list))
+    for row in sorted(rows, key=lambda row: row.size):
+        found[row.score][row.widths].append(row)
+    return {score: {widths: Curve(*(np.array([getattr(row, name) for row in curve])
+                                    for name in ('size', 'value', 'low', 'high')))
+                    for widths, curve in curves.items()} for score, curves in found.items()}
+
+
+def regime_limits(curves: Sequence[Curve]) -> tuple[float | None, float | None]:
+    """Where, in N, memorization ends and generalization starts, from the GL curves of all widths; or None.
+
+    Only sizes that all curves have count.
+    """
+    sizes = sorted(set.intersection(*({*curve.size.tolist()} for curve in curves))) if curves else []
+    if not sizes:
+        return None, None
+    values = [curve.value[np.isin(curve.size, sizes)] for curve in curves]
+    return memorization_end(sizes, values), generalization_start(sizes, values)
+
+
+def memorization_end(sizes: Sequence[int], curves: Sequence[np.ndarray]) -> float | None:
+    """Up to which size all GL curves stay at or below MEMORIZES_BELOW, starting from the smallest size.
+
+    Between two sizes the curves are taken to be straight over log2(size). None if a curve starts higher.
+    """
+    return _reach(sizes, np.max(curves, axis=0), MEMORIZES_BELOW)
+
+
+def generalization_start(sizes: Sequence[int], curves: Sequence[np.ndarray]) -> float | None:
+    """From which size on all GL curves stay at or above GENERALIZES_ABOVE, to the largest size; or None."""
+    return _reach(sizes[::-1], 1 - np.min(curves, axis=0)[::-1], 1 - GENERALIZES_ABOVE)
+
+
+def _reach(sizes: Sequence[int], values: np.ndarray, limit: float) -> float | None:
+    beyond = np.flatnonzero(values > limit + 1e-12)
+    if len(beyond) == 0:
+        return float(sizes[-1])
+    after = beyond[0]
+    if after == 0:
+        return None
+    part = (limit - values[after - 1]) / (values[after] - values[after - 1])
+    a, b = math.log2(sizes[after - 1]), math.log2(sizes[after])
+    return 2 ** (a + part * (b - a))
