@@ -24,7 +24,7 @@ body { font: 16px/1.5 system-ui, sans-serif; color: #222; margin: 0 auto; max-wi
 img { max-width: 100%; } td img { image-rendering: pixelated; width: 2.6rem; margin: 1px; }
 div { overflow: auto; max-height: 32rem; } table { border-collapse: collapse; font-size: .85rem; }
 td, th { padding: .15rem .6rem; text-align: left; vertical-align: top; overflow-wrap: anywhere; }
-tr:nth-child(even) td { background: #f6f6f6; }
+td:first-child { white-space: nowrap; } tr:nth-child(even) td { background: #f6f6f6; }
 pre { background: #f6f6f6; padding: .7rem; font-size: .78rem; white-space: pre-wrap; word-break: break-word; }
 '''
 
@@ -61,28 +61,28 @@ def load_plan(folder: Path, option: str) -> dict:
 def figures_folder(folder: Path) -> Path:
     """Where the figures of the experiment in `folder` lie: beside evaluation/, not what it may link to."""
     folder = Path(os.path.abspath(folder))
-    return folder.parents[1] / 'figures' / folder.name
+    return folder.parent.parent / 'figures' / folder.name
 
 
 def page(folder: Path, option: str = 'DIR') -> str:
     """The page about the experiment in `folder`, evaluation/NAME. Raises UserError if it is that of none."""
     plan = load_plan(folder, option)
     stages = [_stage_row(folder / 'stages', name, stage['done']) for name, stage in plan['stages'].items()]
-    left = _inside(folder, [path for row, stage in zip(stages, plan['stages'].values(), strict=True)
-                            if row[1] == 'finished' for path in stage['outputs']])
-    finished = sum(row[1] == 'finished' for row in stages)
+    finished = [plan['stages'][row[0]] for row in stages if row[1] == 'finished']
+    tables = sorted(figures_folder(folder).glob('*.csv')) if len(finished) == len(stages) else []
+    left = _inside(folder, [path for stage in finished for path in stage['outputs']] + [*map(str, tables)])
     title = f'Experiment {_text(figures_folder(folder).name)}'
-    samples = [(_text(path.name), ''.join(map(_image, _inside(folder, sorted(
-        map(str, path.glob('*.png')))[:MOST_SAMPLES])))) for path in left if path.is_dir()]
+    samples = [(_text(path.name), ''.join(map(_image, images))) for path in left if path.is_dir() and (
+        images := _inside(folder, sorted(map(str, path.glob('*.png')))[:MOST_SAMPLES]))]
     parts = [
-        f'<h1>{title}</h1><p>{finished} of {len(stages)} stages are finished'
+        f'<h1>{title}</h1><p>{len(finished)} of {len(stages)} stages are finished'
         f'{"; the others are being run" if is_locked(folder) else ""}. Page of {_utc(time.time())}.</p>',
         *(f'<p>{_image(path)}</p>' for path in left if path.suffix == '.png'),
         *(f'<h2>{_text(path.name)}</h2>{_csv_table(path)}' for path in left if path.suffix == '.csv'),
-        '<h2>First samples</h2>', _table(row for row in samples if row[1]),
+        *(['<h2>First samples</h2>', _table(samples)] if samples else []),
         '<h2>Settings</h2>', _table(
             (_text(key), _text(' '.join(map(str, value)) if isinstance(value, list) else value))
-            for key, value in plan['settings'].items()),
+            for key, value in plan['settings'].items() if value is not None),
         '<h2>Stages</h2>', _table(stages, head=('stage', 'state', 'started', 'took', 'log')),
         '<h2>Commands to repeat it</h2><p>All of it; what is finished is not run again:</p>',
         f'<pre>{_text(plan["command"])}</pre><p>Stage by stage:</p>',
