@@ -84,8 +84,8 @@ _run_options = cli.options(
     _name,
     click.option('--data', metavar='ZIP',
                  help='Images: the first N are the training set of size N.  [default: preset]'),
-    click.option('--teacher', metavar='PKL|URL',
-                 help='Train on images that this snapshot generates instead.'),
+    click.option('--teacher', metavar='PKL|URL|DIR',
+                 help='Train on images of this snapshot instead, or of the newest in a run\'s folder.'),
     click.option('--sizes', metavar='LIST', type=cli.IntList(), callback=_different,
                  help='Training-set sizes N.  [default: preset]'),
     click.option('--widths', metavar='LIST', type=cli.IntList(), callback=_different,
@@ -165,8 +165,9 @@ def molrg(preset, name, device, **run):
 @main.command(cls=cli.ListCommand)
 @cli.options('Main options',
     _small_preset,
-    click.option('--networks', metavar='PKL|URL[=LABEL] ...', multiple=True,
-                 help='Study these snapshots besides the preset\'s, each with the name of its curve.'),
+    click.option('--networks', metavar='PKL|URL|DIR[=LABEL] ...', multiple=True,
+                 help='Study these snapshots, or the newest in runs\' folders, besides the preset\'s, each '
+                      'with the name of its curve.'),
     _name)
 @cli.options('Execution', cli.device_option)
 @_run_options
@@ -180,6 +181,7 @@ def jacobian(preset, networks, name, device, **run):
     """
     from data.dataset import ImageDataset
     from experiments import jacobian_experiment as experiment
+    from training.run_dir import find_snapshot
 
     job = _job(experiment.PRESETS[preset], device, run['gpus'], name)
     job = replace(job, networks=(*job.networks, *map(cli.split_label, networks)))
@@ -187,9 +189,11 @@ def jacobian(preset, networks, name, device, **run):
     for label in labels:
         if labels.count(label) > 1:
             raise click.UsageError(f'--networks: two curves are called {label}; give LABELs that differ')
-    for _, path in job.networks:
+    found = [(label, find_snapshot(path, '--networks')) for label, path in job.networks]
+    for _, path in found:
         if not is_url(path) and not Path(path).is_file():
             raise click.UsageError(f'--networks {path}: no such file')
+    job = replace(job, networks=tuple(found))
     channels = ImageDataset(job.training[1], cache=False).num_channels if job.training else 3
     if _run(job, experiment.plan(job), **run, channels=channels):
         print(f'wrote {job.picture}')
@@ -314,7 +318,15 @@ def _settings(preset, *, train, teacher_training, teacher, data, **options):
     if data:
         changes |= {'data': data, 'teacher': None}
     if teacher:
-        changes |= {'data': None, 'teacher': teacher, 'teacher_training': None}
+        from torch import device
+
+        from training.run_dir import find_snapshot
+        from training.snapshot import load_network
+
+        teacher = find_snapshot(teacher, '--teacher')
+        net = load_network(teacher, device('meta'), option='--teacher')
+        changes |= {'data': None, 'teacher': teacher, 'teacher_training': None,
+                    'resolution': net.img_resolution, 'channels': net.img_channels}
     job = replace(preset, **changes)
     if options['num_heldout'] and not (job.teacher or job.teacher_training):
         raise click.UsageError(f'--heldout {job.num_heldout} is for a teacher; of --data, all images beyond '

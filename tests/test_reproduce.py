@@ -239,6 +239,8 @@ def test_a_plan_can_be_handed_to_slurm_and_make(folder, monkeypatch):
     (('--preset=paper', '--train=--cond=1'), 1, ('--train',)),  # what a teacher makes has no labels
     (('--heldout=3',), 2, ('--heldout',)),
     (('--teacher=net.pkl', '--data=data.zip'), 2, ('--teacher', '--data')),
+    (('--teacher=net.pkl',), 1, ('--teacher net.pkl', 'no such file')),
+    (('--teacher=.',), 1, ('--teacher .', 'network-snapshot')),
     (('--gpus=0', '--device=cpu'), 2, ('--gpus', '--device cpu')),
     (('--gpus=0,0',), 2, ('--gpus 0,0',)),
     (('--gpus=0', '--jobs=3'), 2, ('--jobs', '--gpus')),

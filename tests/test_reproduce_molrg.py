@@ -60,7 +60,9 @@ def test_jacobian_studies_its_own_and_given_networks(folder, monkeypatch):
     monkeypatch.setitem(jacobian_experiment.PRESETS, 'quickstart', mini)
     net = LowRankDenoiser(2, 3, class_num=1, per_class_dim=5)
     save_snapshot(folder / 'net.pkl', ema=net)
-    printed = run(reproduce.main, 'jacobian', '--networks', 'net.pkl=Mine', '--jobs=2').stdout
+    (folder / 'run').mkdir()
+    (folder / 'net.pkl').rename(folder / 'run' / 'network-snapshot-000007.pkl')
+    printed = run(reproduce.main, 'jacobian', '--networks', 'run=Mine', '--jobs=2').stdout
     assert 'ranks-0.npz=Digits' in printed
     assert 'ranks-1.npz=Mine' in printed
     figures = folder / 'figures' / 'jacobian-quickstart'
@@ -70,7 +72,7 @@ def test_jacobian_studies_its_own_and_given_networks(folder, monkeypatch):
         assert image.width == 2025
     # Trained anew, the network has other ranks: those in the file are not refused, but replaced.
     (folder / 'training' / 'jacobian-quickstart' / 'network' / 'network-snapshot-000001.pkl').unlink()
-    again = run(reproduce.main, 'jacobian', '--networks', 'net.pkl=Mine', '--jobs=2').stdout
+    again = run(reproduce.main, 'jacobian', '--networks', 'run=Mine', '--jobs=2').stdout
     assert again.count('edm/jacobian.py') == 1
     run(reproduce.main, 'report', 'evaluation/jacobian-quickstart')
     page = (figures / 'report.html').read_text()

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from experiments.stages import Stage
+from torch_utils.downloads import is_url
 
 REFERENCES = ('optimal', 'gaussian')  # denoisers that a training set has in closed form
 
@@ -164,7 +165,7 @@ def _teacher_stages(job: Regimes) -> list[Stage]:
         stages.append(Stage(name='teacher', command=command, outputs=(run,), inputs=(Path(job.data),),
                             cost=3 * job.kimg))
         needs, teacher = ('teacher',), str(run)
-    elif Path(teacher).is_file():
+    elif not is_url(teacher):
         inputs = (Path(teacher),)
     images = job.pool
     last = max(job.sizes) + job.num_heldout - 1
