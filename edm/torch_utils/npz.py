@@ -5,6 +5,7 @@ import errno
 import math
 import os
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -18,7 +19,8 @@ BOMB_BYTES, BOMB_RATIO = 256 << 20, 50  # what is larger and denser than these w
 
 BROKEN_ZIP = (ValueError, EOFError, NotImplementedError, OverflowError, MemoryError, zipfile.BadZipFile,
               zlib.error, struct.error)  # which zipfile raises: it trusts what a directory says
-_BROKEN = (*BROKEN_ZIP, AttributeError, TypeError, KeyError, IndexError, RuntimeError, SyntaxError, Warning)
+_BROKEN = (*BROKEN_ZIP, AttributeError, TypeError, KeyError, IndexError, RuntimeError, SyntaxError,
+           tokenize.TokenError, Warning)
 _LOCAL_HEADER = 30  # bytes before a member's name and contents
 
 
@@ -44,6 +46,9 @@ class NpzArrays(Mapping):
             array = np.lib.format.read_array(stream, allow_pickle=False)
             stream.read(1)  # the end, which makes zipfile compare checksums
             return array
+
+    def __contains__(self, name: object) -> bool:  # Mapping's own would read the array
+        return name in self._members
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._members)
