@@ -58,8 +58,8 @@ def _path_with_suffix(*suffixes: str):
     click.option('--out', metavar='NPZ', callback=_path_with_suffix('.npz'),
                  help='File for the ranks; a run that was interrupted goes on from there.'),
     click.option('--overwrite', is_flag=True,
-                 help='Start anew if --out is there and was made with other settings, or is no such file; '
-                      'otherwise that is refused.'),
+                 help='Start anew if --out is there and was made with other settings, or is no such file, '
+                      'and replace any file at --figure; otherwise that is refused.'),
     click.option('--save_spectrum', is_flag=True, help='Save the singular values, too.'),
     click.option('--figure', metavar='PNG|PDF', callback=_path_with_suffix('.png', '.pdf'),
                  help='Picture of rank/dim over 1/sigma.'))
@@ -135,8 +135,8 @@ def _check(opts: dict) -> None:
     """Refuse options that are wrong whatever the network."""
     if len(set(opts['seeds'])) < len(opts['seeds']):
         raise click.UsageError('--seeds: a seed stands twice in the list')
-    if opts['overwrite'] and not opts['out']:
-        raise click.UsageError('--overwrite is for --out')
+    if opts['overwrite'] and not (opts['out'] or opts['figure']):
+        raise click.UsageError('--overwrite is for --out and --figure')
     if opts['method'] == 'exact' and cli.given('tolerance'):
         raise click.UsageError('--tolerance is for --method randomized and auto; exact ranks have no bounds')
     cli.check_churn(opts)

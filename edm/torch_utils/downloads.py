@@ -5,9 +5,9 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import sys
 import time
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import urldefrag, urljoin, urlparse
 
@@ -152,17 +152,12 @@ class _Again(Exception):
         self.wait = wait
 
 
-@dataclass(kw_only=True)
-class _Begun:
-    """What is known of the contents of the part file: from where, in which version, how long in the end."""
-
-    url: str = ''
-    version: str = ''  # a strong ETag or the time of the last change, to go on with the same contents only
-    total: int | None = None
-
-
 class _Download:
-    """One download under the lock. where: leads the messages."""
+    """One download under the lock. where: leads the messages.
+
+    Beside the part file lies what is known of its contents: url; version, a strong ETag or the time of the
+    last change, so that only the same contents are resumed; total, their length in the end, or None.
+    """
 
     def __init__(self, url: str, path: Path, where: str, expected: str | None):
         self._url, self._path, self._where, self._expected = url, path, where, expected
@@ -194,11 +189,12 @@ class _Download:
         import requests  # only here: most runs never need it
 
         start, begun = self._resumable()
-        if start and start == begun.total:
+        if start and start == begun.get('total'):
             return
         headers = {'Accept-Encoding': 'identity'}  # the length announced is that of the file itself
         if start:
-            headers |= {'Range': f'bytes={start}-'} | ({'If-Range': begun.version} if begun.version else {})
+            headers |= {'Range': f'bytes={start}-'}
+            headers |= {'If-Range': begun['version']} if begun['version'] else {}
         try:
             with requests.Session() as session:  # which keeps cookies from one redirect to the next
                 url = self._url
@@ -218,14 +214,12 @@ class _Download:
         except (requests.RequestException, ValueError, OverflowError) as err:  # addresses and headers, too
             self._refuse(f'can\'t be downloaded ({type(err).__name__})')
 
-    def _resumable(self) -> tuple[int, _Begun]:
+    def _resumable(self) -> tuple[int, dict]:
         """How many bytes of the part file can stay, and what they are; 0 if a new start is safer."""
-        try:
-            size, begun = self._size(), _Begun(**_read_json(self._begun_path))
-            same = begun.url == self._url and (begun.version or self._expected)
-            return (size, begun) if same and size <= (begun.total or size) else (0, _Begun())
-        except TypeError:  # not as we write it
-            return 0, _Begun()
+        size, begun = self._size(), {'version': '', 'total': None} | _read_json(self._begun_path)
+        same = begun.get('url') == self._url and (begun['version'] or self._expected)
+        fits = begun['total'] is None or (type(begun['total']) is int and size <= begun['total'])
+        return (size, begun) if same and fits else (0, {})
 
     def _redirected(self, answer) -> str:
         """The address to which an answer leads. Its body is not read: it could be endless."""
@@ -256,9 +250,11 @@ class _Download:
         if not (length.isdecimal() or chunked or self._expected):
             raise UserError(f'{self._where}: the server doesn\'t say how long the file is, so that nothing '
                             'tells a part from the whole; add #sha256= and its hash to the address')
+        if (total or 0) - start > shutil.disk_usage(self._path.parent).free:
+            raise UserError(f'{self._where}: the file has {total:,} bytes, too many for {self._path.parent}')
         if not start:
             self._part.unlink(missing_ok=True)
-            write_json(self._begun_path, asdict(_Begun(url=self._url, version=_version(answer), total=total)))
+            write_json(self._begun_path, {'url': self._url, 'version': _version(answer), 'total': total})
         limit = sys.maxsize if total or self._expected else MAX_UNSAID
         if packing != 'identity' and length.isdecimal():
             limit = MAX_PACKING * int(length) + (1 << 20)

@@ -268,6 +268,12 @@ def test_an_answer_may_come_packed_but_not_as_a_bomb(server):
     assert not list(downloads.download_dir().glob('.*.part*'))
 
 
+def test_a_file_that_the_disk_has_no_room_for_is_not_begun(server):
+    server.plan += [{'headers': {'Content-Length': '9' * 20}}]
+    refuse(server, '99,999,999,999,999,999,999 bytes, too many for', str(downloads.download_dir()))
+    assert not list(downloads.download_dir().glob('.*.part*'))
+
+
 @pytest.mark.parametrize('pack', [dict, lambda headers: headers | {'Content-Encoding': 'gzip'}])
 def test_an_answer_without_end_is_refused(server, monkeypatch, pack):
     monkeypatch.setattr(downloads, 'MAX_UNSAID', 10 * BLOCK)
