@@ -84,6 +84,7 @@ USAGE = [
     (f'{TRAIN} --arch=adm --model_channels=8', '--model_channels'),
     (f'{TRAIN} --transfer=net.pkl --resume=state.pt', '--transfer'),
     (f'{TRAIN} --desc=a/b', '--desc'),
+    (f'{TRAIN} --outdir=. --nosubdir --transfer=net.pkl', '--transfer'),
     ('dataset_tool --source=images', '--dest'),
     (TOOL, '--source'),
     ('dataset_tool --source=images --dest=images', '--dest'),

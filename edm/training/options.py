@@ -160,6 +160,10 @@ def check_options(opts: dict, *, resumes: bool) -> None:
     if opts['transfer'] and resumes:
         raise click.UsageError('--transfer and --resume can\'t be given together: a run starts with the '
                                'weights of a snapshot or continues another')
+    transfer, outdir = (os.path.realpath(opts[name] or '') for name in ('transfer', 'outdir'))
+    if opts['nosubdir'] and opts['transfer'] and outdir in (transfer, os.path.dirname(transfer)):
+        raise click.UsageError(f'--transfer {opts["transfer"]}: lies in --outdir, where snapshots of this '
+                               'run would replace it')
     if opts['desc'] and (os.sep in opts['desc'] or '/' in opts['desc']):
         raise click.UsageError(f'--desc {opts["desc"]}: part of a folder\'s name, can\'t hold a slash')
 
