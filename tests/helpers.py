@@ -40,6 +40,20 @@ def refuse(command, *args, status: int, says: tuple[str, ...] = ()) -> str:
     return lines[0]
 
 
+def assert_fits(figure) -> None:
+    """All of a figure lies within it, with letters of 6 points at least."""
+    from matplotlib.text import Text
+
+    figure.draw_without_rendering()
+    texts = [text for text in figure.findobj(Text) if text.get_text().strip() and text.get_visible()]
+    assert min(text.get_fontsize() for text in texts) >= 6
+    inner, outer = figure.get_tightbbox(), figure.get_size_inches()
+    assert inner.x0 >= -0.005
+    assert inner.y0 >= -0.005
+    assert inner.x1 <= outer[0] + 0.005
+    assert inner.y1 <= outer[1] + 0.005
+
+
 _LAUNCH = [sys.executable, '-m', 'torch.distributed.run']
 
 

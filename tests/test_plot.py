@@ -2,14 +2,13 @@
 
 import numpy as np
 import pytest
-from matplotlib.text import Text
 from PIL import Image
 
 import plot
 from figures.denoisers_figure import draw_denoisers
 from figures.regimes_curves import collect_curves, generalization_start, memorization_end
 from figures.regimes_figure import Examples, draw_regimes, load_examples
-from helpers import refuse, run
+from helpers import assert_fits, refuse, run
 from image_sets import write
 from scores.copy_scores import Share
 from scores.score_table import Row, add_rows
@@ -86,13 +85,7 @@ def test_the_picture_is_ready_for_print(table, tmp_path, width, pixels):
 @pytest.mark.parametrize('width', [3.25, 6.75])
 def test_letters_are_legible_and_nothing_is_cut_off(width):
     for figure, _ in (draw_regimes(regimes(), EXAMPLES, width), draw_denoisers(regimes(), width)):
-        figure.draw_without_rendering()
-        box = figure.bbox
-        texts = [text for text in figure.findobj(Text) if text.get_text().strip() and text.get_visible()]
-        assert min(text.get_fontsize() for text in texts) >= 6
-        for axes in figure.axes:
-            inner = axes.get_tightbbox()
-            assert min(inner.x0 - box.x0, inner.y0 - box.y0, box.x1 - inner.x1, box.y1 - inner.y1) >= 0
+        assert_fits(figure)
 
 
 def test_the_panels_show_the_numbers_of_the_table():

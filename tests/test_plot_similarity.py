@@ -11,7 +11,7 @@ import plot
 import sscd
 from figures.neighbors_figure import choose, draw_neighbors
 from figures.similarity_figure import Matrix, collect_matrices, draw_similarity
-from helpers import refuse, run
+from helpers import assert_fits, refuse, run
 from image_sets import write
 from scores.copy_scores import Share
 from scores.neighbors import load_neighbors, read_shown
@@ -157,3 +157,21 @@ def test_other_images_and_other_files_are_refused(neighbors_file, tmp_path):
     np.savez(tmp_path / 'n.npz', **arrays)
     refuse(plot.main, *options, tmp_path / 'n.npz', status=1, says=('--samples is needed',))
     assert not (tmp_path / 'sheet.png').exists()
+
+
+@pytest.mark.parametrize('width', [3.25, 6.75])
+@pytest.mark.parametrize('models', [2, 18])
+def test_heat_maps_of_few_and_many_models_fit_the_page(width, models):
+    names = [f'Model number {i}' for i in range(models)]
+    values = np.linspace(0, 1, models**2).reshape(models, models)
+    matrix = Matrix(threshold=0.6, descriptor='', totals=(9, 9), value=values, widest=0.1)
+    figure, _ = draw_similarity(names, {'rp': matrix, 'mae': matrix}, width)
+    assert_fits(figure)
+
+
+@pytest.mark.parametrize('width', [3.25, 6.75])
+def test_the_sheet_fits_the_page(neighbors_file, width):
+    numbers = load_neighbors(neighbors_file)
+    chosen = choose(numbers.similarity, 8)
+    figure, _ = draw_neighbors(numbers, chosen, *read_shown(numbers, chosen), width=width)
+    assert_fits(figure)

@@ -97,7 +97,7 @@ def is_published(path: Path) -> bool:
     """Whether it is the published network: by its SHA-256 if that is known, else as downloaded from URL."""
     if SHA256 is not None:
         return sha256_file(path) == SHA256
-    return path == models_dir() / NAME and _record(path).get('url') == URL
+    return path.parent == models_dir() and _record(path).get('url') == URL
 
 
 # The images
@@ -151,7 +151,7 @@ class SscdDescriptor:
     def make(cls, model: str | None, device: torch.device) -> SscdDescriptor:
         """That of `--model`, by default the published one; a line on stderr names any other."""
         path = find_model(model)
-        if not is_published(path):
+        if not is_published(path) and os.environ.get('RANK', '0') == '0':
             click.echo(f'--model {path}: not known to be the published SSCD network; TorchScript runs code '
                        'of its own, which can write any file: trust where it comes from', err=True)
         return cls(path, device)

@@ -9,7 +9,7 @@ from PIL import Image
 import plot
 from figures.training_curves import load_curves
 from figures.training_figure import draw_training
-from helpers import refuse, run
+from helpers import assert_fits, refuse, run
 
 
 def write_run(folder, loss=(1.5, 0.5, None, 0.25), lr=(0, 1e-3, 2e-3, 2e-3)):
@@ -71,3 +71,11 @@ def test_folders_without_reports_are_refused(content, says, tmp_path):
     refuse(plot.main, 'training', folder, '--out', tmp_path / 'x.png', status=1, says=(str(folder), says))
     refuse(plot.main, 'training', '--out', tmp_path / 'x.png', status=2, says=('RUN_DIR',))
     assert not (tmp_path / 'x.png').exists()
+
+
+@pytest.mark.parametrize('width', [3.25, 6.75])
+def test_long_names_fit_the_page_and_stand_in_the_caption(tmp_path, width):
+    names = [f'0000{i}-cifar10-32x32-uncond-ddpmpp-edm-gpus1-batch512-fp32-{"x" * 60}' for i in range(3)]
+    figure, caption = draw_training([load_curves(write_run(tmp_path / name)) for name in names], width)
+    assert_fits(figure)
+    assert all(name in caption for name in names)

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+import sscd
 from scores import descriptors
-from scores.descriptors import pixel_descriptor
+from scores.descriptors import DESCRIPTORS, pixel_descriptor, similarity_words
 
 
 def images(n, channels=3, size=5, seed=0):
@@ -61,3 +62,12 @@ def test_the_given_images_stay_as_they_are():
 def test_other_arrays_are_refused(wrong):
     with pytest.raises(ValueError, match='uint8'):
         pixel_descriptor(wrong)
+
+
+def test_the_registry_feeds_the_option_and_the_words_of_captions():
+    (option,) = (param for param in sscd.feature.params if param.name == 'descriptor')
+    assert tuple(option.type.choices) == tuple(DESCRIPTORS)
+    for name, kind in DESCRIPTORS.items():
+        assert kind.kind == name
+        assert similarity_words(name) == kind.similarity
+    assert similarity_words('of another software') == 'the inner product of descriptors'

@@ -13,6 +13,7 @@ from scores.sscd_model import SscdDescriptor, find_model, look_up, normalize, re
 from scripted import pooled, save, save_script
 from torch_utils import downloads
 from torch_utils.errors import UserError
+from torch_utils.files import sha256_file
 
 CPU = torch.device('cpu')
 
@@ -83,6 +84,9 @@ BAD_NETWORKS = {
     'no columns': (lambda x: pooled(x)[:, :0], r'\[2, 0\]'),
     'a tuple': (lambda x: (pooled(x), pooled(x)), 'a tuple'),
     'not numbers': (lambda x: pooled(x) / 0 * 0, 'not finite'),
+    'sparse': (lambda x: pooled(x).to_sparse(), 'torch.sparse_coo for 2 images, expected a dense tensor'),
+    'integers': (lambda x: pooled(x).long(), r'torch\.int64, torch\.strided'),
+    'complex numbers': (lambda x: torch.complex(pooled(x), pooled(x)), 'complex64'),
     'other images': (None, 'fails on images'),
 }
 
@@ -165,7 +169,7 @@ def serve(tmp_path, monkeypatch):
         server.server_close()
 
 
-def test_the_published_model_is_downloaded_once(serve, monkeypatch, tmp_path):
+def test_the_published_model_is_downloaded_once(serve, monkeypatch, tmp_path, capsys):
     content = save_script(tmp_path / 'm.pt', pooled).read_bytes()
     server = serve(content)
     monkeypatch.setattr(sscd_model, 'URL', server.url)
@@ -174,7 +178,8 @@ def test_the_published_model_is_downloaded_once(serve, monkeypatch, tmp_path):
         assert path == tmp_path / 'models' / 'model.torchscript.pt'
         assert path.read_bytes() == content
     assert len(server.requests) == 1
-    assert SscdDescriptor(path, CPU).kind == 'sscd'
+    assert SscdDescriptor.make(None, CPU).kind == 'sscd'
+    assert 'not known to be the published' not in capsys.readouterr().err
     record = sscd_model._record(path)
     assert (record['size'], record['url']) == (len(content), server.url)
 
@@ -239,6 +244,17 @@ def test_a_path_is_used_as_it_is(tmp_path):
     assert find_model(str(tmp_path / 'm.pt')) == tmp_path / 'm.pt'
     with pytest.raises(UserError, match='no such file'):
         find_model(str(tmp_path / 'other.pt'))
+
+
+def test_any_other_network_is_warned_of_by_name(tmp_path, monkeypatch, capsys):
+    path = save_script(tmp_path / 'm.pt', pooled)
+    SscdDescriptor.make(str(path), CPU)
+    warned = capsys.readouterr().err
+    assert warned.startswith(f'--model {path}: not known to be the published SSCD network')
+    assert 'code of its own' in warned
+    monkeypatch.setattr(sscd_model, 'SHA256', sha256_file(path))  # once it is known, by its contents
+    SscdDescriptor.make(str(path), CPU)
+    assert capsys.readouterr().err == ''
 
 
 def test_models_lie_beside_the_code_unless_the_environment_says_otherwise(monkeypatch, tmp_path):
