@@ -38,13 +38,7 @@ def _path_with_suffix(*suffixes: str):
     click.option('--sigmas', metavar='LIST', type=cli.FloatList(),
                  help='Noise levels, such as 0.1,1,10. The sampler stops there besides its own levels.  '
                       '[default: the sampler\'s]'),
-    click.option('--steps', metavar='INT', type=click.IntRange(2, cli.MAX_STEPS), default=18,
-                 help='Number of noise levels of the sampler.'),
-    click.option('--sigma_min', metavar='FLOAT', type=cli.FiniteRange(min=0, min_open=True),
-                 help='The lowest of them.  [default: 0.002, if the network goes so low]'),
-    click.option('--sigma_max', metavar='FLOAT', type=cli.FiniteRange(min=0, min_open=True),
-                 help='The highest.  [default: 80, likewise]'),
-    cli.churn_options)
+    cli.sampler_options)
 @cli.options('Rank',
     click.option('--eta', metavar='FLOAT', type=cli.FiniteRange(0, 1, min_open=True, max_open=True),
                  default=0.99, help='The rank is the number of singular values that have this share of the '

@@ -260,9 +260,16 @@ _overwrite_option = click.option(
     '--overwrite', is_flag=True, help='Replace an output also where a file of another kind has its name.')
 
 
-def churn_options(command: Callable) -> Callable:
-    """The options --rho, --S_churn, --S_min, --S_max and --S_noise of the EDM sampler."""
+def sampler_options(command: Callable) -> Callable:
+    """The options of the EDM sampler: --steps, --sigma_min, --sigma_max, --rho and those of churn."""
     options = (
+        click.option('--steps', metavar='INT', type=click.IntRange(2, MAX_STEPS), default=18,
+                     help='Number of steps, each from a noise level of its own.'),
+        click.option('--sigma_min', metavar='FLOAT', type=FiniteRange(min=0, min_open=True),
+                     help='Lowest noise level.  [default: that of the discretization, 0.002 for edm, if the '
+                          'network goes so low]'),
+        click.option('--sigma_max', metavar='FLOAT', type=FiniteRange(min=0, min_open=True),
+                     help='Highest noise level.  [default: likewise, 80 for edm]'),
         click.option('--rho', metavar='FLOAT', type=FiniteRange(min=0, min_open=True), default=7,
                      help='Spacing of the edm noise levels: 1 is even, larger means more of them near 0.'),
         click.option('--S_churn', 'S_churn', metavar='FLOAT', type=FiniteRange(min=0), default=0,
