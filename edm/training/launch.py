@@ -104,8 +104,10 @@ def launch(config: TrainingConfig, dataset: Dataset, make_net: Callable[[], torc
             path = getattr(dataset, 'path', None)
             card = provenance.record(inputs=[path, config.resume_state_dump or config.resume_pkl],
                                      seed=config.seed)
-            if state is not None and not any_data:
-                _check_same_data(state, card['inputs'].get(str(path)), config, path)
+            hashes = {state and state['data_sha256'], card['inputs'].get(str(path))} - {None}
+            if state is not None and len(hashes) > 1 and not any_data:
+                raise UserError(f'--resume {config.resume_state_dump}: its run had other images than {path} '
+                                'has now; --force-data goes on with these')
             if dataset.label_dim:  # those who sample the network must know
                 card['labels'] = 'vectors' if getattr(dataset, 'classes', ()) is None else 'classes'
             card['run_id'] = (run_dir and run_id(run_dir)) or secrets.token_hex(8)
@@ -176,13 +178,6 @@ def _check_continued(config: TrainingConfig, state: dict, opts: dict) -> None:
     if state['cur_nimg'] >= config.total_kimg * 1000:
         raise click.UsageError(f'--duration {opts["duration"]:g}, which is {config.total_kimg} kimg: the run '
                                f'that --resume continues has already seen {state["cur_nimg"] / 1000:g} kimg')
-
-
-def _check_same_data(state: dict, sha256: str | None, config: TrainingConfig, path) -> None:
-    """Raise UserError if the run of `state` had other images than those at `path`, of this hash."""
-    if None not in (state['data_sha256'], sha256) and state['data_sha256'] != sha256:
-        raise UserError(f'--resume {config.resume_state_dump}: its run had other images than {path} has now; '
-                        '--force-data goes on with these')
 
 
 def _check_common_state(state: dict | None) -> None:

@@ -280,18 +280,7 @@ def _detached(obj):
         return _plain_attributes(obj)
     for module in obj.modules():
         _plain_attributes(module)
-        for tensors in (module._parameters, module._buffers):
-            for name, tensor in tensors.items():
-                if tensor is not None:
-                    tensors[name] = _own(tensor)
-    return obj.eval()
-
-
-def _own(tensor):
-    """A copy in its own contiguous memory: a file holds the whole memory that a tensor is a part of."""
-    dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
-    own = torch.empty(tensor.shape, dtype=dtype, device='cpu').copy_(tensor.detach())
-    return torch.nn.Parameter(own, requires_grad=False) if isinstance(tensor, torch.nn.Parameter) else own
+    return obj.eval().requires_grad_(False).to('cpu', torch.float32).to(memory_format=torch.contiguous_format)
 
 
 def _plain_attributes(obj):
