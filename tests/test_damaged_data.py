@@ -8,15 +8,17 @@ import json
 import os
 import struct
 import tarfile
+import zipfile
 import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 import dataset_tool
 from crafted_zips import Member, bomb, craft
 from data.dataset import ImageDataset
+from data.image_decoding import decode_image
 from helpers import refuse, run
 from image_sets import encode, write
 from torch_utils.errors import UserError
@@ -110,7 +112,38 @@ def test_a_zip_that_lost_its_beginning_is_refused(tmp_path):
     refused(tmp_path / 'set.zip', 'a.png can\'t be unpacked')
 
 
+class Pipe(io.BytesIO):
+    """Takes what is written but can't go back in it."""
+
+    def seekable(self) -> bool:
+        return False
+
+    def tell(self) -> int:
+        raise OSError('a pipe')
+
+
+def test_a_zip_that_was_streamed_is_read(tmp_path):
+    for method in zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED:
+        pipe = Pipe()
+        with zipfile.ZipFile(pipe, 'w', method) as archive:
+            archive.writestr('a.png', PNG)
+            with archive.open('b.png', 'w', force_zip64=True) as member:  # sizes follow the contents
+                member.write(PNG)
+        (tmp_path / 'set.zip').write_bytes(b'#!/bin/sh\n' + pipe.getvalue())
+        np.testing.assert_array_equal(works(tmp_path / 'set.zip'), [RGB.transpose(2, 0, 1)] * 2)
+
+
 # Images.
+
+@pytest.mark.parametrize('number', range(1, 9))
+@pytest.mark.parametrize('form', ['JPEG', 'PNG', 'WEBP', 'TIFF'])
+def test_a_cameras_orientation_is_applied(number, form):
+    data = encode(RGB[:5], form, exif=orientation(number))
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+    image = decode_image(data, 'x')
+    assert image.size == ((8, 5) if number < 5 else (5, 8))
+    np.testing.assert_array_equal(np.asarray(image), np.asarray(upright))
+
 
 def orientation(number: int) -> bytes:
     exif = Image.Exif()
