@@ -15,7 +15,6 @@ from torch_utils.errors import UserError, note
 MAX_CLASSES = 1_000_000  # more would make one-hot labels larger than images
 LARGEST = 3e38  # number in a label that is a list; float32 ends there
 CLASSES_SHOWN = 100
-CLASS_ORDERS = ('names', 'natural')
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +140,7 @@ def check_array(labels: np.ndarray, n: int, what: str) -> np.ndarray:
 def labels_from_folders(names: Sequence[str], order: str, where: str) -> FileLabels:
     """A class for each top-level folder, if there are two; images outside folders are of the folder ''.
 
-    order: of CLASS_ORDERS; 'natural' puts 2 before 10. A note tells where 'names' gives another order.
+    order: 'names' sorts them as texts, 'natural' puts 2 before 10; a note tells where these differ.
     """
     tops = [folders[0] if folders else '' for *folders, _ in map(parts, names)]
     natural = sorted(set(tops), key=lambda folder: (_by_numbers(folder), folder))

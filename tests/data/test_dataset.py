@@ -233,6 +233,16 @@ def test_what_cannot_be_read_is_refused_by_name(tmp_path, place, files, says):
     assert '\n' not in str(caught.value)
 
 
+@pytest.mark.parametrize('place', ['set', 'set.zip'])
+def test_all_images_that_can_not_be_used_are_named_at_once(tmp_path, place):
+    path = write(tmp_path / place, {f'{i:02d}.png': rgb()[0] for i in range(20)} | {
+        f'{i:02d}.png': b'broken' for i in range(2, 16)} | {'01.png': rgb(size=8)[0]})
+    with pytest.raises(UserError, match=r'15 of 20 images can.t be used: 01.png is 8x8 RGB, and 00.png is '
+                       r'4x4 RGB; all must be alike; 02.png: not a .*; 10.png: .*; 5 more$') as caught:
+        ImageDataset(path).images()
+    assert '11.png' not in str(caught.value)
+
+
 def test_damaged_zip_member_is_refused_by_name(tmp_path):
     path = write(tmp_path / 'set.zip', {'a.png': rgb(size=16)[0]})
     data = bytearray(path.read_bytes())
