@@ -124,15 +124,16 @@ def check_array(labels: np.ndarray, n: int, what: str) -> np.ndarray:
     Whole numbers from 0 up, [N] or [N, 1], are classes, with a note where type or shape do not say so.
     Raises UserError beginning with `what` for anything but these and rows of numbers.
     """
-    kind, shape = labels.dtype.kind, labels.shape
+    kind, shape, given = labels.dtype.kind, labels.shape, labels.dtype
+    labels = labels.astype(np.float64) if kind == 'f' else labels  # float16 has no large numbers
     if kind in 'iuf' and shape in ((n,), (n, 1)) and (
             (labels >= 0) & (labels < MAX_CLASSES) & (labels == np.floor(labels))).all():
         if kind == 'f' or labels.ndim == 2:
-            note(f'{what} is {labels.dtype} {list(shape)}, whole numbers that are taken as classes')
+            note(f'{what} is {given} {list(shape)}, whole numbers that are taken as classes')
         return labels.reshape(n).astype(np.int64)
     if kind not in 'iuf' or labels.ndim != 2 or len(labels) != n or not 0 < labels.size == (
             abs(labels) <= LARGEST).sum():
-        raise UserError(f'{what} is {labels.dtype} {list(shape)}, expected {n} integers from 0 to '
+        raise UserError(f'{what} is {given} {list(shape)}, expected {n} integers from 0 to '
                         f'{MAX_CLASSES - 1} or {n} rows of float32 numbers')
     return labels.astype(np.float64)
 
