@@ -108,7 +108,7 @@ _run_options = cli.options(
 @cli.options('Execution',
     cli.device_option)
 @_run_options
-def regimes(preset, device, jobs, gpus, emit, dry_run, assume_img_per_s, **options):
+def regimes(preset, device, **options):
     """Memorization and generalization over training-set size (paper 1, figure 2).
 
     Students of several widths and training-set sizes are sampled from the same noises and scored.
@@ -122,18 +122,15 @@ def regimes(preset, device, jobs, gpus, emit, dry_run, assume_img_per_s, **optio
     from experiments import regimes_scores
     from scores.score_table import format_table, read_table
 
-    job = _job(_settings(experiment.PRESETS[preset], **options), device, gpus)
+    run = {key: options.pop(key) for key in ('jobs', 'gpus', 'emit', 'dry_run', 'assume_img_per_s')}
+    job = _job(_settings(experiment.PRESETS[preset], **options), device, run['gpus'])
     stages = [*experiment.plan(job), *regimes_scores.plan(job)]
-    data, channels = _check_data(job)
+    run['data'], run['channels'] = _check_data(job)
     if any(options[name] for name in ('train', 'teacher_training', 'widths', 'data')):
-        experiment.check_training(job, stages, data)
-    run = {'jobs': jobs, 'gpus': gpus, 'emit': emit, 'dry_run': dry_run, 'assume_img_per_s': assume_img_per_s,
-           'data': data, 'channels': channels}
-    if not _run(job, stages, begin=lambda: regimes_scores.write_settings(job), **run):
-        return
-    print(format_table(read_table(job.table)))
-    for path in (job.table, job.settings, *job.pictures):
-        print(f'wrote {path}')
+        experiment.check_training(job, stages, run['data'])
+    if _run(job, stages, **run, begin=lambda: regimes_scores.write_settings(job)):
+        print(format_table(read_table(job.table)))
+        _print_paths(job.table, job.settings, *job.pictures)
 
 
 _small_preset = click.option(
@@ -158,8 +155,7 @@ def molrg(preset, name, device, **run):
     job = _job(experiment.PRESETS[preset], device, run['gpus'], name)
     if _run(job, experiment.plan(job), **run):
         print(experiment.summary(job))
-        for path in job.pictures:
-            print(f'wrote {path}')
+        _print_paths(*job.pictures)
 
 
 @main.command(cls=cli.ListCommand)
@@ -189,14 +185,14 @@ def jacobian(preset, networks, name, device, **run):
     for label in labels:
         if labels.count(label) > 1:
             raise click.UsageError(f'--networks: two curves are called {label}; give LABELs that differ')
-    found = [(label, find_snapshot(path, '--networks')) for label, path in job.networks]
-    for _, path in found:
+    job = replace(job, networks=tuple(
+        (label, find_snapshot(path, '--networks')) for label, path in job.networks))
+    for _, path in job.networks:
         if not is_url(path) and not Path(path).is_file():
             raise click.UsageError(f'--networks {path}: no such file')
-    job = replace(job, networks=tuple(found))
     channels = ImageDataset(job.training[1], cache=False).num_channels if job.training else 3
     if _run(job, experiment.plan(job), **run, channels=channels):
-        print(f'wrote {job.picture}')
+        _print_paths(job.picture)
 
 
 @main.command('phase-transition', context_settings={'show_default': True})
@@ -239,7 +235,12 @@ def phase_transition(out, device, dims, ratios, **options):
     job.shapes()  # refuses those that can't be
     make_output_dir(Path(out).parent, '--out')
     save_points(Path(out), asdict(job), measure_all(job, pick_device(device)))
-    print(f'wrote {out}')
+    _print_paths(out)
+
+
+def _print_paths(*paths: Path | str) -> None:
+    for path in paths:
+        print(f'wrote {path}')
 
 
 def _job(job, device: str, gpus: list[int] | None, name: str | None = None):
@@ -268,9 +269,9 @@ def _run(job, stages, *, jobs, gpus, emit, dry_run, assume_img_per_s, data=None,
                                'other commands and costs')
     if assume_img_per_s and not dry_run:
         raise click.UsageError('--assume-img-per-s is for --dry-run')
-    if jobs and (gpus or emit):
-        raise click.UsageError(f'--jobs and {"--gpus" if gpus else "--emit"} can\'t be given together: '
-                               f'{"each GPU has one stage at a time" if gpus else "the script has its own"}')
+    if bool(jobs) + bool(gpus) + bool(emit) > 1:
+        raise click.UsageError('--jobs, --gpus, --emit: give one; each GPU has one stage at a time, and the '
+                               'engine of a script decides itself')
     places = len(gpus) if gpus else jobs or (usable_cores() if job.device == 'cpu' else 1)
     folder, threads = Path('evaluation', job.name), 1 if job.device == 'cpu' else None
     if emit:
@@ -379,7 +380,7 @@ def report_command(folder, out):
     make_output_dir(path.parent, '--out')
     with atomic_write(path) as file:
         file.write(page.encode(errors='replace'))
-    print(f'wrote {path}')
+    _print_paths(path)
 
 
 if __name__ == '__main__':

@@ -38,8 +38,9 @@ def estimate(stages: list[Stage], device: torch.device, *, assumed: float | None
             flop[row] += passes * _flop(net) if net else 0
     largest = max(filter(None, nets.values()), key=_flop)
     speed = assumed or _images_per_second(largest, device)
-    lines = [f'{_shown(largest)[2:]}: {speed:.1f} images/s in training, '
-             + ('assumed' if assumed else f'measured on {device}'), f'{"":<36} stages      time  disk GB']
+    origin = 'assumed' if assumed else f'measured on {device}'
+    lines = [f'{_shown(largest)[2:]}: {speed:.1f} images/s in training, {origin}',
+             f'{"":<36} stages      time  disk GB']
     for row in sorted(number, key='together'.__eq__):
         seconds = flop[row] / (3 * _flop(largest) * speed) + START_SECONDS * number[row]
         lines.append(f'{row:<36} {number[row]:6} {tqdm.format_interval(seconds):>9}  {size[row] / 1e9:7.3f}')
