@@ -169,6 +169,14 @@ def test_another_command_or_input_runs_the_stage_and_all_after_it_again(folder):
     assert (folder / 'a.txt').read_text() == 'z'  # nothing is left of the outputs before
 
 
+def test_the_hash_covers_the_stages_that_are_needed(folder):
+    """So that scripts of make and Slurm, which know markers alone, run what follows again, too."""
+    after = append(folder, 'b', 'y', needs=('a',))
+    one, other = (done_markers([append(folder, 'a', text), after], folder) for text in 'xz')
+    assert one['a'] != other['a']
+    assert one['b'] != other['b']
+
+
 def test_a_folder_of_inputs_counts_with_all_that_is_in_it(folder):
     (folder / 'images' / 'class').mkdir(parents=True)
     (folder / 'images' / 'class' / '0.jpg').write_text('an image')
