@@ -137,7 +137,7 @@ class Row:
     @property
     def key(self) -> tuple:
         """What tells scores apart: of two rows with equal keys the later replaces the earlier."""
-        return self.threshold, self.score, self.models, self.size
+        return self.threshold, self.score, self.models, self.size, self.descriptor
 
     @property
     def widths(self) -> tuple[int, ...] | None:
@@ -175,7 +175,7 @@ def add_rows(path: str | os.PathLike, rows: Iterable[Row], option: str = '--tabl
 def _order(row: Row) -> tuple:
     """High thresholds, the kinds as in SCORES, wide models and small sizes first; names as they came."""
     models = [-int(name) if _is_width(name) else 0 for name in row.models]
-    return -row.threshold, list(SCORES).index(row.score), models, row.size or 0
+    return -row.threshold, list(SCORES).index(row.score), models, row.size or 0, row.descriptor
 
 
 def read_table(path: str | os.PathLike, option: str = '--table') -> list[Row]:
@@ -194,8 +194,8 @@ def read_table(path: str | os.PathLike, option: str = '--table') -> list[Row]:
     if not rows:
         raise UserError(f'{where}: holds no scores')
     if len({row.key for row in rows}) < len(rows):
-        raise UserError(f'{where}: has one score twice; of rows with the same threshold, score, models and '
-                        'size only one can be right')
+        raise UserError(f'{where}: has one score twice; of rows with the same threshold, score, models, '
+                        'size and descriptor only one can be right')
     return rows
 
 
