@@ -20,7 +20,8 @@ def row(count=3, total=10, **changes):
 
 ROWS = [row(), row(size=4), row(threshold=0.95), row(score='gl', models=('8',)),
         row(score='gl', models=('16',)), row(score='heldout_gl', models=()),
-        row(score='optimal_rp', models=('16',)), row(descriptor='sscd'), row(models=('DDPM', 'U-ViT'), size=None),
+        row(score='optimal_rp', models=('16',)), row(descriptor='sscd'),
+        row(models=('DDPM', 'U-ViT'), size=None),
         row(score='mae', threshold=15.0, models=('DDPM', 'U-ViT'), size=None, descriptor='')]
 
 
