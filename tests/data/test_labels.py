@@ -231,6 +231,13 @@ def test_classes_without_images_are_told(tmp_path):
                                 *args[2:]).stderr
 
 
+def test_classes_that_max_images_leaves_without_images_are_told(tmp_path):
+    path = write(tmp_path / 'set', {f'{folder}/x.png': PICTURE for folder in 'abc'})
+    content, printed = tool(path, '--max-images=1')
+    assert content['classes'] == {'a': 0, 'b': 1, 'c': 2}
+    assert 'class 2: folder c, 0 images\nwarning: of the classes 0 to 2, no images are of 1, 2\n' in printed
+
+
 def test_more_classes_than_images_are_refused_where_a_network_would_have_them(tmp_path):
     path = labelled(tmp_path / 'set', [0, 999_999, *[1] * 6])
     refuse(train.main, '--data', path, '--cond=1', '--outdir', tmp_path, '-n', status=1, says=(
