@@ -11,7 +11,7 @@ from sampling.pace import PRECISIONS
 from sampling.schedules import DISCRETIZATIONS, SCALINGS, SCHEDULES
 from sampling.solvers import SOLVERS
 from torch_utils import cli
-from training.run_dir import take_newest
+from torch_utils.run_dir import take_newest
 
 
 @cli.command()

@@ -7,7 +7,7 @@ import click
 
 from jacobians import METHODS
 from torch_utils import cli
-from training.run_dir import take_newest
+from torch_utils.run_dir import take_newest
 
 
 def _path_with_suffix(*suffixes: str):

@@ -177,7 +177,7 @@ def jacobian(preset, networks, name, device, **run):
     """
     from data.dataset import ImageDataset
     from experiments import jacobian_experiment as experiment
-    from training.run_dir import find_snapshot
+    from torch_utils.run_dir import find_snapshot
 
     job = _job(experiment.PRESETS[preset], device, run['gpus'], name)
     job = replace(job, networks=(*job.networks, *map(cli.split_label, networks)))
@@ -321,7 +321,7 @@ def _settings(preset, *, train, teacher_training, teacher, data, **options):
     if teacher:
         from torch import device
 
-        from training.run_dir import find_snapshot
+        from torch_utils.run_dir import find_snapshot
         from training.snapshot import load_network
 
         teacher = find_snapshot(teacher, '--teacher')

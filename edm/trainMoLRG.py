@@ -6,9 +6,9 @@ import click
 
 from torch_utils import cli
 from torch_utils.errors import UserError
+from torch_utils.run_dir import find_states, newest_run_with_state
 from training import options
 from training.config import ARCHITECTURES, AUTO, OPTIMIZERS, TrainingConfig, network_kwargs
-from training.run_dir import find_states, newest_run_with_state
 
 # Options of the network that an --arch has no use for.
 NOT_FOR = {

@@ -16,11 +16,11 @@ from sampling import generation
 from sampling.denoiser import FiniteOutput
 from sampling.sampler import generalized_sampler
 from torch_utils import distributed, seeding
+from torch_utils.training_stats import Moments
 from training.augment import AugmentPipe
 from training.build import LOSSES
 from training.networks import EDMPrecond
 from training.snapshot import save_snapshot
-from training.stats import Moments
 
 META = torch.device('meta')
 CHOOSER = 'distributed.py'  # the only module that may name devices

@@ -12,8 +12,8 @@ import train
 from data.training_labels import label_vectors
 from fixed_noise import FixedNoiseLoss
 from helpers import assert_equal, refuse, run, torchrun, torchrun_on_two_machines
+from torch_utils.run_dir import RunLog
 from training import build, saving
-from training.run_dir import RunLog
 from training.snapshot import load_snapshot, load_with_settings
 
 TINY = ('--batch=8', '--cbase=4', '--cres=1', '--num_blocks=1', '--attn_resolutions=0', '--dropout=0',

@@ -100,7 +100,7 @@ def summary(job: MoLRGExperiment) -> str:
 
     from data.molrg_data import MoLRG
     from scores.recovery import describe_errors, recovery_errors
-    from training.run_dir import find_snapshot
+    from torch_utils.run_dir import find_snapshot
     from training.snapshot import load_network
 
     truth = MoLRG(f'datasets/{job.name}', job.shape).bases()

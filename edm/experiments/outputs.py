@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from training.run_dir import number_in, snapshot_name
+from torch_utils.run_dir import number_in, snapshot_name
 
 
 def fault(outputs: Sequence[Path], num_images: int | None) -> str | None:

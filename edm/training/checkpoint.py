@@ -16,12 +16,12 @@ from data.data_form import Dataset
 from torch_utils import distributed
 from torch_utils.errors import UserError, shown
 from torch_utils.files import atomic_write
+from torch_utils.run_dir import number_in, snapshot_name, tick_after
 from torch_utils.safe_archive import safe_load_archive
 from torch_utils.safe_pickle import PersistentObject
 from torch_utils.seeding import numpy_state, set_numpy_state
+from torch_utils.training_stats import MEASURED
 from training import snapshot
-from training.run_dir import number_in, snapshot_name, tick_after
-from training.stats import MEASURED
 
 
 def _is_count(value) -> bool:
@@ -81,7 +81,7 @@ def _are_random_states(value) -> bool:
 
 
 def _are_moments(value) -> bool:
-    """As `training.stats.Moments.own_totals` gives them, of all processes."""
+    """As `torch_utils.training_stats.Moments.own_totals` gives them, of all processes."""
     return isinstance(value, list) and len(value) > 0 and all(
         isinstance(moments, dict) and moments.keys() == set(MEASURED) and all(
             isinstance(totals, torch.Tensor) and totals.is_floating_point() and totals.shape == (4,)

@@ -15,11 +15,7 @@ import torch
 from data.data_form import Dataset
 from torch_utils import distributed, provenance
 from torch_utils.errors import UserError, note
-from training import checkpoint
-from training.build import build_network
-from training.config import AUTO, TrainingConfig
-from training.loop import train
-from training.run_dir import (
+from torch_utils.run_dir import (
     dir_to_go_on_in,
     find_states,
     how_run_differs,
@@ -30,6 +26,10 @@ from training.run_dir import (
     snapshot_name,
     states_in,
 )
+from training import checkpoint
+from training.build import build_network
+from training.config import AUTO, TrainingConfig
+from training.loop import train
 from training.snapshot import load_snapshot
 
 

@@ -22,7 +22,9 @@ from data.data_form import Dataset
 from torch_utils import distributed
 from torch_utils.errors import UserError
 from torch_utils.interrupt import StopSignals
+from torch_utils.run_dir import RunLog, snapshot_name, state_name
 from torch_utils.seeding import seed_training
+from torch_utils.training_stats import MEASURED, Moments
 from training import checkpoint
 from training.build import build, build_optimizer
 from training.config import LR_DECAYS, MEMORY_FORMATS, PRECISIONS, TrainingConfig, split_batch
@@ -34,7 +36,6 @@ from training.kernels import (
     share_gradients,
 )
 from training.run import Run
-from training.run_dir import RunLog, snapshot_name, state_name
 from training.saving import (
     check_all_saved,
     resume,
@@ -42,7 +43,6 @@ from training.saving import (
     save_snapshot_and_preview,
     save_state,
 )
-from training.stats import MEASURED, Moments
 from training.ticks import describe, report
 
 

@@ -13,6 +13,7 @@ from click.core import ParameterSource
 
 from torch_utils import cli
 from torch_utils.errors import note
+from torch_utils.run_dir import take_newest
 from training.config import (
     AUGMENTATION,
     AUTO,
@@ -25,7 +26,6 @@ from training.config import (
     TRAINABLE,
     split_batch,
 )
-from training.run_dir import take_newest
 
 AUTO_HELP = ('if its run had the same data and settings, but for those that can\'t change the weights, such '
              'as --dump; with --lr_decay=none it may get another --duration. Else start anew and say why.')

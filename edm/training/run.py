@@ -8,9 +8,9 @@ import torch
 
 from data.batches import Batches
 from torch_utils.interrupt import StopSignals
+from torch_utils.run_dir import RunLog
+from torch_utils.training_stats import Moments
 from training.config import BatchSplit, TrainingConfig
-from training.run_dir import RunLog
-from training.stats import Moments
 
 
 @dataclass(kw_only=True)

@@ -16,10 +16,10 @@ from torch_utils import distributed
 from torch_utils.errors import UserError
 from torch_utils.files import write_json
 from torch_utils.images import make_grid, to_uint8, write_png
+from torch_utils.run_dir import snapshot_name, state_name, states_in
 from torch_utils.seeding import SampleGenerators, seed_training
 from training import checkpoint
 from training.run import Run
-from training.run_dir import snapshot_name, state_name, states_in
 from training.snapshot import save_snapshot
 
 PREVIEWED = 16  # images

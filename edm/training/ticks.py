@@ -7,9 +7,9 @@ import torch
 
 from data.data_form import Dataset
 from torch_utils import distributed
+from torch_utils.training_stats import scalar
 from training.kernels import choose_memory_format
 from training.run import Run
-from training.stats import scalar
 
 
 def describe(run: Run, dataset: Dataset) -> None:

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import torch
 
-from training.stats import Moments, scalar
+from torch_utils.training_stats import Moments, scalar
 
 CPU = torch.device('cpu')
 

@@ -1,4 +1,4 @@
-"""A run's folder: its name, its log, and the files in it that a later run goes on from."""
+"""A run folder: its name, its log, and the files in it that a later run resumes from."""
 
 import io
 import itertools

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from torch_utils.errors import UserError
-from training.run_dir import RunLog, dir_to_go_on_in, find_snapshot, make_run_dir, tick_after
+from torch_utils.run_dir import RunLog, dir_to_go_on_in, find_snapshot, make_run_dir, tick_after
 
 
 def stats(tick, kimg):
