@@ -28,6 +28,15 @@ def sleepy(item):
     return os.getpid()
 
 
+def wait_for_three(folder):
+    """Ends once three processes are in here."""
+    (folder / str(os.getpid())).touch()
+    for _ in range(3000):
+        if len(list(folder.iterdir())) == 3:
+            return os.getpid()
+        time.sleep(0.01)
+
+
 def fail_at_5(item):
     if item == 5:
         raise UserError('item 5')
@@ -36,7 +45,7 @@ def fail_at_5(item):
     return item * item
 
 
-def test_results_come_in_the_items_order_from_all_processes():
+def test_results_come_in_the_items_order_from_other_processes():
     taken = []
 
     def items():
@@ -49,8 +58,12 @@ def test_results_come_in_the_items_order_from_all_processes():
     assert len(taken) <= 6  # no more than two for each process are ahead
     pairs = [first, *results]
     assert [item for item, _ in pairs] == list(range(12))
-    assert len({pid for _, pid in pairs} - {os.getpid()}) == 3
+    assert os.getpid() not in {pid for _, pid in pairs}
     assert multiprocessing.active_children() == []
+
+
+def test_all_processes_work_at_once(tmp_path):
+    assert len({pid for _, pid in map_in_processes(wait_for_three, [tmp_path] * 3, 3)}) == 3
 
 
 def test_errors_and_deaths_are_raised_here_and_leave_no_process():
