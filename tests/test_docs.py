@@ -3,6 +3,7 @@
 import importlib
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 
@@ -11,6 +12,8 @@ import pytest
 
 from helpers import ROOT
 from torch_utils.cli import option_sections
+from training.networks import EDMPrecond
+from training.snapshot import save_snapshot
 
 READMES = {str(path.relative_to(ROOT)): path.read_text(encoding='utf-8')
            for path in (ROOT / 'README.md', *sorted(ROOT.glob('[!.]*/README.md')),
@@ -74,6 +77,19 @@ def test_pictures_and_files_linked_in_readmes_exist(readme):
     for target in re.findall(r'\]\(([^)#]+)\)', READMES[readme]):
         if not target.startswith('http'):
             assert ((ROOT / readme).parent / target).exists(), target
+
+
+def test_the_python_example_runs_as_it_stands(tmp_path, monkeypatch, capsys):
+    example, = re.findall(r'```python\n(.*?)```', READMES['README.md'], flags=re.DOTALL)
+    run, data = tmp_path / 'training' / 'quickstart' / 'n00016-w16', tmp_path / 'datasets' / 'quickstart'
+    run.mkdir(parents=True)
+    data.mkdir(parents=True)
+    save_snapshot(run / 'network-snapshot-000020.pkl', ema=EDMPrecond(
+        8, 1, model_type='SongUNet', model_channels=4, num_blocks=1, channel_mult=[1], attn_resolutions=[]))
+    shutil.copy(ROOT / 'datasets' / 'digits-8x8.zip', data / 'n00016.zip')
+    monkeypatch.chdir(tmp_path)
+    exec(example, {})
+    assert 0 <= float(capsys.readouterr().out) <= 1
 
 
 def test_the_tests_that_keep_promises_exist():
