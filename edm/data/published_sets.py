@@ -17,7 +17,6 @@ from torch_utils.npz import BOMB_BYTES, BOMB_RATIO, check_size
 CIFAR10 = 'cifar-10-python.tar.gz'
 MNIST = 'train-images-idx3-ubyte.gz'
 MNIST_LABELS = 'train-labels-idx1-ubyte.gz'
-MAX_READS = 400_000  # of a batch; one of 10,000 images with their names needs 70,000
 
 _LONG_SIZE = re.compile(rb'^\d+ size=(\d{1,20})\n', re.MULTILINE)  # in a tar: of the next member
 
@@ -66,97 +65,18 @@ def _unpack(path: Path, names: list[str], where: str) -> dict[str, bytes]:
 
 
 def _read_cifar10_batch(data: bytes, where: str) -> tuple[np.ndarray, list[int]]:
+    from torch_utils.safe_pickle import safe_load  # here, as other sources do without PyTorch
+
     try:
-        batch = _Cifar10Unpickler(_Bounded(data), encoding='latin1').load()
-        pixels, labels = batch['data'].to_numpy(), batch['labels']
-        good = (pixels.ndim == 2 and pixels.shape[1] == 3072 and isinstance(labels, list)
-                and len(labels) == len(pixels)
-                and all(type(x) is int and 0 <= x < MAX_CLASSES for x in labels))
-    except Exception as err:  # a hostile or damaged pickle may raise anything
-        raise UserError(f'{where}: not a CIFAR-10 batch ({type(err).__name__}: {err})') from err
-    if not good:
+        batch = safe_load(io.BytesIO(data))
+    except pickle.UnpicklingError as err:
+        raise UserError(f'{where}: not a CIFAR-10 batch ({err})') from err
+    pixels, labels = (batch.get(key) if isinstance(batch, dict) else None for key in ('data', 'labels'))
+    if not (isinstance(pixels, np.ndarray) and pixels.dtype == np.uint8
+            and isinstance(labels, list) and pixels.shape == (len(labels), 3072)
+            and all(type(label) is int and 0 <= label < MAX_CLASSES for label in labels)):
         raise UserError(f'{where}: expected `data` uint8 [n, 3072] and `labels`, n integers from 0 up')
     return pixels, labels
-
-
-class _Bounded(io.BytesIO):
-    """A pickle that may be read in MAX_READS steps, which an opcode of one byte takes, too."""
-
-    reads = 0
-
-    def read(self, size: int = -1) -> bytes:
-        self.reads += 1
-        if self.reads > MAX_READS:
-            raise pickle.UnpicklingError('it has far more parts than a CIFAR-10 file')
-        return super().read(size)
-
-
-class _Cifar10Unpickler(pickle._Unpickler):
-    """Reads a pickled dict of arrays and calls nothing but the stand-ins below, whatever the file says.
-
-    The standard library's reader in Python: that in C reserves memory for whatever place a file names.
-    """
-
-    def load_setitem(self):
-        _check_key(self.stack[-2])
-        super().load_setitem()
-
-    def load_setitems(self):
-        for key in self.stack[::2]:
-            _check_key(key)
-        super().load_setitems()
-
-    def pass_over_frame(self):
-        self.read(8)  # its length, which would have all of it read at once
-
-    def refuse(self):
-        raise pickle.UnpicklingError('it holds sets, which no CIFAR-10 file needs')
-
-    dispatch = pickle._Unpickler.dispatch | {
-        pickle.SETITEM[0]: load_setitem, pickle.SETITEMS[0]: load_setitems, pickle.DICT[0]: refuse,
-        pickle.ADDITEMS[0]: refuse, pickle.FROZENSET[0]: refuse, pickle.FRAME[0]: pass_over_frame}
-
-    def find_class(self, module: str, name: str):
-        match module, name:
-            case ('numpy.core.multiarray' | 'numpy._core.multiarray'), '_reconstruct':
-                return _PickledArray
-            case 'numpy', 'dtype':
-                return _PickledDtype
-            case 'numpy', 'ndarray':
-                return None  # only ever an argument of _reconstruct
-            case '_codecs', 'encode':
-                return lambda text, encoding: text.encode('latin1')
-        raise pickle.UnpicklingError(f'it asks for {module}.{name}, which no CIFAR-10 file needs')
-
-
-def _check_key(key) -> None:
-    if type(key) is not str:  # to hash deeply nested tuples would overflow the stack
-        raise pickle.UnpicklingError('it holds a dict key that is no text')
-
-
-class _PickledDtype:
-    def __init__(self, code: str, *_):
-        self.code = code
-
-    def __setstate__(self, state):
-        pass  # byte order, of no matter to single bytes
-
-
-class _PickledArray:
-    """What a pickle says of an array; numpy itself trusts such words too far."""
-
-    def __init__(self, *_):
-        self.state = None
-
-    def __setstate__(self, state):
-        self.state = state
-
-    def to_numpy(self) -> np.ndarray:
-        _, shape, dtype, is_fortran, data = self.state
-        if dtype.code != 'u1':
-            raise ValueError(f'array of type {dtype.code} instead of u1')
-        data = data.encode('latin1') if isinstance(data, str) else data
-        return np.frombuffer(data, dtype=np.uint8).reshape(shape, order='F' if is_fortran else 'C')
 
 
 def read_mnist(path: Path, option: str) -> tuple[np.ndarray, list[int]]:

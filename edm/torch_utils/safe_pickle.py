@@ -1,4 +1,4 @@
-"""A reader of snapshot pickles from strangers that runs no code in them.
+"""A reader of pickles from strangers, snapshots and CIFAR-10's, that runs no code in them.
 
 It is a pickle machine with three restrictions: an opcode table without the risky ones, names that are looked
 up in one fixed table instead of being imported, and calls and state changes only on what that table made. It
@@ -157,6 +157,7 @@ def _set_numpy_type(kind: _NumpyType, state) -> None:
 def _set_array(array: np.ndarray, state) -> None:
     require(type(state) is tuple and len(state) == 5, 'a malformed numpy array')
     _, shape, kind, fortran, data = state
+    data = data.encode('latin1') if type(data) is str else data  # Python 2 has one type for both
     require(_are_sizes(shape) and type(kind) is _NumpyType and type(data) is bytes
              and len(data) == math.prod(shape) * kind.dtype.itemsize, 'a malformed numpy array')
     array.__setstate__((1, shape, kind.dtype, bool(fortran), data))
@@ -285,9 +286,9 @@ class _Opcodes:
 # Opcodes that only make or move builtin values. Not here, and so refused: persistent ids, the extension
 # registry, the text opcodes of protocols 0 and 1, NEWOBJ_EX, and those that reserve memory by a claim.
 _HARMLESS = ('PROTO FRAME STOP MARK POP POP_MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT '
-             'BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8 EMPTY_TUPLE TUPLE '
-             'TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST EMPTY_DICT EMPTY_SET BINGET LONG_BINGET BINPUT LONG_BINPUT '
-             'MEMOIZE GLOBAL STACK_GLOBAL').split()
+             'BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES '
+             'BINBYTES8 EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST EMPTY_DICT EMPTY_SET BINGET '
+             'LONG_BINGET BINPUT LONG_BINPUT MEMOIZE GLOBAL STACK_GLOBAL').split()
 
 
 class _SafeUnpickler(pickle._Unpickler):
@@ -298,7 +299,7 @@ class _SafeUnpickler(pickle._Unpickler):
     """
 
     def __init__(self, file: Bounded, budget: Budget | None = None):
-        super().__init__(file)
+        super().__init__(file, encoding='latin1')  # of the texts of Python 2
         self._bounded, self._budget = file, budget or Budget(file.size)
         self.dispatch = _Opcodes(self.table, self._budget)
 
