@@ -1,6 +1,7 @@
 """Turn images as they come into a data set to train on."""
 
 import re
+from functools import partial
 
 import click
 
@@ -86,7 +87,7 @@ def main(source: str, dest: str, max_images: int | None, random_subset: int | No
     from data.dataset_writer import write_dataset
     from data.image_names import listed
     from data.image_sources import open_source
-    from data.image_transforms import make_transform
+    from data.image_transforms import TRANSFORMS
     from data.labels import describe_classes
     from torch_utils.memory import keep_freed_memory
     from torch_utils.processes import usable_cores
@@ -97,7 +98,7 @@ def main(source: str, dest: str, max_images: int | None, random_subset: int | No
         raise UserError(f'--class-order=natural: the labels of {source} are not from the names of folders')
     if random_subset is not None:
         images = images.some(kept_by_max_size(images.total, max_images, random_subset))
-    done = write_dataset(images, dest, make_transform(transform, resolution), max_images=max_images,
+    done = write_dataset(images, dest, partial(TRANSFORMS[transform], size=resolution), max_images=max_images,
                          workers=workers or usable_cores())
     if done.unreadable:
         click.echo(f'{done.unreadable} entries are no readable images and were skipped', err=True)

@@ -18,7 +18,7 @@ from PIL import Image
 import dataset_tool
 from data import dataset_writer
 from data.dataset import ImageDataset
-from data.image_transforms import make_transform
+from data.image_transforms import center_crop, center_crop_wide
 from helpers import DATA, refuse, run
 from image_sets import encode, write
 
@@ -240,13 +240,13 @@ def test_images_left_out_leave_gaps_and_count_for_max_images(tmp_path):
 
 def test_crops_are_centred_and_grey_becomes_rgb():
     image = Image.fromarray(picture(0, 5, 8, channels=1))
-    square = make_transform('center-crop', (5, 5))(image)
+    square = center_crop(image, (5, 5))
     np.testing.assert_array_equal(np.asarray(square), np.repeat(np.asarray(image)[:, 1:6, None], 3, axis=2))
-    wide = np.asarray(make_transform('center-crop-wide', (8, 4))(Image.fromarray(picture(0, 8, 8))))
+    wide = np.asarray(center_crop_wide(Image.fromarray(picture(0, 8, 8)), (8, 4)))
     assert wide.shape == (8, 8, 3)
     assert wide[:2].max() == wide[6:].max() == 0
-    assert make_transform('center-crop-wide', (8, 8))(image) is None
-    enlarged = make_transform('center-crop', (16, 16))(image)
+    assert center_crop_wide(image, (8, 8)) is None
+    enlarged = center_crop(image, (16, 16))
     assert (enlarged.size, enlarged.mode) == ((16, 16), 'RGB')
 
 
@@ -394,7 +394,7 @@ def idx(*sizes, values):
     (MNIST, gzip.compress(b'abc'), 'not an idx file'),
     (MNIST, idx(2, 28, 28, values=99), '99 bytes of values, its header says [2, 28, 28]'),
     (MNIST, idx(1, 28, 28, values=784), 'train-labels-idx1-ubyte.gz must lie beside it'),
-    ('set.tar', b'x', 'expected a folder, a .zip, cifar-10-python.tar.gz or train-images-idx3-ubyte.gz'),
+    ('set.tar', b'x', 'expected a folder, a .zip, an .npz file, cifar-10-python.tar.gz or train-images-idx3'),
     ('set.zip', b'x', 'not a zip file'),
     ('gone', None, 'no such file or folder'),
 ])
@@ -421,7 +421,7 @@ def test_missing_cifar10_batch_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(('files', 'says'), [
-    ({'notes.txt': b''}, 'no images in it (1 files in all)'),
+    ({'notes.txt': b''}, 'no images and no .npz files in it (1 files in all)'),
     ({'a.png': picture(0, 8, 6)}, 'a.png is 6x8 RGB; images must be square'),
     ({'a.png': picture(0, 6, 6)}, 'a power of two: choose --resolution'),
     ({'a.png': picture(), 'b.png': picture(0, 4, 4)}, 'b.png is 4x4 RGB, and a.png is 8x8 RGB'),
@@ -448,7 +448,7 @@ def test_what_makes_no_data_set_is_refused_and_nothing_is_left(tmp_path, files, 
 @pytest.mark.parametrize(('dest', 'says'), [
     ('set.tar', 'expected a folder or a .zip'),
     ('full', 'the folder must be empty or absent'),
-    ('file', 'is a file'),
+    ('file', 'expected a folder or a .zip'),
     ('folder.zip', 'in the way'),
     ('file/out.zip', 'can\'t write there'),
 ])

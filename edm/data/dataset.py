@@ -6,10 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data.image_files import Folder, Zip, describe_shape, open_files, read_image
-from data.image_names import image_names, refuse_images
-from data.labels import empty_classes, read_labels
-from data.npz_images import NpzImages, open_npz_files, read_npz
+from data.image_stream import open_images
+from data.labels import empty_classes
 from torch_utils.errors import UserError, note
 
 
@@ -45,7 +43,7 @@ class ImageDataset:
         if max_size is not None and max_size < 1:
             raise UserError(f'max_size must be at least 1, got {max_size}')
         self._option, self._cache = option, cache
-        self._source = _open_source(path, option)
+        self._source = open_images(path, option)
         self.path = str(path)
         self.name = _name(path)
         self.image_shape = self._source.image_shape
@@ -117,10 +115,10 @@ class ImageDataset:
         """Images uint8 [N, C, H, W] at `indices` (integers or a slice), or all; always a new array."""
         rows, mirrored = self._select(indices)
         if not self._cache:
-            images = self._source.read(self._kept[rows])
+            images = self._source.pixels(self._kept[rows])
         else:
             if self._pixels is None:
-                self._pixels = self._source.read(self._kept)
+                self._pixels = self._source.pixels(self._kept)
             images = self._pixels[rows]
         images[mirrored] = images[mirrored, :, :, ::-1]
         return images
@@ -144,65 +142,6 @@ class ImageDataset:
 
     def _size(self) -> str:
         return f'{self.image_shape[2]}x{self.image_shape[1]}'
-
-
-class _EncodedImages:
-    """The image files of a folder or a zip. Like `NpzImages`: names, image_shape, read(), labels()."""
-
-    def __init__(self, files: Folder | Zip, names: list[str], where: str):
-        self.names = names
-        self._files, self._where = files, where
-        self.image_shape = self._decode(0).shape
-
-    def read(self, indices: np.ndarray) -> np.ndarray:
-        """Images uint8 [N, C, H, W], decoded now."""
-        images, faults = np.empty((len(indices), *self.image_shape), dtype=np.uint8), []
-        for row, index in enumerate(indices):
-            try:
-                image = self._decode(index)
-            except UserError as err:
-                faults.append(str(err).removeprefix(f'{self._where}: '))
-                continue
-            if image.shape == self.image_shape:
-                images[row] = image
-            else:
-                faults.append(f'{self.names[index]} is {describe_shape(image.shape)}, and {self.names[0]} is '
-                              f'{describe_shape(self.image_shape)}; all must be alike')
-        refuse_images(faults, len(indices), self._where)
-        return images
-
-    def labels(self) -> np.ndarray | None:
-        """Classes int64 [N] or vectors float64 [N, label_dim] of all images, None if there are none."""
-        found = read_labels(self._files, self.names, self._where)
-        if found.problem:
-            raise UserError(f'{self._where}: {found.problem}')
-        if not found:
-            return None
-        labels = found.labels
-        kinds = [len(label) if isinstance(label, list) else None for label in labels]
-        for name, kind in zip(self.names, kinds, strict=True):
-            if kind != kinds[0]:
-                raise UserError(f'{self._where}: dataset.json: the labels of {self.names[0]} and {name} '
-                                'differ in kind or length')
-        return np.array(labels)
-
-    def _decode(self, index: int) -> np.ndarray:
-        name = self.names[index]
-        pixels = np.asarray(read_image(self._files, name, self._where))
-        return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
-
-
-def _open_source(path: str | os.PathLike, option: str) -> _EncodedImages | NpzImages:
-    path = Path(path)
-    if path.is_file() and path.suffix.lower() == '.npz':
-        return NpzImages([read_npz(path, path.name, f'{option} {path}')], f'{option} {path}')
-    files = open_files(path, option, expected='a folder, a .zip or an .npz file')
-    where = f'{option} {path}'
-    if names := image_names(files, where):
-        return _EncodedImages(files, names, where)
-    if images := open_npz_files(files, where):
-        return images
-    raise UserError(f'{where}: no images and no .npz files in it ({len(files.names)} files in all)')
 
 
 def _name(path: str | os.PathLike) -> str:

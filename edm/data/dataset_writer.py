@@ -17,24 +17,19 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from data.image_files import describe_shape
 from data.image_names import listed, refuse_images
 from data.image_sources import ImageSource, SourceImage
-from data.image_transforms import Transform
 from torch_utils import files
 from torch_utils.errors import UserError
 from torch_utils.processes import map_in_processes
 
 _OTHER_ARCHIVES = ('.tar', '.gz', '.tgz', '.bz2', '.xz', '.7z', '.rar', '.npz')
-_ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # one for all, so that equal data sets are equal files
-
 SECONDS_IN_PLACE = 0.1  # of work, before processes are started
 SECONDS_AT_A_TIME, IMAGES_AT_A_TIME = 0.02, 64  # what a process is given at once, at most
 
 
-class _Progress(tqdm):
-    """Without tqdm's own thread: processes can be forked only where there is none."""
-
-    monitor_interval = 0
+tqdm.monitor_interval = 0  # without its thread: processes can be forked only where there is none
 
 
 @dataclass(kw_only=True)
@@ -49,7 +44,7 @@ class Summary:
     frames: list[str] = field(default_factory=list)  # files with more than one, of which the first is taken
 
 
-def write_dataset(source: ImageSource, dest: str, transform: Transform, *, max_images: int | None = None,
+def write_dataset(source: ImageSource, dest: str, transform: Callable, *, max_images: int | None = None,
                   workers: int = 1, option: str = '--dest') -> Summary:
     """Write the first `max_images` of a source, transformed, to the folder or `.zip` dest.
 
@@ -71,19 +66,33 @@ def _write_images(results: Iterator[tuple], total: int, save: Callable[[str, byt
 
     After one that can't be used nothing is saved, but all are looked at, so that UserError tells of all.
     """
-    summary, labels, faults, forms = Summary(), [], [], {}
-    for number, image, form, data, frames in _numbered(results, total, summary, faults, source.where):
-        if not data and not forms:
-            raise UserError(f'{source.where}: {image.name} is {form}; images must be square with a side that '
-                            'is a power of two: choose --resolution (and --transform)')
-        forms.setdefault(form, []).append(image.name)
-        if frames > 1:
-            summary.frames.append(f'{image.name} has {frames}')
-        if not faults and len(forms) == 1:
+    summary, labels, faults, forms, number = Summary(), [], [], {}, 0
+    with tqdm(total=total, unit='image') as progress:
+        while number < total and (pair := next(results, None)):
+            image, result = pair
+            if result == 'unreadable':
+                summary.unreadable += 1
+                continue
             name = f'{number:08d}'
             name = f'{name[:5]}/img{name}.png'
-            save(name, data)
-            labels.append([name, image.label])
+            number += 1
+            progress.update()
+            if result == 'left out':
+                summary.left_out += 1
+                continue
+            if isinstance(result, UserError):
+                faults.append(str(result).removeprefix(f'{source.where}: '))
+                continue
+            form, data, frames = result
+            if not data and not forms:
+                raise UserError(f'{source.where}: {image.name} is {form}; images must be square with a side '
+                                'that is a power of two: choose --resolution (and --transform)')
+            forms.setdefault(form, []).append(image.name)
+            if frames > 1:
+                summary.frames.append(f'{image.name} has {frames}')
+            if not faults and len(forms) == 1:
+                save(name, data)
+                labels.append([name, image.label])
     _refuse_unusable(faults, forms, total, source.where)
     if not labels:
         raise UserError(f'{source.where}: no image is left: {summary.unreadable} are unreadable, '
@@ -111,30 +120,7 @@ def _refuse_unusable(faults: list[str], forms: dict[str, list[str]], total: int,
                         'alike: --resolution makes sizes equal, --transform makes grey images RGB')
 
 
-def _numbered(results: Iterator[tuple], total: int, summary: Summary, faults: list[str],
-              where: str) -> Iterator[tuple[int, SourceImage, str, bytes, int]]:
-    """(number, image, form, PNG file, frames) of all but the unreadable and left-out, which `summary` counts.
-
-    faults: takes the errors of images that are neither, without `where` in front.
-    """
-    number = 0
-    with _Progress(total=total, unit='image') as progress:
-        while number < total and (pair := next(results, None)):
-            image, result = pair
-            if result == 'unreadable':
-                summary.unreadable += 1
-                continue
-            if isinstance(result, UserError):
-                faults.append(str(result).removeprefix(f'{where}: '))
-            elif result == 'left out':
-                summary.left_out += 1
-            else:
-                yield number, image, *result
-            number += 1
-            progress.update()
-
-
-def _convert_all(source: ImageSource, transform: Transform, total: int, workers: int) -> Iterator[tuple]:
+def _convert_all(source: ImageSource, transform: Callable, total: int, workers: int) -> Iterator[tuple]:
     """(image, what `_convert` makes of it) in order, until `total` were readable or a bit beyond.
 
     The first images are converted in place; processes are started once these have taken long enough.
@@ -142,16 +128,17 @@ def _convert_all(source: ImageSource, transform: Transform, total: int, workers:
     images = source.images if source.skips_unreadable else itertools.islice(source.images, total)
     convert = partial(_convert, load=source.load, transform=transform,
                       skip_unreadable=source.skips_unreadable)
-    seconds = done = 0
-    while workers == 1 or seconds < SECONDS_IN_PLACE:
-        image = next(images, None)
-        if image is None:
-            return
+    took = []
+    for image in images:
         start = time.perf_counter()
         result = convert(image)
-        seconds, done = seconds + time.perf_counter() - start, done + 1
+        took.append(time.perf_counter() - start)
         yield image, result
-    size = min(max(round(SECONDS_AT_A_TIME * done / seconds), 1), IMAGES_AT_A_TIME)
+        if workers > 1 and sum(took) > SECONDS_IN_PLACE:
+            break
+    else:
+        return
+    size = min(max(round(SECONDS_AT_A_TIME * len(took) / sum(took)), 1), IMAGES_AT_A_TIME)
     chunks = iter(lambda: list(itertools.islice(images, size)), [])
     with contextlib.closing(map_in_processes(partial(_convert_chunk, convert), chunks, workers)) as pairs:
         for chunk, results in pairs:
@@ -162,7 +149,7 @@ def _convert_chunk(convert: Callable, chunk: list[SourceImage]) -> list:
     return [convert(image) for image in chunk]
 
 
-def _convert(image: SourceImage, load: Callable, transform: Transform,
+def _convert(image: SourceImage, load: Callable, transform: Callable,
              skip_unreadable: bool) -> tuple[str, bytes, int] | str | UserError:
     """An image's form, PNG file and number of frames, or why there are none: a word, or the error that it is.
 
@@ -175,7 +162,7 @@ def _convert(image: SourceImage, load: Callable, transform: Transform,
     result, frames = transform(loaded), loaded.info.get('frames', 1)
     if result is None:
         return 'left out'
-    form = f'{result.width}x{result.height} {"grey" if result.mode == "L" else "RGB"}'
+    form = describe_shape((len(result.getbands()), result.height, result.width))
     if result.width != result.height or result.width & (result.width - 1):
         return form, b'', frames
     file = io.BytesIO()
@@ -187,20 +174,18 @@ def _convert(image: SourceImage, load: Callable, transform: Transform,
 def _open_dest(dest: str, option: str) -> Iterator[Callable[[str, bytes], None]]:
     """A function that saves a file in the folder or zip `dest`, which takes its place when the body ends."""
     path = Path(dest).resolve()
-    if path.suffix.lower() == '.zip':
-        if path.is_dir():
-            raise UserError(f'{option} {dest}: a folder with the name of a zip is in the way')
-        files.make_output_dir(path.parent, option)
-        with files.atomic_write(path) as file, zipfile.ZipFile(file, 'w', zipfile.ZIP_STORED) as archive:
-            yield lambda name, data: archive.writestr(_zip_info(name), data)
-        return
-    if path.suffix.lower() in _OTHER_ARCHIVES:
+    to_zip = path.suffix.lower() == '.zip'
+    if to_zip and path.is_dir():
+        raise UserError(f'{option} {dest}: a folder with the name of a zip is in the way')
+    if path.suffix.lower() in _OTHER_ARCHIVES or (path.exists() and not path.is_dir() and not to_zip):
         raise UserError(f'{option} {dest}: expected a folder or a .zip')
-    if path.exists() and not path.is_dir():
-        raise UserError(f'{option} {dest}: is a file; expected a folder or a .zip')
     if path.is_dir() and any(path.iterdir()):
         raise UserError(f'{option} {dest}: the folder must be empty or absent')
     files.make_output_dir(path.parent, option)
+    if to_zip:
+        with files.atomic_write(path) as file, zipfile.ZipFile(file, 'w', zipfile.ZIP_STORED) as archive:
+            yield lambda name, data: archive.writestr(_zip_info(name), data)
+        return
     temp = files.temp_beside(path)
     try:
         temp.mkdir()
@@ -214,9 +199,8 @@ def _open_dest(dest: str, option: str) -> Iterator[Callable[[str, bytes], None]]
 
 
 def _zip_info(name: str) -> zipfile.ZipInfo:
-    info = zipfile.ZipInfo(name, _ZIP_TIME)
-    info.create_system = 3  # Unix, whatever the machine
-    info.external_attr = 0o100644 << 16
+    info = zipfile.ZipInfo(name)  # of one date, so that equal data sets are equal files
+    info.create_system, info.external_attr = 3, 0o100644 << 16  # Unix, whatever the machine
     return info
 
 

@@ -15,12 +15,27 @@ from typing import BinaryIO
 from PIL import Image
 
 from data.image_decoding import decode_image
-from data.image_names import hidden_place
 from torch_utils.errors import UNPRINTABLE, UserError, note, shown
 from torch_utils.npz import BROKEN_ZIP, check_members, check_size
 
 _OUTSIDE = re.compile(r'^[/\\]|^[A-Za-z]:|(^|[/\\])\.\.([/\\]|$)')  # names of places outside a folder
+# What macOS, NAS systems (thumbnails, recycle bins, snapshots), Windows and Linux keep beside people's files.
+_SYSTEM = ('__MACOSX', 'Icon\r', '@eaDir', '@tmp', '#recycle', '#snapshot', '@Recycle', '@Recently-Snapshot',
+           '$RECYCLE.BIN', 'System Volume Information', 'Thumbs.db', 'desktop.ini', 'lost+found')
+_HIDDEN = re.compile(r'(^|[/\\])(\.(?!\.?([/\\]|\Z))[^/\\]*|' + '|'.join(map(re.escape, _SYSTEM))
+                     + r')(?=[/\\]|\Z)', re.IGNORECASE)
 _told_of_frames = set()
+
+
+def parts(name: str) -> list[str]:
+    """A file's folders and its own name. Zips made on Windows may have backslashes."""
+    return [part for part in re.split(r'[/\\]', name) if part not in ('', '.')]
+
+
+def hidden_place(name: str) -> str | None:
+    """The path up to the first hidden or system folder, with a slash, or the hidden file; else None."""
+    found = _HIDDEN.search(name)
+    return found and name[:found.end()] + '/' * (found.end() < len(name))
 
 
 class Folder:

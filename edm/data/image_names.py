@@ -2,19 +2,13 @@
 
 import functools
 import os
-import re
 from collections.abc import Sequence
-from typing import Protocol
 
 from PIL import Image, ImageFile
 
+from data.image_files import Folder, Zip
 from torch_utils.errors import UserError, note
 
-# What macOS, NAS systems (thumbnails, recycle bins, snapshots), Windows and Linux keep beside people's files.
-_SYSTEM = ('__MACOSX', 'Icon\r', '@eaDir', '@tmp', '#recycle', '#snapshot', '@Recycle', '@Recently-Snapshot',
-           '$RECYCLE.BIN', 'System Volume Information', 'Thumbs.db', 'desktop.ini', 'lost+found')
-_HIDDEN = re.compile(r'(^|[/\\])(\.(?!\.?([/\\]|\Z))[^/\\]*|' + '|'.join(map(re.escape, _SYSTEM))
-                     + r')(?=[/\\]|\Z)', re.IGNORECASE)
 # Pictures for which PIL has no decoder of its own, or not everywhere.
 _UNREADABLE = set('''.heic .heif .hif .jxl .jxr .wdp .hdp .avif .webp .jp2 .j2k .jpx .jph .bpg .flif .exr .hdr
     .dng .cr2 .cr3 .crw .nef .nrw .arw .srf .sr2 .raf .orf .rw2 .rwl .pef .srw .raw .3fr .fff .erf .kdc .dcr
@@ -23,26 +17,7 @@ _UNREADABLE = set('''.heic .heif .hif .jxl .jxr .wdp .hdp .avif .webp .jp2 .j2k 
 _SHOWN = 10  # names in a message
 
 
-class Files(Protocol):
-    """A folder or a zip. names: its visible files. hidden, linked: what was passed over, as places in it."""
-
-    names: list[str]
-    hidden: list[str]
-    linked: list[str]
-
-
-def parts(name: str) -> list[str]:
-    """A file's folders and its own name. Zips made on Windows may have backslashes."""
-    return [part for part in re.split(r'[/\\]', name) if part not in ('', '.')]
-
-
-def hidden_place(name: str) -> str | None:
-    """The path up to the first hidden or system folder, with a slash, or the hidden file; else None."""
-    found = _HIDDEN.search(name)
-    return found and name[:found.end()] + '/' * (found.end() < len(name))
-
-
-def image_names(files: Files, where: str) -> list[str]:
+def image_names(files: Folder | Zip, where: str) -> list[str]:
     """Those of `files.names` that are images by their extensions, in the same order.
 
     Notes, in one line led by `where`, how many files were passed over that users may think to be images.

@@ -10,10 +10,10 @@ import numpy as np
 from PIL import Image
 
 from data.image_decoding import decode_image
-from data.image_files import Folder, Zip, open_files
-from data.image_names import image_names
+from data.image_files import Folder, Zip
+from data.image_stream import open_images
 from data.labels import FileLabels, labels_from_folders, read_labels
-from data.npz_images import NpzImages, open_npz_files, read_npz
+from data.npz_images import NpzImages
 from data.published_sets import CIFAR10, MNIST, read_cifar10, read_mnist
 from torch_utils.errors import UserError
 
@@ -58,51 +58,44 @@ def open_source(path: str, option: str = '--source', *, class_order: str = 'name
     class_order: of folders that are classes, see `labels_from_folders`.
     Raises UserError naming `option` if the path is none of these or holds no images.
     """
-    path = Path(path)
+    path, where = Path(path), f'{option} {path}'
     if path.is_dir() and path.name.endswith('_lmdb'):
-        return _open_lmdb(path, option)
+        return _open_lmdb(path, where)
     if path.is_file() and path.name == CIFAR10:
-        return _from_arrays(f'{option} {path}', *read_cifar10(path, option))
+        return _from_arrays(where, *read_cifar10(path, option))
     if path.is_file() and path.name == MNIST:
-        return _from_arrays(f'{option} {path}', *read_mnist(path, option))
-    if path.is_file() and path.suffix.lower() == '.npz':
-        where = f'{option} {path}'
-        return _from_npz(NpzImages([read_npz(path, path.name, where)], where), where)
-    return _open_files(path, option, class_order)
-
-
-def _open_files(path: Path, option: str, class_order: str) -> ImageSource:
-    files, where = open_files(path, option, f'a folder, a .zip, {CIFAR10} or {MNIST}'), f'{option} {path}'
-    names = image_names(files, where)
-    if not names:
-        if images := open_npz_files(files, where):
-            return _from_npz(images, where)
-        raise UserError(f'{where}: no images in it ({len(files.names)} files in all)')
-    if isinstance(files, Folder):
-        names.sort(key=lambda name: name.split('/'))
-    labels = read_labels(files, names, where)
+        return _from_arrays(where, *read_mnist(path, option))
+    images = open_images(path, option, f'a folder, a .zip, an .npz file, {CIFAR10} or {MNIST}')
+    if isinstance(images, NpzImages):
+        return _from_npz(images, where)
+    names = images.names
+    if isinstance(images.files, Folder):
+        names = sorted(names, key=lambda name: name.split('/'))
+    labels = read_labels(images.files, names, where)
     by_folder = not labels
     labels = labels or labels_from_folders(names, class_order, where)
-    images = (SourceImage(name=name, label=label) for name, label in zip(names, labels.labels, strict=True))
-    return ImageSource(where=where, total=len(names), images=images, load=partial(_load_file, files, where),
-                       labels=labels, by_folder=by_folder and bool(labels))
+    return ImageSource(
+        where=where, total=len(names), load=partial(_load_file, images.files, where), labels=labels,
+        images=(SourceImage(name=name, label=label)
+                for name, label in zip(names, labels.labels, strict=True)),
+        by_folder=by_folder and bool(labels))
 
 
 def _load_file(files: Folder | Zip, where: str, image: SourceImage) -> Image.Image:
     return decode_image(files.read(image.name), f'{where}: {image.name}')
 
 
-def _open_lmdb(path: Path, option: str) -> ImageSource:
+def _open_lmdb(path: Path, where: str) -> ImageSource:
     try:
         import lmdb
     except ImportError as err:
-        raise UserError(f'{option} {path}: LSUN folders need the package lmdb (pip install lmdb)') from err
+        raise UserError(f'{where}: LSUN folders need the package lmdb (pip install lmdb)') from err
     try:
         database = lmdb.open(str(path), readonly=True, lock=False)
         total = database.stat()['entries']
     except lmdb.Error as err:
-        raise UserError(f'{option} {path}: not a readable LMDB database ({err})') from err
-    return ImageSource(where=f'{option} {path}', total=total, images=_walk_lmdb(database), load=_load_value,
+        raise UserError(f'{where}: not a readable LMDB database ({err})') from err
+    return ImageSource(where=where, total=total, images=_walk_lmdb(database), load=_load_value,
                        skips_unreadable=True)
 
 
@@ -119,7 +112,7 @@ def _load_value(image: SourceImage) -> Image.Image:
 def _from_npz(images: NpzImages, where: str) -> ImageSource:
     labels = images.labels()
     labels = [None] * len(images.names) if labels is None else labels.tolist()
-    pixels = (images.read(np.array([i]))[0].transpose(1, 2, 0) for i in range(len(labels)))
+    pixels = (np.asarray(images.read(i)) for i in range(len(labels)))
     return _from_arrays(where, pixels, labels, images.names)
 
 
@@ -132,4 +125,4 @@ def _from_arrays(where: str, images: Iterable[np.ndarray], labels: list,
 
 
 def _load_array(image: SourceImage) -> Image.Image:
-    return Image.fromarray(image.data[..., 0] if image.data.shape[2:] == (1,) else image.data)
+    return Image.fromarray(image.data)

@@ -1,39 +1,11 @@
 """How dataset_tool.py brings images to one size, always by Lanczos resampling."""
 
-from collections.abc import Callable
-from functools import partial
-
 from PIL import Image
 
-Transform = Callable[[Image.Image], Image.Image | None]
-TRANSFORMS = ('center-crop', 'center-crop-wide')
 
-
-def make_transform(name: str | None, size: tuple[int, int] | None) -> Transform:
-    """A function from an image to the transformed one, or to None where the image is left out.
-
-    name: None stretches to `size`, the others (TRANSFORMS) are `center_crop` and `center_crop_wide`.
-    size: (width, height); None, allowed without a name only, keeps images as they are.
-    Raises ValueError for other names, or a size that is missing or doesn't suit.
-    """
-    if name is None:
-        return _keep if size is None else partial(stretch, size=size)
-    if name not in TRANSFORMS:
-        raise ValueError(f'{name!r} is none of {", ".join(TRANSFORMS)}')
-    if size is None:
-        raise ValueError(f'{name} needs a size')
-    if name == 'center-crop-wide' and size[1] > size[0]:
-        raise ValueError(f'{name} needs a size at least as wide as high, got {size[0]}x{size[1]}')
-    return partial(center_crop if name == 'center-crop' else center_crop_wide, size=size)
-
-
-def _keep(image: Image.Image) -> Image.Image:
-    return image
-
-
-def stretch(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Resize to `size` (width, height) whatever the proportions."""
-    return image if image.size == size else image.resize(size, Image.Resampling.LANCZOS)
+def stretch(image: Image.Image, size: tuple[int, int] | None) -> Image.Image:
+    """Resize to `size` (width, height) whatever the proportions; None keeps the size."""
+    return image if size in (None, image.size) else image.resize(size, Image.Resampling.LANCZOS)
 
 
 def center_crop(image: Image.Image, size: tuple[int, int]) -> Image.Image:
@@ -59,3 +31,6 @@ def center_crop_wide(image: Image.Image, size: tuple[int, int]) -> Image.Image |
     square = Image.new('RGB', (width, width))
     square.paste(band.resize(size, Image.Resampling.LANCZOS), (0, (width - height) // 2))
     return square
+
+
+TRANSFORMS = {None: stretch, 'center-crop': center_crop, 'center-crop-wide': center_crop_wide}

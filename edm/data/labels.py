@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from data.image_names import Files, listed, parts
+from data.image_files import Folder, Zip, parts
+from data.image_names import listed
 from torch_utils.errors import UserError, note
 
 MAX_CLASSES = 1_000_000  # more would make one-hot labels larger than images
@@ -33,7 +34,7 @@ class FileLabels:
         return bool(self.problem) or any(label is not None for label in self.labels)
 
 
-def read_labels(files: Files, names: Sequence[str], where: str) -> FileLabels:
+def read_labels(files: Folder | Zip, names: Sequence[str], where: str) -> FileLabels:
     """The labels of the images `names` from the `dataset.json` at the root of a folder or zip.
 
     A label is an integer from 0 up (a class; 1.0 is read as 1) or a list of numbers. A name there may differ

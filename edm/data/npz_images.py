@@ -24,7 +24,7 @@ class NpzPart(NamedTuple):
 class NpzImages:
     """The images of one or several files in a row.
 
-    names: of each image, file.npz[number]. image_shape: (C, H, W).
+    names: of each image, file.npz[number]. image_shape: (C, H, W), the first one's.
     Raises UserError if images or labels of two files differ in kind.
     """
 
@@ -39,13 +39,23 @@ class NpzImages:
                     part.labels is not None and part.labels.shape[1:] != first.labels.shape[1:]):
                 raise UserError(f'{where}: the labels in {part.name} and {first.name} differ in kind or '
                                 'length')
+        self._where = where
         self.names = [f'{part.name}[{i}]' for part in parts for i in range(part.samples.shape[0])]
         self._samples = [part.samples for part in parts]
         self._ends = np.cumsum([part.samples.shape[0] for part in parts])
         self._labels = None if first.labels is None else np.concatenate([part.labels for part in parts])
 
-    def read(self, indices: np.ndarray) -> np.ndarray:
-        """Images uint8 [N, C, H, W]."""
+    def where(self, index: int) -> str:
+        """What messages call an image."""
+        return f'{self._where}: {self.names[index]}'
+
+    def read(self, index: int) -> Image.Image:
+        """An image, of mode L or RGB; several threads may read."""
+        pixels = self.pixels(np.array([index]))[0]
+        return Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
+
+    def pixels(self, indices: np.ndarray) -> np.ndarray:
+        """Images uint8 [N, C, H, W], read now. Raises UserError if some can't be used."""
         images = np.empty((len(indices), *self.image_shape), dtype=np.uint8)
         places = np.searchsorted(self._ends, indices, side='right')
         for place in np.unique(places):
