@@ -5,7 +5,6 @@ y_i is equally likely (Karras et al. 2022, Eq. 57; "The Emergence of Reproducibi
 Diffusion Models", arXiv 2310.05264, section 4).
 """
 
-import contextlib
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import NamedTuple
@@ -14,6 +13,7 @@ import torch
 
 from data.pixels import Pixels
 from denoisers.data_denoiser import DataDenoiser
+from sampling.pace import one_thread_per_operation
 
 # Share of the largest weight below which an image adds nothing: a billion of them stay below 1e-8.
 NEGLIGIBLE = 1e-17
@@ -52,7 +52,7 @@ class OptimalDenoiser(DataDenoiser):
                          for _ in range(pixels.num_threads)]
 
     def __call__(self, x, sigma, class_labels=None):
-        with _one_thread_per_operation():
+        with one_thread_per_operation():
             return super().__call__(x, sigma, class_labels)
 
     def _denoise(self, noisy, sigma, rows):
@@ -99,16 +99,6 @@ def _split(start: int, stop: int, count: int) -> list[tuple[int, int]]:
     """`count` consecutive ranges of nearly equal length, without those of length 0 but for the first."""
     ends = [start + (stop - start) * i // count for i in range(count + 1)]
     return [part for part in pairwise(ends) if part[0] < part[1]] or [(start, stop)]
-
-
-@contextlib.contextmanager
-def _one_thread_per_operation():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _merge(parts: list[Sums], variance: torch.Tensor) -> Sums:

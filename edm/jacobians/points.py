@@ -92,7 +92,7 @@ def noise_levels(net: Denoiser, sigmas: Sequence[float] | None, **grid) -> tuple
     the denoiser's `round_sigma`. grid: num_steps, sigma_min, sigma_max and rho of the sampler.
     Raises ValueError, as `plan_steps` does.
     """
-    own = [step.start.sigma for step in plan_steps(net, **grid).steps]
+    own = [step.start.sigma for step in plan_steps(net, **grid)]
     if sigmas is None:
         return own, own
     rounded = net.round_sigma(torch.tensor(sigmas, dtype=torch.float64)).tolist()

@@ -11,7 +11,7 @@ class Denoiser(Protocol):
     """D(x; sigma), the estimate of the clean images in x, noisy images of noise level sigma.
 
     sigma_min, sigma_max: the noise levels it supports. img_channels, img_resolution: of its images.
-    label_dim: length of class labels, 0 for none.
+    label_dim: length of labels, 0 without classes.
     """
 
     sigma_min: float
@@ -21,7 +21,7 @@ class Denoiser(Protocol):
     label_dim: int
 
     def round_sigma(self, sigma: torch.Tensor) -> torch.Tensor:
-        """The nearest noise levels that it knows, in sigma's shape."""
+        """The nearest noise levels that it supports, in sigma's shape."""
 
     def __call__(self, x: torch.Tensor, sigma: torch.Tensor, class_labels: torch.Tensor | None = None,
                  ) -> torch.Tensor:
@@ -29,21 +29,19 @@ class Denoiser(Protocol):
 
 
 class FiniteOutput:
-    """A watch on a denoiser's output over a sampler's steps; `counts` stay on the device until `check`."""
+    """Counts NaN and infinity in a denoiser's output; `counts` stay on the device until `check`."""
 
     def __init__(self):
-        self._sigmas, self.counts, self._sizes = [], [], []
+        self.counts, self._noted = [], []
 
     def note(self, sigma: float, denoised: torch.Tensor) -> None:
         """Count what is not finite in the output at noise level `sigma`."""
-        self._sigmas.append(sigma)
         self.counts.append((~denoised.isfinite()).sum())
-        self._sizes.append(denoised.numel())
+        self._noted.append((sigma, denoised.numel()))
 
     def check(self, of: str = 'output') -> None:
-        """Raise UserError, which names the first noise level with values that are NaN or infinite, if any."""
-        counts = torch.stack(self.counts).tolist()
-        for sigma, count, size in zip(self._sigmas, counts, self._sizes, strict=True):
+        """Raise UserError that names the first noise level with values that are not finite, if any."""
+        for count, (sigma, size) in zip(torch.stack(self.counts).tolist(), self._noted, strict=True):
             if count:
                 raise UserError(f'the denoiser fails at noise level {sigma:g}: {count:,} of {size:,} values '
                                 f'of its {of} are NaN or infinite')

@@ -1,7 +1,6 @@
 """Images from seeds: what each seed draws, how processes share the seeds, and the folder of samples."""
 
 import contextlib
-import hashlib
 import json
 import math
 import os
@@ -18,6 +17,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from sampling.denoiser import Denoiser, FiniteOutput
+from sampling.pace import one_thread_per_operation
 from sampling.sampler import generalized_sampler
 from torch_utils import distributed, provenance
 from torch_utils.cli import parse_int_list, shorten
@@ -27,18 +27,18 @@ from torch_utils.images import is_whole_png, make_grid, to_uint8, write_png
 from torch_utils.processes import map_ahead
 from torch_utils.seeding import SampleGenerators
 
-WRITERS = 4  # threads that encode and write PNGs beside the next batch's computation
+WRITERS = 4  # threads that write PNGs while the next batch is computed
 RECORD = 'generation.json'
-AT_WORK = '.generate.lock'  # locked by all who write images, removed by the last of them
+AT_WORK = '.generate.lock'  # locked by all processes that write images, removed by the last
 
 
 @dataclass(frozen=True, kw_only=True)
 class Samples:
     """A batch of samples.
 
-    seeds: N integers. images: uint8 [N, C, H, W], on the CPU.
+    seeds: N integers. images: uint8 [N, C, H, W].
     sigma, x, denoised: with a trajectory, the noise level of each step, float64 [steps], the states before
-        the steps, float64 [N, steps, C, H, W], and the denoised images there; else None.
+        the steps, float64 [N, steps, C, H, W], and the denoised images there.
     """
 
     seeds: list[int]
@@ -49,20 +49,19 @@ class Samples:
 
 
 def begin(net: Denoiser, seeds: Sequence[int], device: torch.device, class_idx: int | None = None,
-          vectors: torch.Tensor | None = None,
-          ) -> tuple[SampleGenerators, torch.Tensor, torch.Tensor | None]:
+          vectors: np.ndarray | None = None) -> tuple[SampleGenerators, torch.Tensor, torch.Tensor | None]:
     """What each seed draws first from its own generator on `device`.
 
-    vectors: labels to draw from, [M, label_dim], of a network whose labels are no classes.
-    Returns the generators for what comes next, the latents [N, C, H, W], and, if `net` has classes, one-hot
-    labels [N, label_dim]; the class is drawn also where `class_idx` overrides it.
+    vectors: labels to draw from, [M, label_dim], for a network conditioned on vectors rather than classes.
+    Returns the generators for further draws, the latents [N, C, H, W], and, if `net` is conditional, labels
+    [N, label_dim], one-hot for classes. A class is drawn also where `class_idx` overrides it.
     """
     draws = SampleGenerators(seeds, device)
     latents = draws.randn((net.img_channels, net.img_resolution, net.img_resolution))
     if not net.label_dim:
         return draws, latents, None
     if vectors is not None:
-        return draws, latents, vectors.to(device)[draws.randint(len(vectors))]
+        return draws, latents, torch.as_tensor(vectors, device=device)[draws.randint(len(vectors))]
     classes = draws.randint(net.label_dim)
     if class_idx is not None:
         classes.fill_(class_idx)
@@ -71,13 +70,13 @@ def begin(net: Denoiser, seeds: Sequence[int], device: torch.device, class_idx: 
 
 @torch.inference_mode()
 def sample(net: Denoiser, seeds: Sequence[int], device: torch.device, *, class_idx: int | None = None,
-           vectors: torch.Tensor | None = None, trajectory: bool = False, **options) -> Samples:
+           vectors: np.ndarray | None = None, trajectory: bool = False, **options) -> Samples:
     """One image per seed.
 
-    Each seed's own generator gives what `begin` draws, then noise at every step if the sampler churns. So an
-    image depends on seed and denoiser alone, not on its batch.
-    class_idx, vectors: see `begin`. options: those of `sampling.sampler.generalized_sampler`, whose errors
-    these are. Raises UserError if the denoiser's output is not finite.
+    Each seed's own generator gives what `begin` draws, then noise at every step if the sampler churns, so
+    that an image does not depend on its batch.
+    class_idx, vectors: see `begin`. options: those of `generalized_sampler`, whose errors these are.
+    Raises UserError if the denoiser's output is not finite.
     """
     draws, latents, class_labels = begin(net, seeds, device, class_idx, vectors)
     output, steps = FiniteOutput(), []
@@ -101,12 +100,13 @@ def own_batches(seeds: Sequence[int], batch: int, *, shared: bool = False, threa
                 ) -> list[list[int]]:
     """This process's share of the seeds, in batches of nearly equal size and at most `batch`.
 
-    shared: all processes work together on all seeds. threads: how many batches it computes at a time.
+    shared: all processes work together on all seeds. threads: how many batches it computes side by side.
     """
     rank, world = (0, 1) if shared else (distributed.rank(), distributed.world_size())
     at_once = world * threads
     count = math.ceil(len(seeds) / (batch * at_once)) * at_once  # equally many for every process and thread
-    return [part.tolist() for part in np.array_split(np.asarray(seeds, dtype=np.int64), count)][rank::world]
+    parts = np.array_split(np.asarray(seeds, dtype=np.int64), count or 1)
+    return [part.tolist() for part in parts if len(part)][rank::world]
 
 
 # The folder of samples.
@@ -120,26 +120,28 @@ def image_path(outdir: Path, seed: int, subdirs: bool) -> Path:
 @contextlib.contextmanager
 def sample_folder(outdir: Path, settings: dict, seeds: Sequence[int], *, subdirs: bool, resume: bool,
                   overwrite: bool = False, inputs: Sequence[str] = ()) -> Iterator[list[int]]:
-    """Record in `outdir`/generation.json what makes its images; yields the seeds that are still to be done.
+    """Record in `outdir`/generation.json what makes its images; yields the seeds to sample.
 
-    Inside, other processes may add images of the same settings, and none of others.
+    Inside, other processes may add images of the same settings only.
     settings: all that decides the pixels. inputs: files, for the record. With `resume`, whole images of these
-    settings stay; without, those of `seeds` are replaced, also where an earlier run with other settings has
-    made them. With `overwrite` all further images of other settings or origin are removed.
-    Raises UserError if there are such images, or a process is at work with other settings.
+    settings are kept; without, those of `seeds` are replaced, also if an earlier run with other settings made
+    them. With `overwrite` all further images of other settings or origin are removed.
+    Raises UserError if there are such images, or a process is writing images of other settings.
     """
+    # JSON has no infinity.
+    settings = {name: str(value) if value == math.inf else value for name, value in settings.items()}
     with contextlib.ExitStack() as stack:
-        with locked(outdir, 'beginning in'):
+        with locked(outdir, 'starting in'):
             alone = stack.enter_context(_at_work(outdir))
-            todo = _begin(outdir, _json_settings(settings), seeds, subdirs, resume, overwrite, inputs, alone)
+            todo = _begin(outdir, settings, seeds, subdirs, resume, overwrite, inputs, alone)
         yield todo
 
 
 @contextlib.contextmanager
 def _at_work(outdir: Path) -> Iterator[bool]:
-    """Inside, this process is one of those that write images there; yields whether it is the only one.
+    """Inside, this process counts as writing images there; yields whether it is the only one.
 
-    To be entered inside `locked(outdir)` and left outside.
+    Enter it inside `locked(outdir)`, leave it outside.
     """
     lock = os.open(outdir / AT_WORK, os.O_RDWR | os.O_CREAT, 0o666)
     try:
@@ -148,7 +150,7 @@ def _at_work(outdir: Path) -> Iterator[bool]:
         yield alone
     finally:
         if outdir.is_dir():
-            with locked(outdir, 'ending in'):
+            with locked(outdir, 'finishing in'):
                 if try_lock(lock):  # no other is left
                     (outdir / AT_WORK).unlink(missing_ok=True)
         os.close(lock)
@@ -156,19 +158,18 @@ def _at_work(outdir: Path) -> Iterator[bool]:
 
 def _begin(outdir: Path, settings: dict, seeds: Sequence[int], subdirs: bool, resume: bool, overwrite: bool,
            inputs: Sequence[str], alone: bool) -> list[int]:
-    key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
     record = _read_record(outdir / RECORD)
-    same = record.get('settings_sha256') == key
-    difference = '' if same or not record else _first_difference(record['settings'], settings)
+    old = record.get('settings', settings)
+    difference = next((f'{name}: {old.get(name)} there, {settings.get(name)} now'
+                       for name in {**settings, **old} if old.get(name) != settings.get(name)), '')
     if difference and not alone:
         raise UserError(f'--outdir {outdir}: another process is writing images of other settings there '
                         f'({difference})')
-    runs = record['runs'] if same else []
     recorded = {image_path(outdir, seed, subdirs) for run in record.get('runs', [])
                 for seed in parse_int_list(run['seeds'])}
     paths = {seed: image_path(outdir, seed, subdirs) for seed in seeds}
     there, asked = _images_in(outdir), set(paths.values())
-    foreign = there - recorded if same else there
+    foreign = there if difference else there - recorded
     refused = foreign if resume else foreign - (asked & recorded)
     if refused and not overwrite:
         first = min(refused).relative_to(outdir).as_posix()
@@ -184,28 +185,21 @@ def _begin(outdir: Path, settings: dict, seeds: Sequence[int], subdirs: bool, re
         path.unlink()
     if foreign - asked:
         print(f'{len(foreign - asked)} further images in {outdir} are removed', file=sys.stderr)
-    write_json(outdir / RECORD, {
-        'settings': settings, 'settings_sha256': key,
-        'runs': [*runs, {'seeds': shorten(seeds), **provenance.record(inputs=inputs)}]})
+    runs = [] if difference else record.get('runs', [])
+    write_json(outdir / RECORD, {'settings': settings, 'runs': [
+        *runs, {'seeds': shorten(seeds), **provenance.record(inputs=inputs)}]})
     return [seed for seed in seeds
             if not (resume and paths[seed] in there - foreign and is_whole_png(paths[seed]))]
 
 
 def _images_in(outdir: Path) -> set[Path]:
-    """All images in a folder that have the name of a sample, with or without folders of thousands."""
-    folders = [outdir, *(path for path in outdir.iterdir()
-                         if re.fullmatch('[0-9]{6,}', path.name) and path.is_dir())]
-    return {path for folder in folders for path in folder.iterdir()
-            if re.fullmatch(r'[0-9]{6,}\.png', path.name)}
-
-
-def _json_settings(settings: dict) -> dict:
-    """Settings as JSON can hold them, which has no infinity."""
-    return {name: str(value) if value == math.inf else value for name, value in settings.items()}
+    """All images in a folder named as samples are, with or without folders of thousands."""
+    return {path for pattern in ('*.png', '*/*.png') for path in outdir.glob(pattern)
+            if re.fullmatch(r'([0-9]{6,}/)?[0-9]{6,}\.png', path.relative_to(outdir).as_posix())}
 
 
 def _read_record(path: Path) -> dict:
-    """The record of a folder, with `settings` and `runs`; an empty one for none, or one that is damaged."""
+    """The record of a folder, with `settings` and `runs`; an empty one if there is none or it is damaged."""
     try:
         record = json.loads(path.read_text(encoding='utf-8'))
         for run in record['runs']:
@@ -215,54 +209,30 @@ def _read_record(path: Path) -> dict:
     return record if isinstance(record['runs'], list) and isinstance(record.get('settings'), dict) else {}
 
 
-def _first_difference(old: dict, new: dict) -> str:
-    name = next((name for name in [*new, *old] if old.get(name) != new.get(name)), 'settings_sha256')
-    return f'{name}: {old.get(name)} there, {new.get(name)} now'
-
-
 def write_samples(batches: Sequence[Sequence[int]], make: Callable[[Sequence[int]], Samples], outdir: Path, *,
                   subdirs: bool, threads: int = 1) -> Iterator[Samples]:
-    """Make each batch of seeds, write its images, and yield it; PNGs are written beside the computation.
+    """Make each batch of seeds, write its images while the next is made, and yield it.
 
-    threads: how many batches are computed at a time; if several, each by one of PyTorch's threads.
-    Progress shows this process's share, on rank 0.
+    threads: how many batches are made side by side; if several, each by one of PyTorch's threads.
+    The progress bar shows rank 0's share.
     """
-    batches = [batch for batch in batches if batch]
-    total = sum(map(len, batches))
-    hide = distributed.rank() != 0
-    with (ThreadPoolExecutor(WRITERS) as pool, tqdm(total=total, unit='img', disable=hide) as progress,
-          _one_thread_each(threads)):
-        pending, made = [], map(make, batches)
-        if threads > 1:
-            made = map_ahead(make, batches, threads, ahead=threads)
+    def write(seed, image):
+        path = image_path(outdir, seed, subdirs)
+        if path.parent != outdir:  # a folder that was removed must not come back without its record
+            path.parent.mkdir(exist_ok=True)
+        write_png(path, image.transpose(1, 2, 0), durable=False)
+
+    one_each = one_thread_per_operation() if threads > 1 else contextlib.nullcontext()
+    with (ThreadPoolExecutor(WRITERS) as pool, one_each,
+          tqdm(total=sum(map(len, batches)), unit='img', disable=distributed.rank() != 0) as progress):
+        made = map_ahead(make, batches, threads, ahead=threads) if threads > 1 else map(make, batches)
+        writing = iter(())
         for samples in made:
-            for future in pending:
-                future.result()
-            pending = [pool.submit(_write, image_path(outdir, seed, subdirs), image, outdir)
-                       for seed, image in zip(samples.seeds, samples.images, strict=True)]
+            list(writing)  # raises what writing the last batch raised
+            writing = pool.map(write, samples.seeds, samples.images)
             yield samples
             progress.update(len(samples.seeds))
-        for future in pending:
-            future.result()
-
-
-@contextlib.contextmanager
-def _one_thread_each(threads: int) -> Iterator[None]:
-    """If several threads compute, let none of them divide an operation further."""
-    before = torch.get_num_threads()
-    if threads > 1:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        if threads > 1:
-            torch.set_num_threads(before)
-
-
-def _write(path: Path, image: np.ndarray, outdir: Path) -> None:
-    if path.parent != outdir:  # which, if it has gone away, is not to come back without its record
-        path.parent.mkdir(exist_ok=True)
-    write_png(path, image.transpose(1, 2, 0), durable=False)
+        list(writing)
 
 
 def write_sheet(path: Path, outdir: Path, seeds: Sequence[int], *, subdirs: bool) -> None:
@@ -270,8 +240,7 @@ def write_sheet(path: Path, outdir: Path, seeds: Sequence[int], *, subdirs: bool
     images = []
     for seed in seeds:
         with Image.open(image_path(outdir, seed, subdirs)) as image:
-            pixels = np.asarray(image)
-        images.append(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1))
+            images.append(np.atleast_3d(image).transpose(2, 0, 1))
     write_png(path, make_grid(np.stack(images), columns=math.ceil(math.sqrt(len(images)))),
               title=f'Samples of the seeds {shorten(seeds)}')
 
@@ -280,8 +249,8 @@ def write_trajectory(path: Path, parts: Sequence[Samples], seeds: Sequence[int],
                      inputs: Sequence[str] = ()) -> None:
     """Write the trajectories of all processes to an `.npz`; called on each, rank 0 writes.
 
-    Arrays, in the order of `seeds`: `seeds` int64 [N], `sigma` float64 [steps], `x` float64 and `denoised`
-    [N, steps, C, H, W], `images` uint8 [N, C, H, W]; and `provenance`, JSON text. inputs: files, for it.
+    Arrays, in the order of `seeds`: `seeds` int64 [N], and as in `Samples` `sigma`, `x`, `denoised` and
+    `images`; and `provenance`, JSON text. inputs: files, for the latter.
     """
     parts = [part for share in distributed.gather(list(parts)) for part in share]
     if distributed.rank() != 0:
@@ -290,6 +259,6 @@ def write_trajectory(path: Path, parts: Sequence[Samples], seeds: Sequence[int],
     order = [made.index(seed) for seed in seeds]
     arrays = {name: np.concatenate([getattr(part, name) for part in parts])[order]
               for name in ('x', 'denoised', 'images')}
-    record = json.dumps({**provenance.record(inputs=inputs), 'settings': _json_settings(settings)})
+    record = json.dumps(provenance.record(inputs=inputs, settings=settings))
     with atomic_write(path) as file:
         np.savez(file, seeds=np.array(seeds), sigma=parts[0].sigma, provenance=np.array(record), **arrays)

@@ -1,24 +1,18 @@
-"""How a network is sampled on a device: precision, memory format, threads and batch, as both allow.
+"""How a network is sampled on a device: precision, memory format, threads and batch."""
 
-torch is imported where a function needs it, so that command lines can name the precisions at once.
-"""
+import contextlib
+from collections.abc import Iterator
 
-from __future__ import annotations
+import torch
 
-from typing import TYPE_CHECKING
-
+from sampling import PRECISIONS
+from sampling.denoiser import Denoiser
+from sampling.sampler import widest_float
+from torch_utils import distributed
 from torch_utils.errors import UserError
 
-if TYPE_CHECKING:
-    import torch
-
-    from sampling.denoiser import Denoiser
-
-# Of a network's features: torch's name of the type.
-PRECISIONS = {'fp32': 'float32', 'fp16': 'float16', 'bf16': 'bfloat16'}
-
-DEFAULT_BATCH = 64  # where nothing is known of the denoiser
-LARGEST_BATCH = 4096  # on a GPU, where far fewer fill it
+DEFAULT_BATCH = 64
+LARGEST_BATCH = 4096  # on a GPU, where far fewer images fill it
 # Pixels of a batch on a CPU. Measured with networks of 8 to 64 channels: below, the cost of an image rises
 # (at 8x8 pixels by half from 256 to 64 images), above, it falls no more; memory stays small.
 CPU_PIXELS = 256 * 8 * 8
@@ -29,55 +23,59 @@ MIN_CHANNELS_LAST = 16  # resolution from which convolutions on a CPU are faster
 def prepare(net: torch.nn.Module, device: torch.device, precision: str | None) -> None:
     """Set a network on `device` up for sampling.
 
-    precision: of its features, a key of PRECISIONS; its weights, embeddings of noise levels and output stay
-        float32. None leaves it as it is recorded in the network.
-    Raises UserError naming --precision if the device or the network has no such type.
+    precision: of its features, a key of PRECISIONS, None for that recorded in the network; weights,
+        embeddings of noise levels and output stay float32.
+    Raises UserError naming --precision if the device or the network does not support it.
     """
-    import torch
-
     if precision is not None:
-        dtype = getattr(torch, PRECISIONS[precision])
-        if dtype == torch.float32:
-            net.use_fp16 = False
-        else:
-            _check_half(net, device, precision, dtype)
-            net.use_fp16, net.half_type, net.half_devices = True, dtype, (device.type,)
+        net.use_fp16 = precision != 'fp32'
+        if net.use_fp16:
+            _check_half(net, device, precision)
+            net.half_type, net.half_devices = getattr(torch, PRECISIONS[precision]), (device.type,)
     half_on_gpu = device.type == 'cuda' and getattr(net, 'use_fp16', False)
     if half_on_gpu or (device.type == 'cpu' and net.img_resolution >= MIN_CHANNELS_LAST):
         net.to(memory_format=torch.channels_last)
 
 
-def _check_half(net, device: torch.device, precision: str, dtype: torch.dtype) -> None:
-    import torch
-
+def _check_half(net: torch.nn.Module, device: torch.device, precision: str) -> None:
     if not hasattr(net, 'half_type'):
         raise UserError(f'--precision {precision}: a {type(net).__name__} computes in fp32 only')
-    half, brain = dtype == torch.float16, dtype == torch.bfloat16
-    has = {'cuda': lambda: half or (brain and torch.cuda.is_bf16_supported(including_emulation=False)),
-           'mps': lambda: half,
-           'cpu': lambda: brain and torch.backends.mkldnn.is_available()
-                          and torch.ops.mkldnn._is_mkldnn_bf16_supported()}
-    if not has[device.type]():
-        raise UserError(f'--precision {precision}: {device} here does not compute in it; expected fp32')
+    if precision == 'fp16':
+        supported = device.type in ('cuda', 'mps')
+    elif device.type == 'cuda':
+        supported = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        supported = (device.type == 'cpu' and torch.backends.mkldnn.is_available()
+                     and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    if not supported:
+        raise UserError(f'--precision {precision}: {device} here does not support it; expected fp32')
 
 
 def batch_threads(device: torch.device) -> int:
-    """How many threads work on a batch each: on a CPU all of PyTorch's.
+    """How many batches to compute side by side, on a CPU one per thread of PyTorch.
 
     Small networks gain far less if the threads share each operation, of which most are too short to share.
     """
-    import torch
-
     return torch.get_num_threads() if device.type == 'cpu' else 1
 
 
+@contextlib.contextmanager
+def one_thread_per_operation() -> Iterator[None]:
+    """Inside, PyTorch does not split an operation over threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def auto_batch(net: Denoiser, device: torch.device, most: int) -> int:
-    """The batch for sampling a network, at most `most`; the same on all processes.
+    """The batch for sampling a network, the same on all processes.
 
-    On a CPU by the number of pixels; on a GPU the largest power of two that fits its memory, by trial.
+    On a CPU by the number of pixels; on a GPU the largest power of two that fits its memory, by trial, from
+    the first that is not below `most`.
     """
-    from torch_utils import distributed
-
     if device.type == 'cpu':
         return max(4, min(256, CPU_PIXELS // net.img_resolution**2))
     if device.type != 'cuda':
@@ -88,14 +86,7 @@ def auto_batch(net: Denoiser, device: torch.device, most: int) -> int:
 
 
 def largest_that_fits(net: Denoiser, device: torch.device, most: int) -> int:
-    """The largest power of two, from the first that is not below `most`, for which memory suffices.
-
-    Raises UserError if it does not suffice for one image.
-    """
-    import torch
-
-    from sampling.sampler import widest_float
-
+    """The trial of `auto_batch`. Raises UserError if memory does not suffice for one image."""
     batch = 1 << (max(most, 1) - 1).bit_length()
     while batch:
         try:
@@ -110,4 +101,4 @@ def largest_that_fits(net: Denoiser, device: torch.device, most: int) -> int:
         states = None
         if device.type == 'cuda':
             torch.cuda.empty_cache()
-    raise UserError(f'--batch auto: one image takes more than the memory of {device} holds')
+    raise UserError(f'--batch auto: one image takes more memory than {device} has')

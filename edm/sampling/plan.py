@@ -1,11 +1,8 @@
-"""All steps of a sampling run, known before it begins: noise levels, times, weights and churn.
-
-Numbers are checked here, once, so that the sampler's loop need not.
-"""
+"""All steps of a sampling run, planned and checked before it starts: noise levels, times, weights, churn."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -15,9 +12,11 @@ from sampling.denoiser import Denoiser
 from sampling.schedules import DISCRETIZATIONS, SCALINGS, SCHEDULES
 from sampling.solvers import Point
 
+_LOWEST, _HIGHEST = 1e-15, 1e15  # noise levels whose squares float32 holds
+
 
 class Step(NamedTuple):
-    """From `start` to `end`: churn adds noise of std `noise`, which leads to `churned`; then the solver."""
+    """From `start`, churn with noise of std `noise` leads to `churned`, from there the solver to `end`."""
 
     start: Point
     churned: Point
@@ -25,22 +24,15 @@ class Step(NamedTuple):
     end: Point
 
 
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """All steps, from pure noise to t = 0; has_noise: whether noise is to be drawn on the way."""
-
-    steps: list[Step]
-    has_noise: bool
-
-
 def plan_steps(net: Denoiser, *, num_steps: int = 18, sigma_min: float | None = None,
                sigma_max: float | None = None, rho: float = 7, disc: str = 'edm',
                schedule: str = 'linear', scaling: str = 'none', S_churn: float = 0, S_min: float = 0,
-               S_max: float = math.inf, S_noise: float = 1, levels: Sequence[float] | None = None) -> Plan:
-    """Noise levels, times and weights of a sampling run.
+               S_max: float = math.inf, S_noise: float = 1, levels: Sequence[float] | None = None,
+               ) -> list[Step]:
+    """The steps of a sampling run, from pure noise to t = 0.
 
-    num_steps: at least 2. sigma_min, sigma_max: range of the levels, None for the usual one of `disc`;
-    clipped to what `net` supports. rho: spacing of 'edm' levels, see `karras_sigmas`.
+    num_steps: at least 2. sigma_min, sigma_max, disc: see `clip_range`. rho: spacing of 'edm' levels, see
+    `karras_sigmas`.
     disc, schedule, scaling: keys of DISCRETIZATIONS, SCHEDULES and SCALINGS.
     S_churn, S_min, S_max, S_noise: each step whose level lies in [S_min, S_max] first raises it by the factor
     1 + min(S_churn / num_steps, sqrt(2) - 1) with noise of S_noise times the fitting std.
@@ -61,8 +53,12 @@ def plan_steps(net: Denoiser, *, num_steps: int = 18, sigma_min: float | None = 
     spread = SCHEDULES[schedule](sigma_min, sigma_max)
     times = spread.time(torch.as_tensor(levels, dtype=torch.float64))
 
-    def point(t):
-        return _point(t, spread, SCALINGS[scaling])
+    def point(t: torch.Tensor) -> Point:
+        sigma, sigma_deriv = spread.sigma(t), spread.sigma_deriv(t)
+        s, s_deriv = SCALINGS[scaling](sigma, sigma_deriv)
+        weight = sigma_deriv / sigma
+        return Point(t=float(t), sigma=float(sigma), scale=float(s), x_weight=float(weight + s_deriv / s),
+                     denoised_weight=float(weight * s))
 
     the_end = Point(t=0.0, sigma=0.0, scale=1.0, x_weight=0.0, denoised_weight=0.0)
     steps = []
@@ -75,15 +71,14 @@ def plan_steps(net: Denoiser, *, num_steps: int = 18, sigma_min: float | None = 
                level)
         noise = math.sqrt(max(churned.sigma**2 - start.sigma**2, 0)) * churned.scale * S_noise
         steps.append(Step(start, churned, noise, end))
-    return Plan(steps=steps, has_noise=S_churn > 0)
+    return steps
 
 
 def clip_range(net: Denoiser, sigma_min: float | None, sigma_max: float | None, disc: str = 'edm',
                ) -> tuple[float, float]:
-    """The range of noise levels for a denoiser: as given, None meaning the usual one of `disc`, but no wider
-    than what `net` supports.
+    """The range of noise levels, by default that of `disc`, clipped to what `net` supports.
 
-    Raises ValueError if it is empty, or so wide that squares of its levels are none.
+    Raises ValueError if it is empty, or so wide that float32 can't hold the squares of its levels.
     """
     low, high = DISCRETIZATIONS[disc].default_range
     low = max(low if sigma_min is None else sigma_min, float(net.sigma_min))
@@ -97,9 +92,6 @@ def clip_range(net: Denoiser, sigma_min: float | None, sigma_max: float | None, 
     return low, high
 
 
-_LOWEST, _HIGHEST = 1e-15, 1e15  # their squares are float32, too
-
-
 def _check(point: Point, what: str, level: float) -> None:
     if not all(map(math.isfinite, astuple(point))):
         raise ValueError(f'{what} never reaches the noise level {float(level):g}')
@@ -107,11 +99,3 @@ def _check(point: Point, what: str, level: float) -> None:
 
 def _round(net, sigma: torch.Tensor) -> torch.Tensor:
     return torch.as_tensor(net.round_sigma(sigma)).to('cpu', torch.float64)
-
-
-def _point(t: torch.Tensor, schedule, scaling) -> Point:
-    sigma, deriv = schedule.sigma(t), schedule.sigma_deriv(t)
-    s, s_deriv = scaling(sigma, deriv)
-    weight = deriv / sigma
-    return Point(t=float(t), sigma=float(sigma), scale=float(s), x_weight=float(weight + s_deriv / s),
-                 denoised_weight=float(weight * s))

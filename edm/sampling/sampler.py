@@ -1,7 +1,6 @@
-"""The sampler of Karras et al. 2022: from unit noise to images, for networks and the optimal denoiser.
+"""The generalised sampler of Karras et al. 2022 (Table 1), from unit noise to images.
 
-There is one loop, the generalised sampler of the paper's Table 1. With sigma(t) = t and s(t) = 1, its
-defaults, it is the EDM sampler, Algorithm 2. The denoiser is asked for one sigma for the whole batch.
+With sigma(t) = t and s(t) = 1, the defaults, it is the EDM sampler (Algorithm 2).
 """
 
 from collections import deque
@@ -18,22 +17,23 @@ from sampling.solvers import PAST, SOLVERS, Evaluation
 def generalized_sampler(net: Denoiser, latents: torch.Tensor, class_labels: torch.Tensor | None = None, *,
                         solver: str = 'heun', randn: Callable | None = None,
                         on_step: Callable | None = None, **options) -> torch.Tensor:
-    """The generalised sampler (Karras et al. 2022, Table 1 and Sec. 4).
+    """Images [N, C, H, W], nominally in [-1, 1], of type `widest_float`.
 
-    latents: unit noise [N, C, H, W]. class_labels: [N, label_dim] or None, handed on to `net`.
-    solver: a key of SOLVERS; 'heun' corrects each step but the last to second order, 'euler' does not.
-    randn: gives standard normal noise like its argument; needed if S_churn > 0. It is called at every step,
-        so that the numbers a step sees don't depend on where churn is on, and not at all without churn.
+    latents: unit noise [N, C, H, W]. class_labels: [N, label_dim] or None, passed to `net`, which gets one
+        noise level for the whole batch.
+    solver: a key of SOLVERS.
+    randn: draws standard normal noise like its argument, for churn: at every step, so that the numbers a step
+        sees don't depend on where churn is on, or, without churn, never.
     on_step: called at each step with i, the noise level sigma(t_i) as a float, the state before the step in
         image units, x_i / s(t_i), and the denoised images.
-    options: num_steps, the range and spacing of the noise levels and churn, as `plan_steps` takes them.
-    Returns images [N, C, H, W], nominally in [-1, 1], float64 (on a device without it, `widest_float`).
-    Raises ValueError for a bad option, see `plan_steps`, and for churn without `randn`.
+    options: those of `plan_steps`, whose ValueErrors these are.
+    Raises ValueError for churn without `randn`.
     """
     if solver not in SOLVERS:
         raise ValueError(f'solver is one of {", ".join(SOLVERS)}, got {solver!r}')
-    plan = plan_steps(net, **options)
-    if plan.has_noise and randn is None:
+    steps = plan_steps(net, **options)
+    churns = options.get('S_churn', 0) > 0
+    if churns and randn is None:
         raise ValueError('S_churn > 0 adds noise, so the sampler needs randn')
     device, dtype = latents.device, widest_float(latents.device)
 
@@ -43,10 +43,10 @@ def generalized_sampler(net: Denoiser, latents: torch.Tensor, class_labels: torc
         return Evaluation(point, point.x_weight * x - point.denoised_weight * denoised, denoised)
 
     past = deque(maxlen=PAST)
-    x = latents.to(dtype) * (plan.steps[0].start.sigma * plan.steps[0].start.scale)
-    for i, (start, churned, noise, end) in enumerate(plan.steps):
+    x = latents.to(dtype) * (steps[0].start.sigma * steps[0].start.scale)
+    for i, (start, churned, noise, end) in enumerate(steps):
         x_hat = churned.scale / start.scale * x
-        if plan.has_noise:
+        if churns:
             x_hat += noise * randn(x)
         now = evaluate(x_hat, churned)
         if on_step is not None:

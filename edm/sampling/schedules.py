@@ -1,22 +1,20 @@
 """Noise levels to step through, and how noise and scale depend on time (Karras et al. 2022, Table 1).
 
-Levels and times are float64 tensors on the CPU: a few numbers per run, of which each counts. A new
-discretization, schedule or scaling is a function or class and its line in the dicts at the end. torch is
-imported where a function needs it, so that command lines can name the choices at once.
+Levels and times are float64 tensors on the CPU. A new discretization, schedule or scaling is a function and
+its line in the dicts at the end. Imports torch only where a function needs it, so that `--help` is quick.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     import torch
 
 VP_BETA_D, VP_BETA_MIN = 19.9, 0.1  # Song et al. 2021
-VP_EPSILON = 1e-3  # the smallest time of VP, where sigma is the smallest level
+VP_EPSILON = 1e-3  # the time at which VP reaches the lowest level
 IDDPM_M, IDDPM_C1, IDDPM_C2 = 1000, 0.001, 0.008  # Nichol & Dhariwal 2021
 
 
@@ -41,7 +39,7 @@ def karras_sigmas(num_steps: int, sigma_min: float, sigma_max: float, rho: float
 
 def vp_sigmas(num_steps: int, sigma_min: float, sigma_max: float, rho: float = 7) -> torch.Tensor:
     """Noise levels of VP at evenly spaced times (Song et al. 2021, DDPM), float64 [num_steps], falling."""
-    return VPSchedule.spanning(sigma_min, sigma_max).sigma(1 + _ramp(num_steps) * (VP_EPSILON - 1))
+    return vp_schedule(sigma_min, sigma_max).sigma(1 + _ramp(num_steps) * (VP_EPSILON - 1))
 
 
 def ve_sigmas(num_steps: int, sigma_min: float, sigma_max: float, rho: float = 7) -> torch.Tensor:
@@ -79,63 +77,48 @@ def _ramp(num_steps: int) -> torch.Tensor:
     return torch.arange(num_steps, dtype=torch.float64) / (num_steps - 1)
 
 
-class LinearSchedule:
-    """sigma(t) = t: time is the noise level (the paper's own choice)."""
+class Schedule(NamedTuple):
+    """The noise level over time: sigma(t), its derivative, and its inverse t(sigma)."""
 
-    def sigma(self, t: torch.Tensor) -> torch.Tensor:
-        return t
-
-    def sigma_deriv(self, t: torch.Tensor) -> torch.Tensor:
-        return t.new_ones(t.shape)
-
-    def time(self, sigma: torch.Tensor) -> torch.Tensor:
-        return sigma
+    sigma: Callable[[torch.Tensor], torch.Tensor]
+    sigma_deriv: Callable[[torch.Tensor], torch.Tensor]
+    time: Callable[[torch.Tensor], torch.Tensor]
 
 
-class VESchedule:
-    """sigma(t) = sqrt(t): the variance grows evenly."""
-
-    def sigma(self, t: torch.Tensor) -> torch.Tensor:
-        return t.sqrt()
-
-    def sigma_deriv(self, t: torch.Tensor) -> torch.Tensor:
-        return 0.5 / t.sqrt()
-
-    def time(self, sigma: torch.Tensor) -> torch.Tensor:
-        return sigma**2
+def linear_schedule(sigma_min: float, sigma_max: float) -> Schedule:
+    """sigma(t) = t (the paper's own choice)."""
+    return Schedule(lambda t: t, lambda t: t.new_ones(t.shape), lambda sigma: sigma)
 
 
-@dataclass(frozen=True)
-class VPSchedule:
-    """sigma(t) = sqrt(exp(beta_d t^2 / 2 + beta_min t) - 1)."""
+def ve_schedule(sigma_min: float, sigma_max: float) -> Schedule:
+    """sigma(t) = sqrt(t)."""
+    return Schedule(lambda t: t.sqrt(), lambda t: 0.5 / t.sqrt(), lambda sigma: sigma**2)
 
-    beta_d: float = VP_BETA_D
-    beta_min: float = VP_BETA_MIN
 
-    @classmethod
-    def spanning(cls, sigma_min: float, sigma_max: float) -> VPSchedule:
-        """The schedule with sigma(VP_EPSILON) = sigma_min and sigma(1) = sigma_max.
+def vp_schedule(sigma_min: float, sigma_max: float) -> Schedule:
+    """sigma(t) = sqrt(exp(beta_d t^2 / 2 + beta_min t) - 1), from sigma_min at VP_EPSILON to sigma_max at 1.
 
-        Raises ValueError where it would not rise all the way between: sigma_min is too large for sigma_max.
-        """
-        low, high = math.log(sigma_min**2 + 1), math.log(sigma_max**2 + 1)
-        beta_d = 2 * (low / VP_EPSILON - high) / (VP_EPSILON - 1)
-        beta_min = high - 0.5 * beta_d
-        if min(beta_min + beta_d * VP_EPSILON, beta_min + beta_d) <= 0:
-            raise ValueError('sigma_min, sigma_max: a VP schedule can\'t span noise levels from '
-                             f'{sigma_min:g} to {sigma_max:g}')
-        return cls(beta_d, beta_min)
+    Raises ValueError where it would not rise all the way between: sigma_min is too large for sigma_max.
+    """
+    low, high = math.log(sigma_min**2 + 1), math.log(sigma_max**2 + 1)
+    beta_d = 2 * (low / VP_EPSILON - high) / (VP_EPSILON - 1)
+    beta_min = high - 0.5 * beta_d
+    if min(beta_min + beta_d * VP_EPSILON, beta_min + beta_d) <= 0:
+        raise ValueError('sigma_min, sigma_max: a VP schedule can\'t span noise levels from '
+                         f'{sigma_min:g} to {sigma_max:g}')
 
-    def sigma(self, t: torch.Tensor) -> torch.Tensor:
-        return ((0.5 * self.beta_d * t**2 + self.beta_min * t).exp() - 1).sqrt()
+    def sigma(t):
+        return ((0.5 * beta_d * t**2 + beta_min * t).exp() - 1).sqrt()
 
-    def sigma_deriv(self, t: torch.Tensor) -> torch.Tensor:
-        sigma = self.sigma(t)
-        return 0.5 * (self.beta_min + self.beta_d * t) * (sigma + 1 / sigma)
+    def sigma_deriv(t):
+        level = sigma(t)
+        return 0.5 * (beta_min + beta_d * t) * (level + 1 / level)
 
-    def time(self, sigma: torch.Tensor) -> torch.Tensor:
-        growth = 2 * self.beta_d * (1 + sigma**2).log()
-        return ((self.beta_min**2 + growth).sqrt() - self.beta_min) / self.beta_d
+    def time(level):
+        growth = 2 * beta_d * (1 + level**2).log()
+        return ((beta_min**2 + growth).sqrt() - beta_min) / beta_d
+
+    return Schedule(sigma, sigma_deriv, time)
 
 
 def no_scale(sigma: torch.Tensor, sigma_deriv: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -150,10 +133,7 @@ def vp_scale(sigma: torch.Tensor, sigma_deriv: torch.Tensor) -> tuple[torch.Tens
 
 
 class Discretization(NamedTuple):
-    """levels: makes noise levels of num_steps, sigma_min, sigma_max and rho; default_range: of sigma.
-
-    has_rho: whether rho counts.
-    """
+    """Noise levels from num_steps, sigma_min, sigma_max and rho; their usual range; whether rho counts."""
 
     levels: Callable[[int, float, float, float], torch.Tensor]
     default_range: tuple[float, float]
@@ -170,9 +150,5 @@ DISCRETIZATIONS = {
     'iddpm': Discretization(iddpm_sigmas, (0.002, 81.0)),
     'edm': Discretization(karras_sigmas, (0.002, 80.0), has_rho=True),
 }
-SCHEDULES = {
-    'vp': VPSchedule.spanning,
-    've': lambda sigma_min, sigma_max: VESchedule(),
-    'linear': lambda sigma_min, sigma_max: LinearSchedule(),
-}
+SCHEDULES = {'vp': vp_schedule, 've': ve_schedule, 'linear': linear_schedule}
 SCALINGS = {'vp': vp_scale, 'none': no_scale}

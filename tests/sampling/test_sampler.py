@@ -170,7 +170,7 @@ def test_the_range_is_clipped_to_what_the_denoiser_supports():
     net.sigma_min, net.sigma_max = 0.02, 30
     assert clip_range(net, None, None) == (0.02, 30)
     assert clip_range(net, 0.1, 100) == (0.1, 30)
-    steps = plan_steps(net, num_steps=5, sigma_min=0.001, sigma_max=100).steps
+    steps = plan_steps(net, num_steps=5, sigma_min=0.001, sigma_max=100)
     assert (steps[0].start.sigma, steps[-1].start.sigma) == (pytest.approx(30), pytest.approx(0.02))
     assert steps[-1].end.t == 0
 
@@ -198,7 +198,7 @@ def test_bad_options_are_refused(options, message):
 def test_churn_beyond_the_top_of_a_schedule_is_refused():
     """From 0.1 to 20 VP's sigma(t) bends back above 20, and the first churned level is above its maximum."""
     options = {'num_steps': 4, 'sigma_min': 0.1, 'sigma_max': 20, 'schedule': 'vp'}
-    assert len(plan_steps(Gaussian(), **options).steps) == 4
+    assert len(plan_steps(Gaussian(), **options)) == 4
     with pytest.raises(ValueError, match=r'S_churn 1: schedule vp from 0\.1 to 20 never reaches the noise '
                                          r'level 25'):
         plan_steps(Gaussian(), **options, S_churn=1)
