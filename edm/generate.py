@@ -44,8 +44,8 @@ from torch_utils.run_dir import take_newest
     click.option('--solver', type=click.Choice(list(SOLVERS)),
                  help='ODE solver.  [default: heun; with --denoiser: euler]'),
     click.option('--disc', type=click.Choice(list(DISCRETIZATIONS)), default='edm', help='Noise levels.'),
-    click.option('--schedule', type=click.Choice(list(SCHEDULES)), default='linear', help='Noise level sigma(t).'),
-    click.option('--scaling', type=click.Choice(list(SCALINGS)), default='none', help='Scale s(t).'))
+    click.option('--schedule', type=click.Choice(list(SCHEDULES)), default='linear', help='sigma over time.'),
+    click.option('--scaling', type=click.Choice(list(SCALINGS)), default='none', help='Scale over time.'))
 @cli.options('Output',
     click.option('--subdirs', is_flag=True, help='Make a folder for each thousand seeds.'),
     click.option('--grid', metavar='PNG', help='Also save one sheet with all images, outside --outdir.'),

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import astuple
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -93,7 +92,7 @@ def clip_range(net: Denoiser, sigma_min: float | None, sigma_max: float | None, 
 
 
 def _check(point: Point, what: str, level: float) -> None:
-    if not all(map(math.isfinite, astuple(point))):
+    if not all(map(math.isfinite, point)):
         raise ValueError(f'{what} never reaches the noise level {float(level):g}')
 
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     import torch
 
-VP_BETA_D, VP_BETA_MIN = 19.9, 0.1  # Song et al. 2021
 VP_EPSILON = 1e-3  # the time at which VP reaches the lowest level
 IDDPM_M, IDDPM_C1, IDDPM_C2 = 1000, 0.001, 0.008  # Nichol & Dhariwal 2021
 
@@ -140,12 +139,9 @@ class Discretization(NamedTuple):
     has_rho: bool = False
 
 
-def _vp_default(t: float) -> float:
-    return math.sqrt(math.exp(0.5 * VP_BETA_D * t**2 + VP_BETA_MIN * t) - 1)
-
-
 DISCRETIZATIONS = {
-    'vp': Discretization(vp_sigmas, (_vp_default(VP_EPSILON), _vp_default(1))),
+    'vp': Discretization(vp_sigmas, tuple(  # beta_d and beta_min of Song et al. 2021
+        math.sqrt(math.exp(0.5 * 19.9 * t**2 + 0.1 * t) - 1) for t in (VP_EPSILON, 1))),
     've': Discretization(ve_sigmas, (0.02, 100.0)),
     'iddpm': Discretization(iddpm_sigmas, (0.002, 81.0)),
     'edm': Discretization(karras_sigmas, (0.002, 80.0), has_rho=True),

@@ -8,7 +8,6 @@ A new solver is such a function and its line in SOLVERS. Imports no torch.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -17,8 +16,7 @@ if TYPE_CHECKING:
 PAST = 2
 
 
-@dataclass(frozen=True, kw_only=True)
-class Point:
+class Point(NamedTuple):
     """A time t of the trajectory, in Python floats, with what a solver needs there.
 
     sigma, scale: sigma(t) and s(t). The slope dx/dt at (x, t) is x_weight * x minus denoised_weight times the
