@@ -192,9 +192,8 @@ def call_again(target: str, *more: bytes) -> bytes:
     return call(target, AGAIN, *more)
 
 
-def storage(count: int, spelling: bytes = b'protocol_version') -> bytes:
-    data = nested_storage(storage_id(count), struct.pack('<q', count) + bytes(4 * count))
-    return value_bytes(data.replace(b'protocol_version', spelling))
+def storage(count: int) -> bytes:
+    return value_bytes(nested_storage(storage_id(count), struct.pack('<q', count) + bytes(4 * count)))
 
 
 # A little that is asked for again and again: what is memoized, and what is done with it each time.
@@ -203,15 +202,13 @@ BOMBS = {
         'torch._utils._rebuild_tensor_v2', value(0), value((2,)), value((1,)), value(False), value({}))),
     'parameters': (tensor(TWO_FLOATS), call_again('torch._utils._rebuild_parameter', value(False))),
     'storages': (storage(1 << 18), call_again('torch.storage._load_from_bytes')),
-    'storages with unusual heads': (storage(2, b'protocol_versioN'),
-                                    call_again('torch.storage._load_from_bytes')),
     'dicts': (value([(f'{i}', i) for i in range(3000)]), call_again('collections.OrderedDict')),
     'sets': (value([f'{i}' for i in range(3000)]), call_again('builtins.set')),
     'bytes': (value('x' * 1_000_000), call_again('_codecs.encode', value('latin1'))),
     'arrays': (value_bytes(bytes(1_000_000)), call(
         'numpy._core.multiarray._reconstruct', name('numpy.ndarray'), value((0,)), value('b')) + pickle.MARK
         + value(1) + value((500_000,)) + call('numpy.dtype', value('i2'), value(False), value(True))
-        + value((3, '>', None, None, None, -1, -1, 0)) + pickle.BUILD + value(False) + AGAIN + pickle.TUPLE
+        + value((3, '<', None, None, None, -1, -1, 0)) + pickle.BUILD + value(False) + AGAIN + pickle.TUPLE
         + pickle.BUILD),
     'modules': (value('x' * 500_000), call(CALL, (
         value({}) + pickle.MARK + value('type') + value('class') + value('version') + value(6)

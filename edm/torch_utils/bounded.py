@@ -24,22 +24,6 @@ class Bounded:
             raise EOFError
         return self._file.read(size)
 
-    def skip(self, size: int) -> 'Piece':
-        """The next `size` bytes, to be read later."""
-        start = self._file.tell()
-        if size > self.size - start:
-            raise EOFError
-        self._file.seek(size, io.SEEK_CUR)
-        return Piece(self._file, start, size)
-
-
-class Piece(typing.NamedTuple):
-    """Bytes of a file that nobody has read yet."""
-
-    file: typing.BinaryIO
-    start: int
-    size: int
-
 
 class Budget:
     """What the reading of one file may still spend: a pickle can ask for the same thing without end.
@@ -59,7 +43,7 @@ class Budget:
     def spend_call(self, args: tuple) -> None:
         self.spend('calls')
         for arg in args:
-            if type(arg) in (bytes, str, Piece):
-                self.spend('bytes', arg.size if type(arg) is Piece else len(arg))
+            if type(arg) in (bytes, str):
+                self.spend('bytes', len(arg))
             elif type(arg) in (list, tuple, dict):
                 self.spend('opcodes', len(arg))

@@ -65,7 +65,7 @@ def rank() -> int:
 
 
 def world_size() -> int:
-    """How many processes work together."""
+    """Number of processes."""
     return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
 
 
@@ -77,11 +77,7 @@ def barrier() -> None:
 
 def from_rank0(value: Any) -> Any:
     """Rank 0's `value`, a small picklable object, on every process."""
-    if world_size() == 1:
-        return value
-    box = [value]
-    torch.distributed.broadcast_object_list(box, src=0)
-    return box[0]
+    return gather(value)[0]
 
 
 def gather(value: Any) -> list:

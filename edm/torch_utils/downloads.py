@@ -29,9 +29,6 @@ BUSY = (408, 429, 500, 502, 503, 504)  # statuses that may be others a moment la
 WEB_PAGE = ('the server sends a web page instead of a file, maybe one to log in or one that reports an '
             'error')
 
-# SHA-256 of released files by their address: those that are downloaded without the user's naming a hash.
-KNOWN_SHA256: dict[str, str] = {}
-
 
 def download_dir() -> Path:
     """Where downloads are kept: $DNNLIB_CACHE_DIR/downloads, else ~/.cache/dnnlib/downloads."""
@@ -50,7 +47,7 @@ def local_path(path_or_url: str, option: str) -> Path:
     Raises UserError naming `option` if there is no such file or the download fails.
     """
     if is_url(path_or_url):
-        return cached(path_or_url, option)
+        return fetch(path_or_url, cached_path(path_or_url, option), option)
     if re.match(r'[a-z][a-z0-9+.-]*://', str(path_or_url), re.IGNORECASE):
         raise UserError(f'{option} {path_or_url}: expected a path, or an address that begins with https:// '
                         'or http://')
@@ -60,20 +57,15 @@ def local_path(path_or_url: str, option: str) -> Path:
     return path
 
 
-def cached(url: str, option: str) -> Path:
-    """The copy of `url` in `download_dir()`, downloaded where it is not there yet. Errors as in `fetch`."""
-    return fetch(url, cached_path(url, option), option)
-
-
 def cached_path(url: str, option: str) -> Path:
-    """Where `cached` keeps the copy of `url`."""
+    """Where `local_path` keeps the download of `url`."""
     plain, _ = _expected(url, option)
     name = re.sub(r'[^\w.-]', '_', Path(urlparse(plain).path).name, flags=re.ASCII)[-100:] or 'download'
     return download_dir() / f'{hashlib.sha256(plain.encode()).hexdigest()[:16]}-{name}'
 
 
 def forget(url: str, option: str) -> None:
-    """Delete the copy that `cached` has made, as of a file that turned out to be of no use; no error."""
+    """Delete the download that `local_path` keeps, of a file that turned out to be useless; no error."""
     path = cached_path(url, option)
     for each in _record_path(path), path:
         each.unlink(missing_ok=True)
@@ -82,11 +74,10 @@ def forget(url: str, option: str) -> None:
 def fetch(url: str, path: str | os.PathLike, option: str) -> Path:
     """Make sure that `path` is a whole download of `url`; returns it.
 
-    url: http or https; certificates are verified. It may end with #sha256= and the hash of the contents that
-        are expected; else those of KNOWN_SHA256 are, if it is there.
-    path: `{path}.json` beside it records URL, size, SHA-256 and time of a finished download. As long as both
-        agree, the network is not asked. What an interrupted download has brought lies in `.{name}.part`, and
-        the next one, in this process or another, goes on from there. Of several processes one downloads.
+    url: http or https; certificates are verified. It may end with #sha256= and the expected hash.
+    path: `{path}.json` beside it records URL, size, SHA-256 and time of a finished download. While both
+        agree, nothing is requested. An interrupted download leaves `.{name}.part`, which the next one,
+        in this process or another, resumes. Of several processes one downloads.
     Raises UserError naming `option` in one line if the file can't be had, is not the expected one, or is a
     web page.
     """
@@ -105,7 +96,7 @@ def fetch(url: str, path: str | os.PathLike, option: str) -> Path:
 
 
 def _expected(url: str, option: str) -> tuple[str, str | None]:
-    """The address without its fragment, and the SHA-256 that its contents must have, if known."""
+    """The address without its fragment, and the SHA-256 that this names, if any."""
     try:
         plain, fragment = urldefrag(url)
         host, _ = urlparse(plain).hostname, urlparse(plain).port
@@ -115,7 +106,7 @@ def _expected(url: str, option: str) -> tuple[str, str | None]:
         raise UserError(f'{option} {url}: expected an address that begins with https:// or http:// and names '
                         'a host')
     if not fragment:
-        return plain, KNOWN_SHA256.get(plain)
+        return plain, None
     match = re.fullmatch(r'sha256=([0-9a-fA-F]{64})', fragment)
     if match is None:
         raise UserError(f'{option} {url}: after # expected sha256= and 64 hexadecimal digits')

@@ -1,6 +1,5 @@
 """A function on many items by several processes, the results in the items' order."""
 
-import contextlib
 import multiprocessing
 import os
 import signal
@@ -8,7 +7,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
@@ -33,22 +32,29 @@ def map_in_processes(function: Callable, items: Iterable, workers: int) -> Itera
     fork = sys.platform == 'linux' and threading.active_count() == 1
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context('fork' if fork else 'spawn'),
                                initializer=_begin, initargs=(function,))
+    try:
+        yield from _in_order(pool, _call, items, 2 * workers - 1)
+    except BrokenProcessPool as err:
+        raise UserError('a worker process died, perhaps out of memory; fewer --workers need less') from err
+
+
+def _in_order(pool: Executor, function: Callable, items: Iterable, ahead: int) -> Iterator[tuple]:
+    """(item, function(item)) in order, computed at most `ahead` items in front; ends the pool."""
     pending = deque()
+
+    def first():
+        item, future = pending.popleft()
+        return item, future.result()
+
     try:
         for item in items:
-            pending.append((item, pool.submit(_call, item)))
-            if len(pending) >= 2 * workers:
-                yield _result(*pending.popleft())
+            pending.append((item, pool.submit(function, item)))
+            if len(pending) > ahead:
+                yield first()
         while pending:
-            yield _result(*pending.popleft())
-    except BrokenProcessPool as err:
-        raise UserError('a worker process died, maybe for want of memory; fewer --workers need less') from err
+            yield first()
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _result(item, future: Future) -> tuple:
-    return item, future.result()
 
 
 def _begin(function: Callable) -> None:
@@ -77,12 +83,4 @@ def default_workers() -> int:
 def map_ahead(function: Callable[[Item], Result], items: Iterable[Item], workers: int,
               ahead: int) -> Iterator[Result]:
     """function(item) in order of the items, by `workers` threads that are at most `ahead` items in front."""
-    pool, pending = ThreadPoolExecutor(workers), deque()
-    with contextlib.ExitStack() as stack:
-        stack.callback(pool.shutdown, wait=True, cancel_futures=True)
-        for item in items:
-            pending.append(pool.submit(function, item))
-            if len(pending) > ahead:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
+    return (result for _, result in _in_order(ThreadPoolExecutor(workers), function, items, ahead))

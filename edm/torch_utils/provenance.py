@@ -34,7 +34,7 @@ def record(*, inputs: Iterable[str | Path | None] = (), **more) -> dict:
     context = click.get_current_context(silent=True)
     return {
         'command': command_line(),
-        'options': _options(context.params) if context else {},
+        'options': {name: _option(value) for name, value in context.params.items()} if context else {},
         'python': platform.python_version(),
         'torch': str(torch.__version__),  # without the class of its own
         'numpy': numpy.__version__,
@@ -86,13 +86,10 @@ def commit() -> str | None:
         return None
 
 
-def _options(params: dict) -> dict:
-    """The values of options, lists of integers in the short form in which they are given."""
-    return _plain({name: shorten(value) if _are_integers(value) else value for name, value in params.items()})
-
-
-def _are_integers(value) -> bool:
-    return isinstance(value, (list, tuple)) and len(value) > 0 and all(type(item) is int for item in value)
+def _option(value):
+    """An option's value as JSON can hold it, a list of integers in the short form that options take."""
+    integers = isinstance(value, (list, tuple)) and value and all(type(item) is int for item in value)
+    return shorten(value) if integers else _plain(value)
 
 
 def _plain(value):

@@ -7,11 +7,8 @@ import warnings
 import zipfile
 from typing import Any
 
-import numpy as np
-import torch
-
 from torch_utils.bounded import Bounded
-from torch_utils.safe_pickle import StorageUnpickler, require
+from torch_utils.safe_pickle import StorageUnpickler, require, torch_storage
 
 
 def safe_load_archive(path: str | os.PathLike) -> Any:
@@ -54,7 +51,5 @@ class _ArchiveUnpickler(StorageUnpickler):
         dtype, key, count = super().persistent_load(pid)
         if key not in self._storages:
             data = self._read(f'{self._folder}data/{key}', count * dtype.itemsize)
-            storage = torch.empty(count, dtype=dtype, device='cpu')
-            storage.view(torch.uint8).numpy()[:] = np.frombuffer(data, np.uint8)
-            self._storages[key] = storage
+            self._storages[key] = torch_storage(data, dtype)
         return self._storages[key]

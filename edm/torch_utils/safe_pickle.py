@@ -17,7 +17,7 @@ import warnings
 import numpy as np
 import torch
 
-from torch_utils.bounded import Bounded, Budget, Piece
+from torch_utils.bounded import Bounded, Budget
 from torch_utils.errors import shown
 from torch_utils.persistence import VERSION, source_hash
 
@@ -66,26 +66,10 @@ class _Global:
     dtype: torch.dtype | None = None
 
 
-@dataclasses.dataclass(slots=True, eq=False)
-class _NumpyType:
-    """A numpy number type while it is read; a second step sets the byte order."""
-
-    code: str
-    order: str = '='
-
-    @property
-    def dtype(self) -> np.dtype:
-        return np.dtype(self.order + self.code)
-
-
-class _Refused(pickle.UnpicklingError):
-    """A pickle that asks for something a snapshot never needs."""
-
-
 def require(condition: bool, what: str) -> None:
     """Raise pickle.UnpicklingError, which says that the file holds `what`, unless the condition holds."""
     if not condition:
-        raise _Refused(f'it holds {what}')
+        raise pickle.UnpicklingError(f'it holds {what}')
 
 
 def _check_key(key) -> None:
@@ -117,30 +101,21 @@ def _set(items=()):
     return set(items)
 
 
-def _empty_module_dict():
-    return PersistentObject('ModuleDict', {}, None)
-
-
 def _encode(text, encoding):
     require(type(text) is str and encoding == 'latin1', 'malformed bytes')
     return text.encode('latin1')
 
 
-def _no_bytes():
-    return b''
-
-
 def _numpy_type(code, align=False, copy=True):
-    numbers = {'b1', 'i1', 'i2', 'i4', 'i8', 'u1', 'u2', 'u4', 'u8', 'f2', 'f4', 'f8'}
-    require(type(code) is str, 'a malformed numpy type')
-    require(code in numbers, f'a numpy value of type {shown(code)}, no number')
-    return _NumpyType(code)
+    require(type(code) is str and re.fullmatch('b1|[iu][1248]|f[248]', code) is not None,
+            'a numpy value of a type that is no number')
+    return np.dtype(code)
 
 
 def _numpy_scalar(kind, data):
-    require(type(kind) is _NumpyType and type(data) is bytes, 'a malformed numpy number')
-    require(len(data) == kind.dtype.itemsize, 'a malformed numpy number')
-    return np.frombuffer(data, kind.dtype)[0].item()
+    require(isinstance(kind, np.dtype) and type(data) is bytes and len(data) == kind.itemsize,
+            'a malformed numpy number')
+    return np.frombuffer(data, kind)[0].item()
 
 
 def _empty_array(cls, shape, code):
@@ -148,19 +123,13 @@ def _empty_array(cls, shape, code):
     return np.empty(0)
 
 
-def _set_numpy_type(kind: _NumpyType, state) -> None:
-    require(type(state) is tuple and len(state) >= 5 and state[1] in ('<', '>', '=', '|')
-             and state[2:5] == (None, None, None), 'a numpy type with parts')
-    kind.order = state[1]
-
-
 def _set_array(array: np.ndarray, state) -> None:
     require(type(state) is tuple and len(state) == 5, 'a malformed numpy array')
     _, shape, kind, fortran, data = state
     data = data.encode('latin1') if type(data) is str else data  # Python 2 has one type for both
-    require(_are_sizes(shape) and type(kind) is _NumpyType and type(data) is bytes
-             and len(data) == math.prod(shape) * kind.dtype.itemsize, 'a malformed numpy array')
-    array.__setstate__((1, shape, kind.dtype, bool(fortran), data))
+    require(_are_sizes(shape) and isinstance(kind, np.dtype) and type(data) is bytes
+            and len(data) == math.prod(shape) * kind.itemsize, 'a malformed numpy array')
+    array.__setstate__((1, shape, kind, bool(fortran), data))
 
 
 def _are_sizes(numbers) -> bool:
@@ -187,69 +156,37 @@ def _storage(data, budget: Budget):
     It is five pickles (a magic number, the form's version, facts of the machine, the storage's description,
     its key), the count and the raw numbers. Only a single plain storage is taken: torch's own weights-only
     loading also builds sparse and quantised tensors and dicts with any key.
-    data: bytes or a Piece, whose numbers go straight to their place.
     """
-    require(type(data) in (bytes, Piece), 'malformed tensor data')
-    if type(data) is bytes:
-        data = Piece(io.BytesIO(data), 0, len(data))
-    file, back = data.file, data.file.tell()
-    file.seek(data.start)
-    head = file.read(min(data.size, _LONGEST_HEAD))
-    dtype, count, length = _usual_head(head) or _any_head(head, budget)
-    require(head[length:length + 8] == struct.pack('<q', count), 'malformed tensor data')
-    require(data.size - length - 8 == count * dtype.itemsize, 'tensors that are cut short')
-    # Memory of torch's own is aligned for its fast kernels; a caller's default device plays no part.
-    storage = torch.empty(count, dtype=dtype, device='cpu')
-    file.seek(data.start + length + 8)
-    require(file.readinto(storage.view(torch.uint8).numpy()) == storage.nbytes, 'tensors that are cut short')
-    file.seek(back)
-    return storage
-
-
-_LONGEST_HEAD = 4096  # bytes before a storage's numbers, some 300 as a rule
-
-# The head as PyTorch writes it, to spare the machine two thousand pickles in a file of some hundred tensors.
-_USUAL_HEAD = re.compile(
-    rb'\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19\.\x80\x02M\xe9\x03\.'
-    rb'\x80\x02}q\0\(X\x10\0\0\0protocol_versionq\x01M\xe9\x03X\r\0\0\0little_endianq\x02\x88'
-    rb'X\n\0\0\0type_sizesq\x03}q\x04\(X\x05\0\0\0shortq\x05K\x02X\x03\0\0\0intq\x06K\x04'
-    rb'X\x04\0\0\0longq\x07K\x04uu\.'
-    rb'\x80\x02\(X\x07\0\0\0storageq\0ctorch\n(\w+)Storage\nq\x01X(.\0\0\0\d+)q\x02'
-    rb'X\x03\0\0\0cpuq\x03(?:K(.)|M(..)|J(....))Ntq\x04Q\.\x80\x02]q\0X\2q\x01a\.', re.DOTALL)
-
-
-def _usual_head(head: bytes) -> tuple[torch.dtype, int, int] | None:
-    """(type, number of elements, length of the head), or None if it is not as usual."""
-    match = _USUAL_HEAD.match(head)
-    if match is None or match[2][0] != len(match[2]) - 4:
-        return None
-    dtype = _STORAGE_TYPES.get(match[1].decode('ascii'))
-    count = int.from_bytes(match[3] or match[4] or match[5], 'little', signed=match[5] is not None)
-    return None if dtype is None or count < 0 else (dtype, count, match.end())
-
-
-def _any_head(head: bytes, budget: Budget) -> tuple[torch.dtype, int, int]:
-    """As `_usual_head`, by the machine."""
-    file = io.BytesIO(head)
+    require(type(data) is bytes, 'malformed tensor data')
+    file = io.BytesIO(data)
     magic, version, machine, (dtype, key, count), keys = (
         StorageUnpickler(Bounded(file), budget).load() for _ in range(5))
     require(magic == 0x1950a86a20f9469cfc6c and version == 1001 and keys == [key], 'malformed tensor data')
     require(machine.get('little_endian') is True, 'tensors of a big-endian machine')
-    return dtype, count, file.tell()
+    require(file.read(8) == struct.pack('<q', count), 'malformed tensor data')
+    require(len(data) - file.tell() == count * dtype.itemsize, 'tensors that are cut short')
+    return torch_storage(memoryview(data)[file.tell():], dtype)
+
+
+def torch_storage(data: bytes | memoryview, dtype: torch.dtype) -> torch.Tensor:
+    """Raw numbers as a tensor [n], in memory that torch has aligned for its fast kernels."""
+    # On the CPU whatever a caller's default device is.
+    storage = torch.empty(len(data) // dtype.itemsize, dtype=dtype, device='cpu')
+    storage.view(torch.uint8).numpy()[:] = np.frombuffer(data, np.uint8)
+    return storage
 
 
 _STORAGE_TYPES = {'Float': torch.float32, 'Double': torch.float64, 'Half': torch.float16,
                   'BFloat16': torch.bfloat16, 'Long': torch.int64, 'Int': torch.int32, 'Short': torch.int16,
                   'Char': torch.int8, 'Byte': torch.uint8, 'Bool': torch.bool}
 
-_STORAGE_CALL = 'torch.storage._load_from_bytes'
 _CALLS = {
     'torch_utils.persistence._reconstruct_persistent_obj': _persistent_object,
     'torch._utils._rebuild_parameter': _parameter,
     'torch._utils._rebuild_tensor': _tensor,
     'torch._utils._rebuild_tensor_v2': _tensor,
-    _STORAGE_CALL: _storage,
-    'torch.nn.modules.container.ModuleDict': _empty_module_dict,
+    'torch.storage._load_from_bytes': _storage,
+    'torch.nn.modules.container.ModuleDict': lambda: PersistentObject('ModuleDict', {}, None),
     'collections.OrderedDict': _dict,
     'dnnlib.util.EasyDict': _dict,
     'numpy.dtype': _numpy_type,
@@ -260,7 +197,7 @@ _CALLS = {
     # Protocols 2 and 3 have no opcode for sets, protocol 2 none for bytes, empty or not.
     'builtins.set': _set,
     '__builtin__.set': _set,
-    '__builtin__.bytes': _no_bytes,
+    '__builtin__.bytes': lambda: b'',
     '_codecs.encode': _encode,
 }
 
@@ -279,7 +216,7 @@ class _Opcodes:
     def __getitem__(self, code):
         self._budget.spend('opcodes')
         if code not in self._table:
-            raise _Refused(f'it uses pickle opcode 0x{code:02x}, which no snapshot needs')
+            raise pickle.UnpicklingError(f'it uses pickle opcode 0x{code:02x}, which no snapshot needs')
         return self._table[code]
 
 
@@ -294,38 +231,22 @@ _HARMLESS = ('PROTO FRAME STOP MARK POP POP_MARK NONE NEWTRUE NEWFALSE BININT BI
 class _SafeUnpickler(pickle._Unpickler):
     """The interpreter of the standard library in Python, whose opcode table can be replaced.
 
-    Its speed hardly matters: what is large in a snapshot are a few hundred byte strings, which it leaves
-    where they are until `_storage` gets them.
+    Its speed hardly matters: a snapshot is a few hundred large byte strings.
     """
 
     def __init__(self, file: Bounded, budget: Budget | None = None):
         super().__init__(file, encoding='latin1')  # of the texts of Python 2
-        self._bounded, self._budget = file, budget or Budget(file.size)
+        self._budget = budget or Budget(file.size)
         self.dispatch = _Opcodes(self.table, self._budget)
 
     table: typing.ClassVar = {
         getattr(pickle, name)[0]: pickle._Unpickler.dispatch[getattr(pickle, name)[0]] for name in _HARMLESS}
 
     def find_class(self, module, name):
-        try:
-            return _GLOBALS[f'{module}.{name}']
-        except KeyError:
-            raise _Refused(f'it names {shown(f"{module}.{name}")}, which no snapshot needs') from None
-
-    def load_bytes(self):
-        self.append(self._later_or_now(*struct.unpack('<I', self.read(4))))
-
-    def load_more_bytes(self):
-        self.append(self._later_or_now(*struct.unpack('<Q', self.read(8))))
-
-    def _later_or_now(self, size: int):
-        if size < _LONGEST_HEAD or not self.stack or self.stack[-1] is not _GLOBALS[_STORAGE_CALL]:
-            return self.read(size)
-        frame = self._unframer.current_frame
-        if frame is not None and frame.tell() < len(frame.getbuffer()):
-            return self.read(size)
-        self._unframer.current_frame = None
-        return self._bounded.skip(size)
+        known = _GLOBALS.get(f'{module}.{name}')
+        if known is None:
+            raise pickle.UnpicklingError(f'it names {shown(f"{module}.{name}")}, which no snapshot needs')
+        return known
 
     def load_call(self):
         args = self.stack.pop()
@@ -338,8 +259,9 @@ class _SafeUnpickler(pickle._Unpickler):
     def load_build(self):
         state = self.stack.pop()
         target = self.stack[-1]
-        if type(target) is _NumpyType:
-            _set_numpy_type(target, state)
+        if isinstance(target, np.dtype):
+            require(type(state) is tuple and len(state) >= 5 and state[1] in ('<', '=', '|')
+                    and state[2:5] == (None, None, None), 'a numpy type with parts or other byte order')
         elif type(target) is np.ndarray:
             self._budget.spend_call(state if type(state) is tuple else ())
             _set_array(target, state)
@@ -381,8 +303,7 @@ class _SafeUnpickler(pickle._Unpickler):
 
     table |= {pickle.REDUCE[0]: load_call, pickle.NEWOBJ[0]: load_call, pickle.BUILD[0]: load_build,
               pickle.APPEND[0]: load_item, pickle.APPENDS[0]: load_items, pickle.ADDITEMS[0]: load_items,
-              pickle.SETITEM[0]: load_pair, pickle.SETITEMS[0]: load_pairs,
-              pickle.BINBYTES[0]: load_bytes, pickle.BINBYTES8[0]: load_more_bytes}
+              pickle.SETITEM[0]: load_pair, pickle.SETITEMS[0]: load_pairs}
 
 
 class StorageUnpickler(_SafeUnpickler):

@@ -83,10 +83,6 @@ def harmless_snapshot(data: bytes, tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_the_corpus_is_large():
-    assert len(CALLS) + len(TRICKS) + len(STATES) >= 140
-
-
 def test_what_is_watched_would_be_seen(tmp_path):
     for harm in (tmp_path / 'x').touch, lambda: os.system('true'), lambda: exec('1'):
         def run(harm=harm):
@@ -123,7 +119,7 @@ def test_what_is_asked_for_without_end_is_refused_early(kind, tmp_path, monkeypa
                              (tmp_path / 'training-state-000001.pt', checkpoint.load_state, archive)):
         path.write_bytes(form(data))
         harmless(lambda: read(path), 'than any snapshot needs')  # noqa: B023, called at once
-    if kind not in ('storages with unusual heads', 'lists in lists'):
+    if kind != 'lists in lists':
         few = safe_pickle.safe_load(io.BytesIO(repeated(*BOMBS[kind], count=2)))
         assert len(few['ema']) == 2 - 2 * (kind == 'nothing')
 

@@ -35,7 +35,7 @@ def test_plain_values_are_read_as_pickle_reads_them():
 
 def test_numpy_numbers_and_arrays_keep_their_values():
     numbers = [np.float64(0.1), np.float32(0.1), np.int64(-5), np.uint8(200), np.bool_(True), np.half(0.5)]
-    arrays = [np.arange(6.).reshape(2, 3).T, np.array([1, 2], dtype='>i2'), np.zeros((0, 3))]
+    arrays = [np.arange(6.).reshape(2, 3).T, np.array([1, 2], dtype='i2'), np.zeros((0, 3))]
     for protocol in 2, 4:
         read = safe_pickle.safe_load(io.BytesIO(pickle.dumps(numbers + arrays, protocol=protocol)))
         assert [type(number) for number in read[:6]] == [float, float, int, int, bool, float]
