@@ -9,26 +9,20 @@ from jacobians import METHODS
 from torch_utils import cli
 from torch_utils.run_dir import take_newest
 
-
-def _path_with_suffix(*suffixes: str):
-    def check(ctx, param, value):
-        if value is not None and (not value.lower().endswith(suffixes) or os.path.isdir(value)):
-            raise click.BadParameter(f'{value} must name a file that ends with {" or ".join(suffixes)}')
-        return value
-    return check
+_CHURN = ('S_churn', 'S_min', 'S_max', 'S_noise')
 
 
 @cli.command()
 @cli.options('Main options',
     click.option('--network_pkl', metavar='PATH|URL|DIR', required=True, callback=take_newest,
-                 help='Snapshot, or a run\'s folder for its newest; its averaged network is studied.'),
+                 help='Snapshot to study, or a run folder for its newest.'),
     click.option('--seeds', metavar='LIST', type=cli.IntList(), default='0-9',
                  help='One noisy image per seed.'),
     click.option('--class', 'class_idx', metavar='INT', type=click.IntRange(min=0),
                  help='Class of all images.  [default: drawn by each seed, or that of the real image]'),
     click.option('--data', metavar='ZIP|DIR|NPZ|PT',
-                 help='Real images, to which noise is added; PT: a MoLRG data set.  [default: the '
-                      'images along the way of the sampler]'))
+                 help='Real images to add noise to; PT: a MoLRG data set.  [default: states along the '
+                      'sampling trajectory]'))
 @cli.options('Performance',
     click.option('--batch', metavar='INT', type=click.IntRange(min=1),
                  help='Rows of a Jacobian at once, which bounds the memory.  [default: by a short '
@@ -36,33 +30,31 @@ def _path_with_suffix(*suffixes: str):
     cli.device_option)
 @cli.options('Sampler',
     click.option('--sigmas', metavar='LIST', type=cli.FloatList(),
-                 help='Noise levels, such as 0.1,1,10. The sampler stops there besides its own levels.  '
+                 help='Noise levels, such as 0.1,1,10, which the sampler steps through besides its own.  '
                       '[default: the sampler\'s]'),
     cli.sampler_options)
 @cli.options('Rank',
     click.option('--eta', metavar='FLOAT', type=cli.FiniteRange(0, 1, min_open=True, max_open=True),
-                 default=0.99, help='The rank is the number of singular values that have this share of the '
-                                    'norm of all; 0.99 of the norm is 0.98 of the energy.'),
+                 default=0.99, help='Share of the norm of all singular values that those counted must '
+                                    'exceed; 0.99 of the norm is 0.98 of the energy.'),
     click.option('--method', type=click.Choice(METHODS), default='auto',
-                 help='exact: all rows of the Jacobian. randomized: a cost proportional to the rank, '
-                      'which is given with bounds. auto: randomized as long as it is the faster one.'),
+                 help='exact: all rows of the Jacobian. randomized: bounds of the rank, at a cost '
+                      'proportional to it. auto: randomized while that is faster.'),
     click.option('--tolerance', metavar='FLOAT', type=cli.FiniteRange(min=0, max=1), default=0.02,
-                 help='How far those bounds may lie from the rank, as a share of the dimension.'))
+                 help='Largest distance between the rank and those bounds, as a share of the dimension.'))
 @cli.options('Output',
-    click.option('--out', metavar='NPZ', callback=_path_with_suffix('.npz'),
-                 help='File for the ranks; a run that was interrupted goes on from there.'),
+    click.option('--out', metavar='NPZ', help='File for the ranks; an interrupted run resumes from it.'),
     click.option('--overwrite', is_flag=True,
-                 help='Start anew if --out is there and was made with other settings, or is no such file, '
-                      'and replace any file at --figure; otherwise that is refused.'),
-    click.option('--save_spectrum', is_flag=True, help='Save the singular values, too.'),
-    click.option('--figure', metavar='PNG|PDF', callback=_path_with_suffix('.png', '.pdf'),
-                 help='Picture of rank/dim over 1/sigma.'))
+                 help='Start from scratch where --out has other settings or is another file, and replace '
+                      'any file at --figure, instead of refusing.'),
+    click.option('--save_spectrum', is_flag=True, help='Also save the singular values.'),
+    click.option('--figure', metavar='PNG|PDF', help='Figure of rank/dim over 1/sigma.'))
 @cli.writes(['network_pkl', 'data'], adds_overwrite=False, out=None, figure='figure')
 def main(**opts):
     """Numerical rank of a denoiser's Jacobian over noise levels.
 
-    The Jacobian dD(x; sigma)/dx is taken at noisy images x along the way of the EDM sampler from each seed's
-    noise, or at real images with noise added. Under torchrun the processes share the seeds.
+    The Jacobian dD(x; sigma)/dx is taken at states x of the EDM sampler's trajectory from each seed's noise,
+    or at real images with noise added. Under torchrun the processes share the seeds.
 
     \b
     Examples:
@@ -73,9 +65,8 @@ def main(**opts):
     """
     _check(opts)
 
-    from figures import style as figures
-    from jacobians import rank_file as jacobian_ranks
-    from jacobians import study as jacobian_study
+    from figures.style import check_out
+    from jacobians import rank_file, study
     from torch_utils import distributed, provenance
     from torch_utils.files import make_output_dir
 
@@ -83,15 +74,15 @@ def main(**opts):
     distributed.init(device)
     net, labels = _network(opts, device)
     dim = net.img_channels * net.img_resolution**2
-    method = jacobian_study.check_memory(dim, device, jacobian_study.Method(
+    method = study.check_memory(dim, device, study.Method(
         name=opts['method'], eta=opts['eta'], tolerance=opts['tolerance']))
     source = _source(opts, net, labels)
     if opts['figure']:
-        figures.check_out(opts['figure'], '--figure')
+        check_out(opts['figure'], '--figure')
     card = provenance.record(inputs=[opts['network_pkl'], opts['data']])
-    ranks = jacobian_ranks.new_ranks(opts['seeds'], source.sigmas, dim=dim, eta=opts['eta'],
-                                     settings=_settings(opts, source, device, card['inputs']),
-                                     spectrum=opts['save_spectrum'])
+    ranks = rank_file.new_ranks(opts['seeds'], source.sigmas, dim=dim, eta=opts['eta'],
+                                settings=_settings(opts, source, device, card['inputs']),
+                                spectrum=opts['save_spectrum'])
     if opts['out']:
         make_output_dir(Path(opts['out']).parent, '--out')
         with distributed.shared_errors():
@@ -100,10 +91,10 @@ def main(**opts):
 
     def save():
         if opts['out']:
-            jacobian_ranks.save_ranks(opts['out'], ranks, card)
+            rank_file.save_ranks(opts['out'], ranks, card)
 
-    for filled in jacobian_study.fill(ranks, net, lambda seeds: source.points(net, seeds, device),
-                                      method=method, batch=opts['batch'], save=save):
+    for filled in study.fill(ranks, net, lambda seeds: source.points(net, seeds, device), method=method,
+                             batch=opts['batch'], save=save):
         for row, column in filled:
             print(_status(ranks, row, column), flush=True)
     if distributed.rank() == 0:
@@ -112,7 +103,7 @@ def main(**opts):
 
 
 def _resumed(opts: dict, fresh):
-    """The table of ranks with those that --out holds already."""
+    """The table of ranks with those that --out has already."""
     from jacobians.rank_file import resume_ranks
     from torch_utils.errors import UserError
 
@@ -121,48 +112,49 @@ def _resumed(opts: dict, fresh):
     except UserError as err:
         if not opts['overwrite']:
             raise
-        click.echo(f'Starts anew: {err}', err=True)
+        click.echo(f'starts from scratch: {err}', err=True)
         return fresh
 
 
 def _check(opts: dict) -> None:
     """Refuse options that are wrong whatever the network."""
     if len(set(opts['seeds'])) < len(opts['seeds']):
-        raise click.UsageError('--seeds: a seed stands twice in the list')
+        raise click.UsageError('--seeds: lists a seed twice')
+    for option, suffixes in (('out', ('.npz',)), ('figure', ('.png', '.pdf'))):
+        path = opts[option]
+        if path and (not path.lower().endswith(suffixes) or os.path.isdir(path)):
+            raise click.UsageError(f'--{option} {path}: expected the name of a file that ends with '
+                                   f'{" or ".join(suffixes)}')
     if opts['overwrite'] and not (opts['out'] or opts['figure']):
         raise click.UsageError('--overwrite is for --out and --figure')
     if opts['method'] == 'exact' and cli.given('tolerance'):
         raise click.UsageError('--tolerance is for --method randomized and auto; exact ranks have no bounds')
     cli.check_churn(opts)
     if opts['save_spectrum'] and not opts['out']:
-        raise click.UsageError('--save_spectrum needs --out, the file to save to')
+        raise click.UsageError('--save_spectrum needs --out')
     if opts['data']:
-        for name in ('steps', 'sigma_min', 'sigma_max', 'rho') if opts['sigmas'] else ():
-            if cli.given(name):
-                raise click.UsageError(f'--{name}: with --data and --sigmas no sampler runs')
-        for name in ('S_churn', 'S_min', 'S_max', 'S_noise'):
-            if cli.given(name):
-                raise click.UsageError(f'--{name}: with --data no sampler runs')
+        unused = _CHURN + (('steps', 'sigma_min', 'sigma_max', 'rho') if opts['sigmas'] else ())
+        for name in filter(cli.given, unused):
+            why = '--data' if name in _CHURN else '--data and --sigmas'
+            raise click.UsageError(f'--{name} has no use: with {why} no sampler runs')
 
 
 def _network(opts: dict, device) -> tuple:
     """The network on the device, and its label vectors if its labels are such."""
-    import torch
-
     from data.training_labels import label_vectors
     from training.snapshot import load_with_settings
 
     net, recorded = load_with_settings(opts['network_pkl'], device, option='--network_pkl')
     net.use_fp16 = False  # in half precision a Jacobian is mostly rounding error
     vectors = None
-    if not opts['data'] or opts['class_idx'] is not None:  # real images bring their labels
+    if not opts['data'] or opts['class_idx'] is not None:  # else real images have their labels
         vectors = label_vectors(recorded, net.label_dim, f'--network_pkl {opts["network_pkl"]}')
     cli.check_class(opts['class_idx'], net.label_dim, vectors=vectors is not None)
-    return net, None if vectors is None else torch.from_numpy(vectors)
+    return net, vectors
 
 
 def _source(opts: dict, net, labels):
-    """Where the noisy images come from, checked against the network."""
+    """The source of the noisy images, checked against the network."""
     from jacobians.points import Trajectories, noise_levels, open_images
     from sampling.plan import plan_steps
 
@@ -172,7 +164,7 @@ def _source(opts: dict, net, labels):
             if sigma is not None and not low <= sigma <= high:
                 raise click.UsageError(f'--{name} {sigma:g}: the network takes noise levels from {low:g} to '
                                        f'{high:g}')
-    churn = {name: opts[name] for name in ('S_churn', 'S_min', 'S_max', 'S_noise')}
+    churn = {name: opts[name] for name in _CHURN}
     with cli.usage_errors():
         sigmas, levels = noise_levels(net, opts['sigmas'], num_steps=opts['steps'], rho=opts['rho'],
                                       sigma_min=opts['sigma_min'], sigma_max=opts['sigma_max'])
@@ -184,7 +176,7 @@ def _source(opts: dict, net, labels):
 
 
 def _settings(opts: dict, source, device, inputs: dict[str, str]) -> dict:
-    """All that decides the ranks, as JSON takes it; a file is only resumed with the same."""
+    """All that decides the ranks; a file is only resumed with the same."""
     chosen = {name: opts[name] for name in ('eta', 'method', 'tolerance', 'save_spectrum')}
     sampler = {} if opts['data'] else {
         'levels': source.levels, **{name: str(value) for name, value in source.options.items()}}
@@ -200,16 +192,14 @@ def _status(ranks, row: int, column: int) -> str:
 
 
 def _finish(opts: dict, ranks) -> None:
-    from figures import jacobian_figure
-    from figures import style as figures
+    from figures import jacobian_figure, style
 
     if opts['out']:
         print(f'{len(ranks.seed)} seeds, {len(ranks.sigma)} noise levels, dimension {ranks.dim}: '
               f'{opts["out"]}')
     if opts['figure']:
-        label = Path(opts['network_pkl']).stem
-        figure, caption = jacobian_figure.draw_ranks({label: ranks})
-        figures.save_figure(figure, opts['figure'], title=jacobian_figure.TITLE, caption=caption)
+        figure, caption = jacobian_figure.draw_ranks({Path(opts['network_pkl']).stem: ranks})
+        style.save_figure(figure, opts['figure'], title=jacobian_figure.TITLE, caption=caption)
         print(f'wrote {opts["figure"]}')
 
 

@@ -156,7 +156,7 @@ def test_processes_share_the_seeds(nets, tmp_path):
     shared.write_bytes(b'PK')
     printed = torchrun(2, 'jacobian.py', *args, f'--out={shared}', '--overwrite')
     assert printed.count('SNR') == 9
-    assert printed.count('Starts anew') == 1
+    assert printed.count('starts from scratch') == 1
     np.testing.assert_array_equal(load_ranks(alone).rank, load_ranks(shared).rank)
 
 
@@ -216,14 +216,14 @@ def test_a_file_of_other_ranks_is_not_continued(nets, tmp_path):
     refuse(jacobian.main, f'--network_pkl={nets["edm"]}', '--steps=2', f'--out={out}', status=1,
            says=('--out', 'not a readable .npz'))
     again = ranks(nets['edm'], '--seeds=0,1', '--steps=2', f'--out={out}', '--overwrite')
-    assert 'Starts anew' in again.stderr
+    assert 'starts from scratch' in again.stderr
     first = load_ranks(out)
     ranks(nets['edm'], '--seeds=0', '--steps=2', '--eta=0.9', f'--out={out}', '--overwrite')
     assert (load_ranks(out).eta, len(load_ranks(out).seed)) == (0.9, 1)
     assert len(first.seed) == 2
 
 
-def test_a_file_with_foreign_settings_is_refused_or_begun_anew(nets, tmp_path):
+def test_a_file_with_foreign_settings_is_refused_or_restarted(nets, tmp_path):
     out = tmp_path / 'ranks.npz'
     args = ('--seeds=0', '--steps=2', f'--out={out}')
     ranks(nets['edm'], *args)
@@ -232,7 +232,7 @@ def test_a_file_with_foreign_settings_is_refused_or_begun_anew(nets, tmp_path):
     np.savez(out, **{**arrays, 'settings': np.array('[1]')})
     refuse(jacobian.main, f'--network_pkl={nets["edm"]}', '--device=cpu', *args, status=1,
            says=('--out', str(out), 'settings'))
-    assert 'Starts anew' in ranks(nets['edm'], *args, '--overwrite').stderr
+    assert 'starts from scratch' in ranks(nets['edm'], *args, '--overwrite').stderr
     assert load_ranks(out).rank.tolist() == arrays['rank'].tolist()
 
 
@@ -281,7 +281,7 @@ def test_the_plot_command_names_its_curves(tmp_path):
     run(plot.main, 'jacobian', '--ranks', f'{tmp_path}/a.npz=CIFAR-10', tmp_path / 'b.npz', '--max_snr=5',
         f'--out={out}')
     with Image.open(out) as image:
-        assert image.size[0] == 2100
+        assert image.size[0] == 2025
         assert 'CIFAR-10: dimension 48' in image.info['Description']
     twice = ('--ranks', f'{tmp_path}/a.npz=x', f'{tmp_path}/b.npz=x')
     refuse(plot.main, 'jacobian', *twice, f'--out={out}', status=2, says=('--ranks', 'called x'))

@@ -1,8 +1,10 @@
-"""Where Jacobians are taken: noisy images along sampling trajectories, or made from real images."""
+"""Where Jacobians are taken: at noisy images along sampling trajectories, or made from real images."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from data.dataset import ImageDataset
@@ -16,12 +18,10 @@ from torch_utils.errors import UserError
 from torch_utils.images import from_uint8
 
 
-@dataclass(frozen=True, kw_only=True)
-class Points:
-    """One noisy image per seed and noise level.
+class Points(NamedTuple):
+    """One noisy image per seed and noise level: x [seeds, levels, C, H, W], of type `widest_float`.
 
-    x: float64 [seeds, levels, C, H, W] (on a device without it, `widest_float`).
-    class_labels: one-hot [seeds, label_dim], None if the denoiser has no classes.
+    class_labels: [seeds, label_dim], None if the denoiser has no classes.
     """
 
     x: torch.Tensor
@@ -30,42 +30,41 @@ class Points:
 
 @dataclass(frozen=True, kw_only=True)
 class Trajectories:
-    """The states before the steps of the EDM sampler that starts from each seed's noise, as in generate.py.
+    """States along the EDM sampler's trajectory from each seed's noise, as in generate.py.
 
-    sigmas: the noise levels wanted, a subset of `levels`. levels: all those the sampler stops at.
-    options: S_churn, S_min, S_max, S_noise. class_idx, vectors: as of `sampling.generation.begin`.
+    sigmas: the noise levels wanted, a subset of `levels`, those that the sampler steps through.
+    options: S_churn, S_min, S_max, S_noise. class_idx, vectors: as in `sampling.generation.begin`.
     """
 
     class_idx: int | None
-    vectors: torch.Tensor | None = None
+    vectors: np.ndarray | None = None
     sigmas: list[float]
     levels: list[float]
     options: dict
 
     def points(self, net: Denoiser, seeds: Sequence[int], device: torch.device) -> Points:
-        """The states of these seeds at `sigmas`. Raises UserError if the denoiser's output is not finite."""
+        """The states of these seeds. Raises UserError if the denoiser's output is not finite."""
         draws, latents, class_labels = begin(net, seeds, device, self.class_idx, self.vectors)
-        wanted, states, output = set(self.sigmas), {}, FiniteOutput()
+        states, output = {}, FiniteOutput()
 
         def keep(i, sigma, x, denoised):
             output.note(sigma, denoised)
-            if sigma in wanted:
+            if sigma in self.sigmas:
                 states[sigma] = x.clone()
 
         generalized_sampler(net, latents, class_labels, on_step=keep, levels=self.levels,
                             num_steps=len(self.levels), randn=lambda x: draws.randn(x.shape[1:], x.dtype),
                             **self.options)
         output.check()
-        x = torch.stack([states[sigma] for sigma in self.sigmas], dim=1)
-        return Points(x=x, class_labels=class_labels)
+        return Points(torch.stack([states[sigma] for sigma in self.sigmas], dim=1), class_labels)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RealImages:
-    """Real images with noise, x0 + sigma n: each seed draws n, a class, and which image x0 is, in this order.
+    """Real images with noise, x0 + sigma n: each seed draws n, a class, and the index of x0, in this order.
 
-    sigmas: the noise levels. count: how many images there are. read: the images of some indices, float32
-    [N, C, H, W]. labels: of all images, [count, label_dim], if they count; `class_idx` overrides them.
+    sigmas: the noise levels. count: number of images. read: the images of some indices, float32
+    [N, C, H, W]. labels: of all images, [count, label_dim], unless `class_idx` overrides them.
     """
 
     class_idx: int | None
@@ -75,47 +74,42 @@ class RealImages:
     labels: torch.Tensor | None = None
 
     def points(self, net: Denoiser, seeds: Sequence[int], device: torch.device) -> Points:
-        """The images of these seeds at `sigmas`, all with the same noise n."""
+        """The images of these seeds, each with the same noise n at all `sigmas`."""
         draws, latents, class_labels = begin(net, seeds, device, self.class_idx)
         chosen = draws.randint(self.count).tolist()
         x0 = self.read(chosen).to(device, widest_float(device))
         if class_labels is not None and self.class_idx is None:
             class_labels = self.labels[chosen].to(device)
-        x = torch.stack([x0 + sigma * latents for sigma in self.sigmas], dim=1)
-        return Points(x=x, class_labels=class_labels)
+        return Points(torch.stack([x0 + sigma * latents for sigma in self.sigmas], dim=1), class_labels)
 
 
 def noise_levels(net: Denoiser, sigmas: Sequence[float] | None, **grid) -> tuple[list[float], list[float]]:
-    """Noise levels to study, and those of a sampler that stops at them, both from high to low.
+    """Noise levels to study, and those of a sampler that steps through them, too; both from high to low.
 
-    sigmas: levels to study, each within the denoiser's range; None for those of the sampler. They go through
-    the denoiser's `round_sigma`. grid: num_steps, sigma_min, sigma_max and rho of the sampler.
-    Raises ValueError, as `plan_steps` does.
+    sigmas: levels within the denoiser's range, which rounds them; None for those of the sampler.
+    grid: num_steps, sigma_min, sigma_max and rho of the sampler, as `plan_steps` takes and checks them.
     """
     own = [step.start.sigma for step in plan_steps(net, **grid)]
     if sigmas is None:
         return own, own
-    rounded = net.round_sigma(torch.tensor(sigmas, dtype=torch.float64)).tolist()
-    wanted = sorted(set(rounded), reverse=True)
-    return wanted, sorted({*own, *wanted}, reverse=True)
+    wanted = set(net.round_sigma(torch.tensor(sigmas, dtype=torch.float64)).tolist())
+    return sorted(wanted, reverse=True), sorted({*own, *wanted}, reverse=True)
 
 
-def open_images(path: str, net: Denoiser, class_idx: int | None, sigmas: list[float], option: str = '--data',
-                ) -> RealImages:
+def open_images(path: str, net: Denoiser, class_idx: int | None, sigmas: list[float]) -> RealImages:
     """Real images of a zip, a folder, an .npz file or a MoLRG .pt file.
 
-    Raises UserError naming `option` if they don't fit the network: another size, or, where the network needs
-    classes and none is given, images without.
+    Raises UserError naming --data if the network takes images of another size, or needs other labels.
     """
     labels, needs_labels = None, net.label_dim > 0 and class_idx is None
     if str(path).lower().endswith('.pt'):
-        contents = load_molrg(path, None, None, option)
+        contents = load_molrg(path, None, None, '--data')
         images, classes = contents['data'].permute(0, 3, 1, 2), contents['conds'].long()
         count, shape, read = len(images), tuple(images.shape[1:]), images.__getitem__
         labels = torch.nn.functional.one_hot(classes).float()
         label_dim = labels.shape[1]
     else:
-        dataset = ImageDataset(path, option=option, cache=False, use_labels=None if needs_labels else False)
+        dataset = ImageDataset(path, option='--data', cache=False, use_labels=None if needs_labels else False)
         count, shape = len(dataset), dataset.image_shape
 
         def read(indices):
@@ -126,10 +120,10 @@ def open_images(path: str, net: Denoiser, class_idx: int | None, sigmas: list[fl
             labels = torch.from_numpy(dataset.labels())
     expected = (net.img_channels, net.img_resolution, net.img_resolution)
     if tuple(shape) != expected:
-        raise UserError(f'{option} {path}: images are {describe_shape(shape)}, the network takes '
+        raise UserError(f'--data {path}: images are {describe_shape(shape)}, the network takes '
                         f'{describe_shape(expected)}')
     if needs_labels and label_dim != net.label_dim:
         found = f'labels of {label_dim}' if label_dim else 'none'
-        raise UserError(f'{option} {path}: the network needs labels of {net.label_dim} classes, and the '
+        raise UserError(f'--data {path}: the network needs labels of {net.label_dim} classes, and the '
                         f'images have {found}; --class chooses one for all')
     return RealImages(class_idx=class_idx, sigmas=sigmas, count=count, read=read, labels=labels)

@@ -5,9 +5,8 @@ order of `flatten`; row i is the gradient of output i. Its numerical rank tells 
 denoiser keeps (arXiv 2409.02426, Sec. 5).
 
 A row costs one backward pass through the network, which on its own leaves most of a machine idle. So one
-graph is made of many copies of the image, and each backward pass through it gives as many rows. Tangents
-(forward mode) would do as well, but cost 2.5 to 3 times as much here: PyTorch composes those of group
-normalisation and attention from many small operations.
+graph holds many copies of the image, and each backward pass gives as many rows. Forward mode costs 2.5 to 3
+times as much: PyTorch composes tangents of group normalisation and attention from many small operations.
 """
 
 import math
@@ -21,8 +20,8 @@ from sampling.denoiser import Denoiser, check_finite
 from sampling.sampler import widest_float
 
 ETA = 0.99  # of the norm, so 0.98 of the energy
-_PASSES, _LEAST_PASSES = 8, 3  # backward passes per forward pass, as wished and as insisted on
-_MEASURING = 2  # seconds, roughly
+_PASSES, _LEAST_PASSES = 8, 3  # backward passes per forward pass: the aim, and the minimum
+_MEASURING = 2  # seconds
 _LEAST_RESOLUTION = 16  # smaller images never gain from channels_last
 
 
@@ -38,7 +37,7 @@ def numerical_rank(energies: torch.Tensor, eta: float = ETA) -> torch.Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """How images lie in memory, and how many pass the network at a time."""
+    """How many images pass the network at once, and how they lie in memory."""
 
     batch: int = 64
     memory_format: torch.memory_format = torch.contiguous_format
@@ -48,7 +47,7 @@ DEFAULT_LAYOUT = Layout()
 
 
 class Linearization:
-    """Products with J^T at several images at once, through one graph that serves all of them.
+    """Products with J^T at several images at once, through one graph.
 
     x: images [P, C, H, W]. sigma: their noise level. class_labels: [P, label_dim] or None.
     width: rows per image in each product; the graph holds P * width copies.
@@ -78,8 +77,8 @@ def jacobian_rows(net: Denoiser, x: torch.Tensor, sigma: float, class_labels: to
                   layout: Layout = DEFAULT_LAYOUT) -> Iterator[tuple[slice, slice, torch.Tensor]]:
     """The Jacobians at images x [P, C, H, W] in blocks, at most `layout.batch` rows at a time.
 
-    Yields which images, which rows, and these rows, float32 [images, rows, dim]. If there are several images,
-    a block holds rows of some: the fewer rows of each, the more backward passes share one forward pass.
+    Yields which images, which rows, and these rows, float32 [images, rows, dim]. A block has rows of several
+    images: the fewer rows of each, the more backward passes share one forward pass.
     """
     dim = x[0].numel()
     together = max(1, min(len(x), layout.batch * _PASSES // dim))
@@ -115,13 +114,11 @@ def exact_energies(net: Denoiser, x: torch.Tensor, sigma: float, class_labels: t
                    layout: Layout = DEFAULT_LAYOUT) -> torch.Tensor:
     """Squared singular values of the Jacobians at images x [P, C, H, W], descending, float64 [P, dim].
 
-    They are the eigenvalues of J^T J, summed up in float64 block by block, so that J itself is never held.
-    That is three times as fast as singular values of J, and as exact: J's float32 changes each of them by
-    1e-8 to 1e-7 times the largest already.
+    They are the eigenvalues of J^T J, summed in float64 block by block, so that J itself is never held: three
+    times as fast as singular values of J, and as exact, since J's float32 moves each of them by 1e-8 to 1e-7
+    times the largest already.
     """
-    dim, device = x[0].numel(), x.device
-    if widest_float(device) != torch.float64:
-        device = torch.device('cpu')
+    dim, device = x[0].numel(), x.device if widest_float(x.device) == torch.float64 else torch.device('cpu')
     energies = torch.empty([len(x), dim], dtype=torch.float64, device=device)
     for images, rows, block in jacobian_rows(net, x, sigma, class_labels, layout=layout):
         if rows.start == 0:
@@ -134,17 +131,12 @@ def exact_energies(net: Denoiser, x: torch.Tensor, sigma: float, class_labels: t
     return energies
 
 
-def exact_bytes(dim: int) -> int:
-    """Memory that `exact_energies` needs for one Jacobian: J^T J, and the copy that its eigenvalues take."""
-    return 2 * 8 * dim**2
-
-
 def choose_layout(net: Denoiser, x: torch.Tensor, sigma: float, class_labels: torch.Tensor | None = None, *,
                   batch: int | None = None) -> Layout:
-    """The fastest layout here for rows of J, by measuring a few backward passes.
+    """The fastest layout here for rows of J, by timing a few backward passes.
 
-    x: one image [1, C, H, W]. batch: to be used; None tries 16, 64 and 256, for as long as a few seconds last
-    and the memory suffices. The network's weights stay in the memory format that was tried last.
+    x: one image [1, C, H, W]. batch: None tries 16, 64 and 256, within a few seconds and the memory.
+    The network's weights stay in the memory format that was tried last.
     """
     formats = [torch.contiguous_format]
     if isinstance(net, torch.nn.Module) and x.shape[-1] >= _LEAST_RESOLUTION:
@@ -178,6 +170,6 @@ def _seconds_per_row(net, x, sigma, class_labels, layout: Layout) -> float:
 
 
 def set_memory_format(net: Denoiser, memory_format: torch.memory_format) -> None:
-    """Lay a network's weights out in memory; values stay. A denoiser that is no module has none."""
+    """Set the memory format of a network's weights, if the denoiser is a network."""
     if isinstance(net, torch.nn.Module):
         net.to(memory_format=memory_format)

@@ -4,14 +4,14 @@ An orthonormal basis U, a block of b vectors at a time, comes to hold the leadin
 Block t + 1 is the part of J V that is new, where V is the part of J^T U_t that is new: block Golub-Kahan, so
 that U spans a block Krylov space of J J^T (Halko, Martinsson & Tropp 2011; Musco & Musco 2015).
 
-Two facts make a rank of it that can be trusted, whatever U:
-- The singular values t_i of U^T J are lower bounds of J's s_i, and what they lack is known in sum:
-  sum s_i^2 - sum t_i^2 = |J - U U^T J|^2 =: R, the energy that U misses.
+Two facts give a rank with bounds, whatever U:
+- The singular values t_i of U^T J are lower bounds of J's s_i, and what they lack in sum is the energy that U
+  misses: sum s_i^2 - sum t_i^2 = |J - U U^T J|^2 =: R.
 - A Gaussian vector w that U does not depend on gives an unbiased estimate |w^T (J - U U^T J)|^2 of R
   (Hutchinson 1990). The products w^T J are taken once, before the first block.
 
-All products with J^T are exact gradients. Products with J only propose directions for U, for which two digits
-do: they are differences of denoised images, one forward pass each, where tangents would take three.
+All products with J^T are exact gradients. Products with J only propose directions for U, so two digits do:
+they are differences of denoised images, one forward pass each, where tangents would take three.
 """
 
 from collections.abc import Sequence
@@ -28,31 +28,26 @@ PROBES = 16  # vectors w
 Z = 3  # standard errors on either side of R
 TOLERANCE = 0.02  # of the dimension
 WIDTH = 16  # vectors per block
-MOST_GROWTH = 1 / 6  # of the dimension: where a dense Jacobian comes cheaper than a larger U
-STEP = 0.03  # of sigma: length of the step whose difference stands for J V
-_SEED_OFFSET = 1 << 31  # the draws here are apart from the noise of the images
+MOST_GROWTH = 1 / 6  # of the dimension: beyond, a dense Jacobian is cheaper than a larger U
+STEP = 0.03  # of sigma: length of the step whose difference approximates J V
+_SEED_OFFSET = 1 << 31  # keeps these draws apart from the noise of the images
 
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A numerical rank and what is certain about it.
-
-    rank: the estimate. low, high: its bounds, see `bound_rank`. energies: the t_i^2, descending, float64 [k].
-    error: how far, relative to it, the total energy may be from what is assumed.
-    """
+    """A numerical rank, its bounds (see `bound_rank`), and the t_i^2, descending, float64 [k]."""
 
     rank: int
     low: int
     high: int
     energies: torch.Tensor
-    error: float
 
 
 class RangeFinder:
-    """The growing U at several images [P, C, H, W] of one noise level, and what follows from it.
+    """The growing U at several images [P, C, H, W] of one noise level.
 
-    width: vectors per image in each block. seeds: P integers, which decide all draws, so that an estimate
-    depends neither on the other images nor on their number.
+    width: vectors per image in each block. seeds: P integers, one per image, so that an estimate does not
+    depend on the other images.
     """
 
     def __init__(self, net, x: torch.Tensor, sigma: float, class_labels: torch.Tensor | None = None, *,
@@ -75,22 +70,21 @@ class RangeFinder:
         return self.u.shape[1]
 
     def grow(self) -> None:
-        """Add a block to U; the last one is what is left of the whole space."""
+        """Add a block to U, the last one with what is left of the whole space."""
         block = min(self.width, self.dim - self.size)
         proposal = self._difference(self._direction[:, :block])
         new = _orthonormal(proposal, self.u)
         self.u = torch.cat([self.u, new], dim=1)
-        new_j = self._times_j(new)
-        self.uj = torch.cat([self.uj, new_j], dim=1)
+        self.uj = torch.cat([self.uj, self._times_j(new)], dim=1)
         self._v = torch.cat([self._v, self._direction[:, :block]], dim=1)
         if self.size < self.dim:
-            self._direction = _orthonormal(new_j, self._v)
+            self._direction = _orthonormal(self.uj[:, -block:], self._v)
 
     def missed(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """R, its standard error, and |A A^T|^2 for A = J - U U^T J, which bounds how few directions hold R.
+        """Estimates of R, of its standard error, and of |A A^T|^2 for A = J - U U^T J; float64 [P] each.
 
-        The Gram matrix of the vectors A^T w has R on its diagonal and, squared, |A A^T|^2 beside it, in
-        expectation; the estimate of R has the variance 2 |A A^T|^2 / PROBES. float64 [P] each.
+        In expectation, the Gram matrix of the vectors A^T w has R on its diagonal and, squared, |A A^T|^2
+        beside it; the estimate of R has the variance 2 |A A^T|^2 / PROBES.
         """
         rest = self._wj - (self._w @ self.u.mT) @ self.uj
         gram = rest @ rest.mT
@@ -122,8 +116,7 @@ class RangeFinder:
 def _orthonormal(rows: torch.Tensor, basis: torch.Tensor) -> torch.Tensor:
     """Orthonormal rows [P, k, dim] that span what `rows` add to the orthonormal `basis`.
 
-    Twice, since what remains of rows that lie in the basis is rounding error. Rows of it count as others do:
-    any direction serves that is orthogonal.
+    Twice, since of rows in the basis only rounding error remains; any direction orthogonal to it will do.
     """
     for _ in range(2):
         rows = rows - (rows @ basis.mT) @ basis
@@ -142,9 +135,8 @@ def randomized_ranks(net: Denoiser, x: torch.Tensor, sigma: float,
                      ) -> list[Estimate | None]:
     """Numerical ranks of the Jacobians at images x [P, C, H, W] of one noise level.
 
-    seeds: P integers for the draws. tolerance: how far the bounds may lie from the rank, as a share of the
-    dimension. layout: its batch bounds how many products are taken at once.
-    give_up: return None for images where the dense Jacobian would come cheaper.
+    seeds: P integers for the draws. tolerance: largest distance between the rank and its bounds, as a share
+    of the dimension. give_up: return None for images where the dense Jacobian is cheaper.
     """
     width = block_width(x[0].numel(), layout.batch)
     together = max(1, layout.batch // width)
@@ -159,17 +151,14 @@ def randomized_ranks(net: Denoiser, x: torch.Tensor, sigma: float,
 
 
 def _search(finder: RangeFinder, eta: float, tolerance: float, give_up: bool) -> list[Estimate | None]:
-    """Let U grow until every image's rank is certain or, with `give_up`, until it is known to be too high."""
+    """Grow U until each image's bounds are close enough or, with `give_up`, its rank proves too high."""
     found, pending = [None] * finder.images, list(range(finder.images))
     largest = int(MOST_GROWTH * finder.dim) if give_up else finder.dim
-    if give_up:
-        least = least_rank(*finder.missed()[::2], eta)
-        pending = [i for i in pending if least[i] <= largest]
     before = None
     while pending and finder.size < largest:
         finder.grow()
-        energies = torch.linalg.eigvalsh(finder.uj @ finder.uj.mT).flip(-1).clamp(min=0)
-        missed = torch.stack(finder.missed())
+        energies = torch.linalg.eigvalsh(finder.uj @ finder.uj.mT).flip(-1).clamp(min=0).cpu()
+        missed = torch.stack(finder.missed()).cpu()
         needed = _needed_size(finder, energies.sum(-1), missed[0], before, eta) if give_up else None
         for i in list(pending):
             estimate = bound_rank(energies[i], *missed[:, i].tolist(), dim=finder.dim, eta=eta)
@@ -182,14 +171,6 @@ def _search(finder: RangeFinder, eta: float, tolerance: float, give_up: bool) ->
     return found
 
 
-def least_rank(total: torch.Tensor, fourth: torch.Tensor, eta: float) -> torch.Tensor:
-    """A lower bound of the rank from sum s_i^2 and sum s_i^4 alone, by Cauchy and Schwarz.
-
-    sum_{i<=r} s_i^2 is at most sqrt(r sum s_i^4), and more than eta^2 times the total.
-    """
-    return eta**4 * total.square() / fourth.clamp(min=torch.finfo(fourth.dtype).tiny)
-
-
 def bound_rank(energies: torch.Tensor, missed: float, error: float, fourth: float, *, dim: int,
                eta: float) -> Estimate:
     """The rank that follows from the energies t_i^2 in U, and its bounds.
@@ -197,15 +178,14 @@ def bound_rank(energies: torch.Tensor, missed: float, error: float, fourth: floa
     energies: descending, float64 [k]. missed, error, fourth: from `RangeFinder.missed`, for this image.
 
     high: where the t_i^2, lower bounds of the s_i^2, exceed eta^2 times the largest total.
-    low: where they would exceed eta^2 times the least total if U had missed j directions and the r leading
-    ones were these and the first r - j that were found, with j at its worst. Such directions together hold no
-    more than R, nor than sqrt(j fourth), again by Cauchy and Schwarz.
+    low: where they would exceed eta^2 times the least total if U had missed j of the r leading directions,
+    for the worst j. These j hold at most R, and at most sqrt(j fourth), by Cauchy and Schwarz.
     """
     if len(energies) == dim:
         missed = error = fourth = 0.0
     found = torch.cat([energies.new_zeros(1), energies.cumsum(0)])  # by the first 0, 1, .. directions
     least, most = max(missed - Z * error, 0), missed + Z * error
-    j = torch.arange(len(found), dtype=found.dtype, device=found.device)
+    j = torch.arange(len(found), dtype=found.dtype)
     hidden = (j * max(fourth, 0)).sqrt().clamp(max=most)
     best = torch.stack([(found[:r + 1].flip(0) + hidden[:r + 1]).max() for r in range(len(found))])
     total = float(found[-1])
@@ -219,12 +199,12 @@ def bound_rank(energies: torch.Tensor, missed: float, error: float, fourth: floa
     low = min(first(best, total + least, len(energies)), rank)
     if total + most == 0:
         rank = low = high = 0
-    return Estimate(rank=rank, low=low, high=high, energies=energies, error=Z * error / (total + missed or 1))
+    return Estimate(rank=rank, low=low, high=high, energies=energies)
 
 
 def _needed_size(finder: RangeFinder, found: torch.Tensor, missed: torch.Tensor, before: torch.Tensor | None,
                  eta: float) -> torch.Tensor:
-    """How large U must at least become, if no block gains more than the last one did; [P]."""
+    """The least size of U that suffices if no block gains more than the last one did; [P]."""
     gain = found if before is None else found - before
     lacking = (eta**2 * (found + missed) - found).clamp(min=0)
     return finder.size + finder.width * lacking / gain.clamp(min=torch.finfo(gain.dtype).tiny)

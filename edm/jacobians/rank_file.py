@@ -1,17 +1,15 @@
-"""The file of numerical ranks over seeds and noise levels: filled step by step, resumed, read for figures.
+"""The file of numerical ranks over seeds and noise levels.
 
 An .npz with one row per seed and one column per noise level:
 `seed` int64 [N]; `sigma` float64 [L], descending; `dim`, rows of a Jacobian; `eta`;
-`rank` int64 [N, L], -1 where it is still to come; `rank_low`, `rank_high`, its bounds, equal to it where it
-is exact; `class_label` int64 [N], -1 without classes; with --save_spectrum `singular_values` float32
-[N, L, dim], descending, nan for those that a randomized method did not find; `settings` and `provenance`,
-JSON texts: what decides the ranks, and what made the file.
+`rank` int64 [N, L], -1 where it is missing; `rank_low`, `rank_high`, its bounds, equal to it where exact;
+`class_label` int64 [N], -1 without classes; with --save_spectrum `singular_values` float32 [N, L, dim],
+descending, nan for those that a randomized method did not find; `settings` and `provenance`, JSON texts: what
+decides the ranks, and what made the file.
 """
 
 import json
 import os
-import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,13 +18,14 @@ import numpy as np
 
 from torch_utils.errors import UserError
 from torch_utils.files import atomic_write
+from torch_utils.npz import open_npz
 
 _ARRAYS = {'seed': 1, 'sigma': 1, 'rank': 2, 'rank_low': 2, 'rank_high': 2, 'class_label': 1}  # -> axes
 
 
 @dataclass(kw_only=True)
 class Ranks:
-    """The arrays of the file, see the module's text; singular_values is None without --save_spectrum."""
+    """The contents of the file, see above; singular_values is None without --save_spectrum."""
 
     seed: np.ndarray
     sigma: np.ndarray
@@ -38,10 +37,6 @@ class Ranks:
     class_label: np.ndarray
     settings: dict
     singular_values: np.ndarray | None = None
-
-    def missing(self, row: int) -> list[int]:
-        """The columns of a row that are still to come."""
-        return np.flatnonzero(self.rank[row] < 0).tolist()
 
 
 def new_ranks(seeds: Sequence[int], sigmas: Sequence[float], *, dim: int, eta: float, settings: dict,
@@ -66,18 +61,12 @@ def save_ranks(path: str | os.PathLike, ranks: Ranks, card: dict) -> None:
 
 
 def load_ranks(path: str | os.PathLike, option: str = '--ranks') -> Ranks:
-    """Read and check the file.
-
-    Raises UserError naming `option` and the file if it is another kind of file or damaged.
-    """
+    """Read the file. Raises UserError naming `option` if it is of another kind or damaged."""
     where = f'{option} {path}'
     if not Path(path).is_file():
         raise UserError(f'{where}: no such file')
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as err:
-        raise UserError(f'{where}: not a readable .npz file of plain arrays ({err})') from err
+    with open_npz(path, where) as file:
+        arrays = dict(file)
     lacking = [name for name in (*_ARRAYS, 'dim', 'eta', 'settings') if name not in arrays]
     if lacking:
         raise UserError(f'{where}: expected a file of jacobian.py, found no array {lacking[0]}')
@@ -104,36 +93,33 @@ def _check(ranks: Ranks) -> None:
             raise ValueError(f'{name} is {array.dtype} {list(array.shape)}, expected {list(shape)}')
     if n == 0 or levels == 0:
         raise ValueError('it holds no ranks')
-    if not (np.isfinite(ranks.sigma).all() and (ranks.sigma > 0).all()):
+    if not ((ranks.sigma > 0) & (ranks.sigma < np.inf)).all():
         raise ValueError('sigma must be positive numbers')
-    if not (ranks.rank <= ranks.dim).all() or not (ranks.rank >= -1).all():
+    if not ((ranks.rank >= -1) & (ranks.rank <= ranks.dim)).all():
         raise ValueError(f'rank must lie within 0 and dim = {ranks.dim}, or be -1 for unknown')
     spectrum = ranks.singular_values
     if spectrum is not None and spectrum.shape != (n, levels, ranks.dim):
         raise ValueError(f'singular_values is {list(spectrum.shape)}, expected {[n, levels, ranks.dim]}')
 
 
-def resume_ranks(path: str | os.PathLike, fresh: Ranks, option: str = '--out') -> Ranks:
-    """`fresh`, with what an earlier, interrupted run of the same settings left in the file.
+def resume_ranks(path: str | os.PathLike, fresh: Ranks) -> Ranks:
+    """`fresh`, with the ranks of an earlier run of the same settings in the file, if it exists.
 
-    Seeds that the file lacks are added. Raises UserError if the file is none of these, has been made with
-    other settings, or holds seeds that aren't asked for.
+    Raises UserError if the file is of another kind, was made with other settings, or has seeds that `fresh`
+    lacks.
     """
     if not Path(path).exists():
         return fresh
-    old = load_ranks(path, option)
+    old = load_ranks(path, '--out')
     ours = json.loads(json.dumps(fresh.settings))
-    differing = [name for name in {**ours, **old.settings} if old.settings.get(name) != ours.get(name)]
-    advice = 'give another file or remove this one'
-    if differing:
-        name = differing[0]
-        raise UserError(f'{option} {path}: was made with other settings ({name}: {old.settings.get(name)} '
-                        f'there, {ours.get(name)} now); {advice}')
+    for name in {**ours, **old.settings}:
+        if old.settings.get(name) != ours.get(name):
+            raise UserError(f'--out {path}: was made with other settings ({name}: {old.settings.get(name)} '
+                            f'there, {ours.get(name)} now); give another file or remove this one')
     place = {seed: row for row, seed in enumerate(fresh.seed.tolist())}
     extra = [seed for seed in old.seed.tolist() if seed not in place]
     if extra:
-        raise UserError(f'{option} {path}: has ranks of seed {extra[0]}, which --seeds doesn\'t ask for; '
-                        f'{advice}')
+        raise UserError(f'--out {path}: has ranks of seed {extra[0]}, which --seeds lacks')
     rows = [place[seed] for seed in old.seed.tolist()]
     for name in ('rank', 'rank_low', 'rank_high', 'class_label', 'singular_values'):
         if getattr(fresh, name) is not None:
