@@ -20,12 +20,6 @@ class InfiniteSampler:
     """
 
     def __init__(self, n: int, *, rank: int = 0, num_replicas: int = 1, seed: int = 0, window: float = 0.5):
-        if n < 1:
-            raise ValueError(f'n must be at least 1, got {n}')
-        if not 0 <= rank < num_replicas:
-            raise ValueError(f'rank must be at least 0 and below num_replicas = {num_replicas}, got {rank}')
-        if not 0 <= window <= 1:
-            raise ValueError(f'window must lie in [0, 1], got {window}')
         self.rank = rank
         self.num_replicas = num_replicas
         self._window = int(np.rint(n * window))

@@ -31,7 +31,6 @@ class ImageDataset:
         images + 1; lists of numbers are vectors.
     max_size: keep a random choice of so many images (`kept_by_max_size` with random_seed).
     xflip: append all images once more, mirrored in x.
-    resolution: if given, the images must be of this height and width.
     cache: decode all images at the first access and keep them; else decode each at every access.
     option: the command line's name for the path, for messages.
     Raises UserError, here or when a broken image is met; it names `option`, the path and the file.
@@ -39,18 +38,16 @@ class ImageDataset:
 
     def __init__(self, path: str | os.PathLike, *, use_labels: bool | None = False,
                  max_size: int | None = None, xflip: bool = False, random_seed: int = 0,
-                 resolution: int | None = None, cache: bool = True, option: str = '--data'):
+                 cache: bool = True, option: str = '--data'):
         if max_size is not None and max_size < 1:
             raise UserError(f'max_size must be at least 1, got {max_size}')
         self._option, self._cache = option, cache
         self._source = open_images(path, option)
         self.path = str(path)
-        self.name = _name(path)
+        place = Path(path).resolve()
+        self.name = place.name if place.is_dir() else place.stem
         self.image_shape = self._source.image_shape
         self.num_channels = self.image_shape[0]
-        if resolution is not None and self.image_shape[1:] != (resolution, resolution):
-            raise UserError(f'{option} {path}: images are {self._size()}, expected {resolution}x{resolution}')
-
         n = len(self._source.names)
         self._kept = np.arange(n) if max_size is None else kept_by_max_size(n, max_size, random_seed)
         copies = 2 if xflip else 1
@@ -91,10 +88,11 @@ class ImageDataset:
     @property
     def resolution(self) -> int:
         """Height and width. Raises UserError if they differ, for networks take square images only."""
-        if self.image_shape[1] != self.image_shape[2]:
-            raise UserError(f'{self._option} {self.path}: images are {self._size()}, and networks take '
+        _, height, width = self.image_shape
+        if height != width:
+            raise UserError(f'{self._option} {self.path}: images are {width}x{height}, and networks take '
                             'square ones only; dataset_tool.py makes a square data set')
-        return self.image_shape[1]
+        return height
 
     @property
     def has_labels(self) -> bool:
@@ -139,11 +137,3 @@ class ImageDataset:
         elif not isinstance(indices, slice):
             indices = np.asarray(indices, dtype=np.int64)
         return self._rows[indices], self._mirrored[indices]
-
-    def _size(self) -> str:
-        return f'{self.image_shape[2]}x{self.image_shape[1]}'
-
-
-def _name(path: str | os.PathLike) -> str:
-    path = Path(path).resolve()
-    return path.name if path.is_dir() else path.stem

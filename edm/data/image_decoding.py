@@ -2,7 +2,6 @@
 
 import functools
 import io
-import struct
 import warnings
 import zlib
 
@@ -15,10 +14,6 @@ from torch_utils.errors import UserError, shown
 _EXIF_ORIENTATION = 0x0112
 _TURNS = {2: 'FLIP_LEFT_RIGHT', 3: 'ROTATE_180', 4: 'FLIP_TOP_BOTTOM', 5: 'TRANSPOSE', 6: 'ROTATE_270',
           7: 'TRANSVERSE', 8: 'ROTATE_90'}
-# Whatever PIL's many readers raise for broken or hostile files.
-_BROKEN_IMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, IndexError, KeyError,
-                 TypeError, AttributeError, NotImplementedError, OverflowError, MemoryError, RuntimeError,
-                 Image.DecompressionBombError, Warning)
 warnings.filterwarnings('ignore', category=UserWarning, module=r'PIL\.')  # such as odd EXIF data
 warnings.simplefilter('error', Image.DecompressionBombWarning)  # from 89 million pixels on
 # Texts and colour profiles may be as large as all of them together (64 MiB), rather than 1 MiB.
@@ -46,7 +41,7 @@ def decode_image(data: bytes, where: str) -> Image.Image:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as err:
         raise UserError(f'{where}: not a readable image (it has more than {Image.MAX_IMAGE_PIXELS:,} pixels)'
                         ) from err
-    except _BROKEN_IMAGE as err:
+    except Exception as err:  # PIL's many readers raise anything for broken or hostile files
         reason = 'PIL finds no image in it' if isinstance(err, UnidentifiedImageError) else shown(err)[1:-1]
         raise UserError(f'{where}: not a readable image ({reason})') from err
     if image.mode not in ('1', 'L', 'LA', 'P', 'PA', 'RGB', 'RGBA'):
@@ -77,7 +72,7 @@ def _count_frames(image: ImageFile.ImageFile, data: bytes) -> int:
         return vars(image).get('n_frames', 1)
     try:
         return Image.open(io.BytesIO(data), formats=_formats()).n_frames
-    except _BROKEN_IMAGE:
+    except Exception:
         return 1
 
 
@@ -88,7 +83,7 @@ def _upright(image: Image.Image) -> Image.Image:
             del image.info[name]
     try:
         turn = _TURNS.get(image.getexif().get(_EXIF_ORIENTATION))
-    except _BROKEN_IMAGE:
+    except Exception:
         turn = None
     return image.transpose(Image.Transpose[turn]) if turn else image
 

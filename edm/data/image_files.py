@@ -123,34 +123,31 @@ class Zip:
         return members
 
     def read(self, name: str) -> bytes:
-        info = self._members[name]
+        info, where = self._members[name], f'{self._where}: {name}'
+        check_size(info.file_size, info.compress_size, where)
         try:
             with open(self.path, 'rb') as file:
-                return self._unpack(info, file)
-        except (_Damaged, struct.error, zlib.error) as err:
-            raise UserError(f'{self._where}: {name} can\'t be unpacked ({err})') from err
-
-    def _unpack(self, info: zipfile.ZipInfo, file: BinaryIO) -> bytes:
-        if info.flag_bits & 1:
-            raise _Damaged('it is encrypted')
-        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise _Damaged('it is packed in an unusual way; repack the zip')
-        check_size(info.file_size, info.compress_size, f'{self._where}: {info.filename}')
-        file.seek(info.header_offset)
-        signature, name_length, extra_length = struct.unpack('<4s22x2H', file.read(30))
-        if signature != b'PK\3\4':
-            raise _Damaged('the zip is damaged')
-        file.seek(name_length + extra_length, io.SEEK_CUR)
-        data = file.read(info.compress_size)
-        if info.compress_type == zipfile.ZIP_DEFLATED:
-            data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, info.file_size + 1)
-        if len(data) != info.file_size or zlib.crc32(data) != info.CRC:
-            raise _Damaged('its contents are damaged')
-        return data
+                return _unpack(info, file)
+        except (ValueError, struct.error, zlib.error) as err:
+            raise UserError(f'{where} can\'t be unpacked ({err})') from err
 
 
-class _Damaged(Exception):
-    """Why a member of a zip can't be read."""
+def _unpack(info: zipfile.ZipInfo, file: BinaryIO) -> bytes:
+    if info.flag_bits & 1:
+        raise ValueError('it is encrypted')
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError('it is packed in an unusual way; repack the zip')
+    file.seek(info.header_offset)
+    signature, name_length, extra_length = struct.unpack('<4s22x2H', file.read(30))
+    if signature != b'PK\3\4':
+        raise ValueError('the zip is damaged')
+    file.seek(name_length + extra_length, io.SEEK_CUR)
+    data = file.read(info.compress_size)
+    if info.compress_type == zipfile.ZIP_DEFLATED:
+        data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, info.file_size + 1)
+    if len(data) != info.file_size or zlib.crc32(data) != info.CRC:
+        raise ValueError('its contents are damaged')
+    return data
 
 
 def open_files(path: str | os.PathLike, option: str, expected: str = 'a folder or a .zip') -> Folder | Zip:

@@ -75,14 +75,10 @@ def open_source(path: str, option: str = '--source', *, class_order: str = 'name
     by_folder = not labels
     labels = labels or labels_from_folders(names, class_order, where)
     return ImageSource(
-        where=where, total=len(names), load=partial(_load_file, images.files, where), labels=labels,
+        where=where, total=len(names), load=partial(_load, files=images.files, where=where), labels=labels,
         images=(SourceImage(name=name, label=label)
                 for name, label in zip(names, labels.labels, strict=True)),
         by_folder=by_folder and bool(labels))
-
-
-def _load_file(files: Folder | Zip, where: str, image: SourceImage) -> Image.Image:
-    return decode_image(files.read(image.name), f'{where}: {image.name}')
 
 
 def _open_lmdb(path: Path, where: str) -> ImageSource:
@@ -95,7 +91,7 @@ def _open_lmdb(path: Path, where: str) -> ImageSource:
         total = database.stat()['entries']
     except lmdb.Error as err:
         raise UserError(f'{where}: not a readable LMDB database ({err})') from err
-    return ImageSource(where=where, total=total, images=_walk_lmdb(database), load=_load_value,
+    return ImageSource(where=where, total=total, images=_walk_lmdb(database), load=_load,
                        skips_unreadable=True)
 
 
@@ -103,10 +99,6 @@ def _walk_lmdb(database) -> Iterator[SourceImage]:
     with database.begin() as transaction:
         for key, value in transaction.cursor():
             yield SourceImage(name=key.decode('utf-8', 'replace'), label=None, data=value)
-
-
-def _load_value(image: SourceImage) -> Image.Image:
-    return decode_image(image.data, image.name)
 
 
 def _from_npz(images: NpzImages, where: str) -> ImageSource:
@@ -119,10 +111,13 @@ def _from_npz(images: NpzImages, where: str) -> ImageSource:
 def _from_arrays(where: str, images: Iterable[np.ndarray], labels: list,
                  names: Iterable[str] = ()) -> ImageSource:
     names = names or (f'image {i}' for i in range(len(labels)))
-    return ImageSource(where=where, total=len(labels), load=_load_array, images=(
+    return ImageSource(where=where, total=len(labels), load=_load, images=(
         SourceImage(name=name, label=label, data=image)
         for name, label, image in zip(names, labels, images, strict=True)))
 
 
-def _load_array(image: SourceImage) -> Image.Image:
-    return Image.fromarray(image.data)
+def _load(image: SourceImage, files: Folder | Zip | None = None, where: str = '') -> Image.Image:
+    if isinstance(image.data, np.ndarray):
+        return Image.fromarray(image.data)
+    data = files.read(image.name) if image.data is None else image.data
+    return decode_image(data, f'{where}: {image.name}')

@@ -17,6 +17,8 @@ from torch_utils.errors import UserError
 from torch_utils.files import atomic_write, locked, make_output_dir
 
 CHANNELS = 3
+_OPTIONS = {'resolution': '--img_res', 'class_num': '--class_num', 'per_class_dim': '--per_class_dim',
+            'sample_per_class': '--sample_per_class'}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,11 +36,9 @@ class MoLRGShape:
     sample_per_class: int
 
     def __post_init__(self):
-        for option, number in (('--img_res', self.resolution), ('--class_num', self.class_num),
-                               ('--per_class_dim', self.per_class_dim),
-                               ('--sample_per_class', self.sample_per_class)):
-            if number < 1:
-                raise UserError(f'{option} must be at least 1, got {number}')
+        for name, option in _OPTIONS.items():
+            if getattr(self, name) < 1:
+                raise UserError(f'{option} must be at least 1, got {getattr(self, name)}')
         if self.class_num * self.per_class_dim > self.dim:
             raise UserError(f'--class_num {self.class_num} times --per_class_dim {self.per_class_dim} is '
                             f'{self.class_num * self.per_class_dim}, more than the {self.dim} dimensions of '
@@ -107,8 +107,10 @@ class MoLRG:
         self.resolution = shape.resolution
         self.label_dim = shape.class_num if use_labels else 0
         self._data = self._classes = self._basis = None
-        if make or Path(self.path).exists():
-            contents = load_or_make(self.path, shape, seed, option)
+        if make:
+            _make_once(Path(self.path), shape, seed, option)
+        if Path(self.path).exists():
+            contents = load_molrg(self.path, shape, seed, option)
             self._basis, self._classes = contents['basis'], contents['conds'].numpy()
             self._data = contents['data'].permute(0, 3, 1, 2).numpy()
 
@@ -135,16 +137,14 @@ class MoLRG:
             self._classes[np.asarray(indices)]]
 
 
-def load_or_make(path: str | os.PathLike, shape: MoLRGShape, seed: int | None, option: str) -> dict:
-    """The contents of the file `path`, which is made first if it does not exist. Errors as in `MoLRG`."""
-    path = Path(path)
-    if not path.exists():
-        make_output_dir(path.parent, option)
-        with locked(path, doing='making'):
-            if not path.exists():  # another process may have been faster
-                with atomic_write(path) as file:
-                    torch.save(make_molrg(shape, seed or 0), file)
-    return load_molrg(path, shape, seed, option)
+def _make_once(path: Path, shape: MoLRGShape, seed: int | None, option: str) -> None:
+    if path.exists():
+        return
+    make_output_dir(path.parent, option)
+    with locked(path, doing='making'):
+        if not path.exists():  # another process may have been faster
+            with atomic_write(path) as file:
+                torch.save(make_molrg(shape, seed or 0), file)
 
 
 def load_molrg(path: str | os.PathLike, shape: MoLRGShape | None, seed: int | None, option: str) -> dict:
@@ -161,38 +161,30 @@ def load_molrg(path: str | os.PathLike, shape: MoLRGShape | None, seed: int | No
                         'made') from err
     if not isinstance(contents, dict):
         raise UserError(f'{where}: no MoLRG data set; it holds a {type(contents).__name__}')
-    if shape is None and all(type(contents.get(key)) is int for key in _NUMBERS):
-        shape = MoLRGShape(**{key: contents[key] for key in _NUMBERS})
-    if shape is None:
-        raise UserError(f'{where}: no MoLRG data set; it lacks one of {", ".join(_NUMBERS)}')
-    expected = {'basis': (shape.class_num, shape.dim, shape.per_class_dim), 'space_basis': (shape.dim,) * 2,
-                'data': (shape.num_samples, shape.resolution, shape.resolution, CHANNELS),
-                'conds': (shape.num_samples,)}
-    missing = [key for key in (*expected, *_NUMBERS) if key not in contents]
+    missing = [key for key in ('basis', 'space_basis', 'data', 'conds') if key not in contents]
+    missing += [key for key in _OPTIONS if type(contents.get(key)) is not int]
     if missing:
         raise UserError(f'{where}: no MoLRG data set; it lacks {", ".join(missing)}')
-    _check_numbers(contents, shape, seed, where)
-    for key, size in expected.items():
+    wrong = [f'{key} is {contents[key]} ({option} {getattr(shape, key)})'
+             for key, option in _OPTIONS.items() if shape and contents[key] != getattr(shape, key)]
+    if seed is not None and contents.get('data_seed') != seed:
+        wrong.append(f'its seed is {contents.get("data_seed", "not recorded")} (--data_seed {seed})')
+    if wrong:
+        raise UserError(f'{where}: contradicts the options: {"; ".join(wrong)}')
+    _check_tensors(contents, MoLRGShape(**{key: contents[key] for key in _OPTIONS}), where)
+    return contents
+
+
+def _check_tensors(contents: dict, shape: MoLRGShape, where: str) -> None:
+    for key, size in {'basis': (shape.class_num, shape.dim, shape.per_class_dim),
+                      'space_basis': (shape.dim, shape.dim),
+                      'data': (shape.num_samples, shape.resolution, shape.resolution, CHANNELS),
+                      'conds': (shape.num_samples,)}.items():
         tensor = contents[key]
-        if not isinstance(tensor, torch.Tensor) or tuple(tensor.shape) != size:
+        if not isinstance(tensor, torch.Tensor) or tensor.shape != size:
             found = list(tensor.shape) if isinstance(tensor, torch.Tensor) else type(tensor).__name__
             raise UserError(f'{where}: {key} is {found}, expected a tensor {list(size)}')
         if key != 'conds' and (tensor.dtype != torch.float32 or not tensor.isfinite().all()):
             raise UserError(f'{where}: {key} is {tensor.dtype}, expected finite numbers of torch.float32')
     if not torch.equal(contents['conds'].long(), torch.arange(shape.num_samples) // shape.sample_per_class):
         raise UserError(f'{where}: conds are not the classes 0 to {shape.class_num - 1}, one after another')
-    return contents
-
-
-_NUMBERS = {'resolution': '--img_res', 'class_num': '--class_num', 'per_class_dim': '--per_class_dim',
-            'sample_per_class': '--sample_per_class'}
-
-
-def _check_numbers(contents: dict, shape: MoLRGShape, seed: int | None, where: str) -> None:
-    wrong = [f'{key} is {contents[key]} ({option} {getattr(shape, key)})'
-             for key, option in _NUMBERS.items() if contents[key] != getattr(shape, key)]
-    if seed is not None and contents.get('data_seed') != seed:
-        known = 'data_seed' in contents
-        wrong.append(f'its seed is {contents["data_seed"] if known else "not recorded"} (--data_seed {seed})')
-    if wrong:
-        raise UserError(f'{where}: contradicts the options: {"; ".join(wrong)}')

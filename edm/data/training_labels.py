@@ -1,13 +1,12 @@
 """Which labels samples of a network may take: one-hot classes, or vectors from the set it was trained on."""
 
+import contextlib
 import os
 
-import click
 import numpy as np
 
 from data.dataset import ImageDataset
-from torch_utils import distributed
-from torch_utils.errors import UserError
+from torch_utils.errors import UserError, note
 
 
 def label_vectors(recorded: dict, label_dim: int, option: str) -> np.ndarray | None:
@@ -23,23 +22,15 @@ def label_vectors(recorded: dict, label_dim: int, option: str) -> np.ndarray | N
     kind, path = made_by.get('labels'), kwargs.get('path')
     if kind == 'classes' or label_dim == 0:
         return None
-    dataset = _open(path, option)
-    if dataset is not None and dataset.label_dim == label_dim:
-        return dataset.labels() if dataset.classes is None else None
+    if isinstance(path, str) and (os.path.isfile(path) or os.path.isdir(path)):  # no pipe
+        with contextlib.suppress(UserError):
+            dataset = ImageDataset(path, use_labels=True, cache=False, option=option)
+            if dataset.label_dim == label_dim:
+                return dataset.labels() if dataset.classes is None else None
     lacking = f'its training set, {path}, is not here'
     if kind == 'vectors':
         raise UserError(f'{option}: the network was trained on label vectors of {label_dim} numbers, samples '
                         f'draw theirs from those, and {lacking}')
-    if distributed.rank() == 0:
-        click.echo(f'note: samples take one-hot labels of the classes 0 to {label_dim - 1}; whether the '
-                   f'network was trained on classes can\'t be told, as {lacking}', err=True)
+    note(f'note: samples take one-hot labels of the classes 0 to {label_dim - 1}; whether the network was '
+         f'trained on classes can\'t be told, as {lacking}')
     return None
-
-
-def _open(path, option: str) -> ImageDataset | None:
-    if not isinstance(path, str) or not (os.path.isfile(path) or os.path.isdir(path)):
-        return None
-    try:
-        return ImageDataset(path, use_labels=True, cache=False, option=option)
-    except UserError:
-        return None

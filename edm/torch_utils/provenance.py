@@ -5,11 +5,12 @@ import functools
 import hashlib
 import math
 import numbers
+import os
 import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import click
@@ -58,16 +59,27 @@ def fingerprint(path: str | Path) -> str:
     """SHA-256 in hexadecimal of a file, of the download of a URL, or of a folder.
 
     A folder's is that of the lines `sha256  name` of the files in it, as sha256sum prints them, in the order
-    of their names relative to the folder.
+    of their names relative to the folder. Links are followed, to each folder once.
     """
     if is_url(path):
         path = local_path(path, 'input')
     path = Path(path)
     if not path.is_dir():
         return sha256_file(path)
-    names = sorted(file.relative_to(path).as_posix() for file in path.rglob('*') if file.is_file())
+    names = sorted(file.relative_to(path).as_posix() for file in _walk(path) if file.is_file())
     lines = ''.join(f'{sha256_file(path / name)}  {name}\n' for name in names)
     return hashlib.sha256(lines.encode('utf-8', 'surrogateescape')).hexdigest()
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    seen = set()  # links may lead in circles
+    for place, folders, names in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(place)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders.sort()
+        yield from (Path(place, name) for name in names)
 
 
 @functools.cache

@@ -252,13 +252,6 @@ def test_damaged_zip_member_is_refused_by_name(tmp_path):
         ImageDataset(path)
 
 
-def test_another_resolution_than_required_is_refused(tmp_path):
-    path = write(tmp_path / 'set', {'a.png': rgb()[0]})
-    assert ImageDataset(path, resolution=4).resolution == 4
-    with pytest.raises(UserError, match='images are 4x4, expected 8x8'):
-        ImageDataset(path, resolution=8)
-
-
 def test_images_that_are_not_square_can_be_read_but_have_no_resolution(tmp_path):
     dataset = ImageDataset(write(tmp_path / 'set', {'a.png': rgb()[0, :2]}))
     assert dataset.images().shape == (1, 3, 2, 4)

@@ -77,6 +77,18 @@ def test_inputs_are_known_by_their_contents(tmp_path):
     assert card['options'] == {}
 
 
+def test_a_folder_is_known_by_what_lies_behind_links_too(tmp_path):
+    (tmp_path / 'images').mkdir()
+    (tmp_path / 'images' / 'a.png').write_bytes(b'1')
+    (tmp_path / 'set').mkdir()
+    (tmp_path / 'set' / 'linked').symlink_to(tmp_path / 'images')
+    (tmp_path / 'set' / 'circle').symlink_to(tmp_path / 'set')
+    before = provenance.fingerprint(tmp_path / 'set')
+    assert before == hashlib.sha256(f'{hashlib.sha256(b"1").hexdigest()}  linked/a.png\n'.encode()).hexdigest()
+    (tmp_path / 'images' / 'a.png').write_bytes(b'2')
+    assert provenance.fingerprint(tmp_path / 'set') != before
+
+
 def test_a_missing_input_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError):
         provenance.record(inputs=[tmp_path / 'missing'])
