@@ -84,7 +84,8 @@ def test_a_folder_is_known_by_what_lies_behind_links_too(tmp_path):
     (tmp_path / 'set' / 'linked').symlink_to(tmp_path / 'images')
     (tmp_path / 'set' / 'circle').symlink_to(tmp_path / 'set')
     before = provenance.fingerprint(tmp_path / 'set')
-    assert before == hashlib.sha256(f'{hashlib.sha256(b"1").hexdigest()}  linked/a.png\n'.encode()).hexdigest()
+    line = f'{hashlib.sha256(b"1").hexdigest()}  linked/a.png\n'
+    assert before == hashlib.sha256(line.encode()).hexdigest()
     (tmp_path / 'images' / 'a.png').write_bytes(b'2')
     assert provenance.fingerprint(tmp_path / 'set') != before
 
