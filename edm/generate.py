@@ -40,7 +40,7 @@ from torch_utils.run_dir import take_newest
                       'quarter of the memory]'),
     click.option('--shard_dataset', is_flag=True, help='Split the data set, not the seeds, over processes.'))
 @cli.options('Sampler',
-    cli.sampler_options,
+    *cli.sampler_options,
     click.option('--solver', type=click.Choice(list(SOLVERS)),
                  help='ODE solver.  [default: heun; with --denoiser: euler]'),
     click.option('--disc', type=click.Choice(list(DISCRETIZATIONS)), default='edm', help='Noise levels.'),

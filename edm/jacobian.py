@@ -32,7 +32,7 @@ _CHURN = ('S_churn', 'S_min', 'S_max', 'S_noise')
     click.option('--sigmas', metavar='LIST', type=cli.FloatList(),
                  help='Noise levels, such as 0.1,1,10, which the sampler steps through besides its own.  '
                       '[default: the sampler\'s]'),
-    cli.sampler_options)
+    *cli.sampler_options)
 @cli.options('Rank',
     click.option('--eta', metavar='FLOAT', type=cli.FiniteRange(0, 1, min_open=True, max_open=True),
                  default=0.99, help='Share of the norm of all singular values that those counted must '

@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from torch_utils.errors import UserError, printable
+from torch_utils.errors import UserError, note, printable
 from torch_utils.files import check_outputs
 from torch_utils.interrupt import end_in_order_on_signals
 
@@ -64,17 +64,13 @@ class Command(click.Command):
 
 
 def options(title: str, *decorators: Callable) -> Callable:
-    """Decorator: add options to a command, in this order, as one section of its help.
-
-    decorators: of click.option; those with one title in several calls share the section.
-    """
+    """Decorator: add click.option decorators to a command, in this order, under one heading of its help."""
     def add(function):
+        others = len(getattr(function, '__click_params__', []))
         for decorator in reversed(decorators):
-            before = {id(param) for param in getattr(function, '__click_params__', [])}
             function = decorator(function)
-            for param in function.__click_params__:
-                if id(param) not in before:
-                    param.section = title
+        for param in function.__click_params__[others:]:
+            param.section = title
         return function
     return add
 
@@ -219,16 +215,15 @@ def shorten(numbers: Sequence[int]) -> str:
     return ','.join(f'{first}-{last}' if last > first else str(first) for first, last in parts)
 
 
-device_option = click.option(
-    '--device', metavar='auto|cpu|cuda[:i]|mps', default='auto',
-    callback=lambda ctx, param, value: _device(value),
-    help='Where to compute; auto takes the first that is there of cuda, mps, cpu.')
-
-
-def _device(value: str) -> str:
+def _device(ctx: click.Context, param: click.Parameter, value: str) -> str:
     if not re.fullmatch(r'auto|cpu|cuda(:\d+)?|mps', value):
         raise click.BadParameter(f'{value!r} is none of auto, cpu, cuda, cuda:0, mps')
     return value
+
+
+device_option = click.option(
+    '--device', metavar='auto|cpu|cuda[:i]|mps', default='auto', callback=_device,
+    help='Device to compute on; auto: the first available of cuda, mps, cpu.')
 
 
 def writes(inputs: Sequence[str], *, adds_overwrite: bool = True, **outputs: str | None) -> Callable:
@@ -257,33 +252,27 @@ def _paths(value: str | Sequence[str] | None) -> list[str]:
 
 
 _overwrite_option = click.option(
-    '--overwrite', is_flag=True, help='Replace an output also where a file of another kind has its name.')
+    '--overwrite', is_flag=True, help='Replace existing outputs even if they are files of another kind.')
 
 
-def sampler_options(command: Callable) -> Callable:
-    """The options of the EDM sampler: --steps, --sigma_min, --sigma_max, --rho and those of churn."""
-    options = (
-        click.option('--steps', metavar='INT', type=click.IntRange(2, MAX_STEPS), default=18,
-                     help='Number of steps, each from a noise level of its own.'),
-        click.option('--sigma_min', metavar='FLOAT', type=FiniteRange(min=0, min_open=True),
-                     help='Lowest noise level.  [default: that of the discretization, 0.002 for edm, if the '
-                          'network goes so low]'),
-        click.option('--sigma_max', metavar='FLOAT', type=FiniteRange(min=0, min_open=True),
-                     help='Highest noise level.  [default: likewise, 80 for edm]'),
-        click.option('--rho', metavar='FLOAT', type=FiniteRange(min=0, min_open=True), default=7,
-                     help='Spacing of the edm noise levels: 1 is even, larger means more of them near 0.'),
-        click.option('--S_churn', 'S_churn', metavar='FLOAT', type=FiniteRange(min=0), default=0,
-                     help='Strength of stochasticity.'),
-        click.option('--S_min', 'S_min', metavar='FLOAT', type=FiniteRange(min=0), default=0,
-                     help='Lowest noise level with stochasticity.'),
-        click.option('--S_max', 'S_max', metavar='FLOAT', type=FiniteRange(min=0, infinite=True),
-                     default=math.inf, help='Highest noise level with stochasticity.'),
-        click.option('--S_noise', 'S_noise', metavar='FLOAT', type=FiniteRange(min=0), default=1,
-                     help='Factor on the noise that stochasticity adds.'),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
+sampler_options = (
+    click.option('--steps', metavar='INT', type=click.IntRange(2, MAX_STEPS), default=18,
+                 help='Number of noise levels, with a sampling step from each.'),
+    click.option('--sigma_min', metavar='FLOAT', type=FiniteRange(min=0, min_open=True),
+                 help='Lowest noise level.  [default: 0.002 for edm, within the network\'s range]'),
+    click.option('--sigma_max', metavar='FLOAT', type=FiniteRange(min=0, min_open=True),
+                 help='Highest noise level.  [default: 80 for edm, within the network\'s range]'),
+    click.option('--rho', metavar='FLOAT', type=FiniteRange(min=0, min_open=True), default=7,
+                 help='Exponent of the EDM noise levels: 1 spaces them evenly, larger puts more near 0.'),
+    click.option('--S_churn', 'S_churn', metavar='FLOAT', type=FiniteRange(min=0), default=0,
+                 help='Stochasticity strength.'),
+    click.option('--S_min', 'S_min', metavar='FLOAT', type=FiniteRange(min=0), default=0,
+                 help='Lowest noise level with stochasticity.'),
+    click.option('--S_max', 'S_max', metavar='FLOAT', type=FiniteRange(min=0, infinite=True),
+                 default=math.inf, help='Highest noise level with stochasticity.'),
+    click.option('--S_noise', 'S_noise', metavar='FLOAT', type=FiniteRange(min=0), default=1,
+                 help='Factor on the noise that stochasticity adds.'),
+)
 
 
 def given(param: str) -> bool:
@@ -292,12 +281,12 @@ def given(param: str) -> bool:
 
 
 def check_churn(opts: dict) -> None:
-    """Refuse options about churn that contradict each other; a line says which have no effect."""
+    """Refuse churn options that contradict each other; a line names those without effect."""
     if opts['S_min'] > opts['S_max']:
         raise click.UsageError(f'--S_min {opts["S_min"]:g} is above --S_max {opts["S_max"]:g}')
     idle = [f'--{name}' for name in ('S_min', 'S_max', 'S_noise') if given(name)]
-    if idle and not opts['S_churn'] and os.environ.get('RANK', '0') == '0':
-        click.echo(f'note: without --S_churn above 0, {", ".join(idle)} has no effect', err=True)
+    if idle and not opts['S_churn']:
+        note(f'note: without --S_churn above 0, {", ".join(idle)} has no effect')
 
 
 @contextlib.contextmanager
@@ -310,15 +299,12 @@ def usage_errors() -> Iterator[None]:
 
 
 def check_class(class_idx: int | None, label_dim: int, *, vectors: bool = False) -> None:
-    """Refuse a `--class` that a network doesn't have, whose labels have `label_dim` numbers.
-
-    vectors: they are no classes.
-    """
+    """Refuse a `--class` that is none of a network's `label_dim` classes, or whose labels are `vectors`."""
     if class_idx is None:
         return
     if vectors:
-        raise click.UsageError(f'--class {class_idx}: the network was trained on label vectors, not on '
-                               'classes; samples draw theirs from its training set')
+        raise click.UsageError(f'--class {class_idx}: the network was trained on label vectors, not classes; '
+                               'samples draw theirs from its training set')
     if label_dim == 0:
         raise click.UsageError(f'--class {class_idx} needs a class-conditional network, and this one has no '
                                'classes')

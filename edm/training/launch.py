@@ -54,6 +54,10 @@ def start_run(config: TrainingConfig, dataset: Dataset, opts: dict, *, outdir: s
         run_dir = dir_to_go_on_in(config.resume_state_dump, outdir, name)
         config, state = continued(config)
         _check_continued(config, state, opts)
+    if (name is None and run_dir is None and opts['resume'] != AUTO
+            and any(Path(outdir).glob('network-snapshot-*.pkl'))):
+        raise click.UsageError(f'--nosubdir --outdir {outdir}: holds snapshots of another run; --resume '
+                               'continues it')
 
     def make_net():
         net = build_network(config.network_kwargs, dataset)

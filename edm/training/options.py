@@ -39,7 +39,7 @@ def main_options(*, duration: float) -> Callable:
         cli.device_option,
         click.option('--duration', metavar='MIMG', type=cli.FiniteRange(min=0, min_open=True),
                      default=duration, help='How many million images to show to the network.'),
-        click.option('--batch', metavar='INT', type=click.IntRange(min=1), default=512,
+        click.option('--batch', metavar='INT', type=click.IntRange(1, 10**9), default=512,
                      help='Images per step, of all processes together.'),
         click.option('--batch-gpu', metavar='INT', type=click.IntRange(min=1),
                      help='Largest number of images at once per process.  [default: no limit]'))
