@@ -1,4 +1,4 @@
-"""Turn images as they come into a data set to train on."""
+"""Convert images into a training set."""
 
 import re
 from functools import partial
@@ -8,7 +8,7 @@ import click
 from torch_utils import cli
 from torch_utils.errors import UserError, note
 
-LARGEST_SIDE = 8192  # in pixels; the next power of two makes images that no script would read
+LARGEST_SIDE = 8192  # in pixels; images of the next power of two would be refused when read
 
 
 class Size(click.ParamType):
@@ -32,25 +32,22 @@ class Size(click.ParamType):
     'Main options',
     click.option('--source', metavar='PATH', required=True,
                  help='Folder or .zip of images, .npz of samples, LSUN *_lmdb folder, '
-                      'cifar-10-python.tar.gz, or train-images-idx3-ubyte.gz (MNIST) with its labels beside '
-                      'it.'),
+                      'cifar-10-python.tar.gz, or MNIST\'s train-images-idx3-ubyte.gz (labels beside it).'),
     click.option('--dest', metavar='PATH', required=True,
-                 help='Folder (empty or absent) or .zip (of such a data set, replaced) to write.'),
+                 help='Folder (empty or absent) or .zip to write; an existing .zip data set is replaced.'),
     click.option('--max-images', metavar='INT', type=click.IntRange(min=1),
-                 help='Take only so many images, the first ones.  [default: all]'),
+                 help='Number of images to keep, the first ones.  [default: all]'),
     click.option('--random-subset', metavar='SEED', type=click.IntRange(0, 2 ** 31 - 1),
-                 help='Let --max-images take a random choice instead, in the order of the source; one seed, '
-                      'one choice.'),
+                 help='Keep a random subset of --max-images images, drawn with this seed, in source order.'),
     click.option('--class-order', type=click.Choice(['names', 'natural']), default='names',
-                 help='Order of the folders that are classes 0, 1, ...: as texts (10 before 2), or with '
-                      'numbers as numbers.'))
+                 help='Sort class folders as strings (10 before 2), or naturally (2 before 10).'))
 @cli.options(
     'Size and shape',
     click.option('--transform', type=click.Choice(['center-crop', 'center-crop-wide']),
-                 help='Cut out the largest centred square, or a wide band that is put on black; both turn '
-                      'grey into RGB.  [default: stretch]'),
+                 help='Crop the largest centred square, or a wide band padded with black; both turn grey '
+                      'into RGB.  [default: stretch]'),
     click.option('--resolution', metavar='WxH', type=Size(),
-                 help='Width and height in pixels of the images, or of the band.  [default: as they are]'))
+                 help='Width and height in pixels of the images, or of the band.  [default: unchanged]'))
 @cli.options(
     'Performance',
     click.option('--workers', metavar='INT', type=click.IntRange(1, 256),
@@ -58,19 +55,19 @@ class Size(click.ParamType):
 @cli.writes(['source'], dest='dataset')
 def main(source: str, dest: str, max_images: int | None, random_subset: int | None, class_order: str,
          transform: str | None, resolution: tuple[int, int] | None, workers: int | None) -> None:
-    """Turn images as they come into a data set to train on.
+    """Convert images into a training set.
 
     The data set is a folder or an uncompressed .zip of square PNG images, whose side is a power of two, and
     dataset.json with their labels. Labels come from the source's dataset.json, archive or .npz, else from the
     names of the top-level folders, also in a .zip; if any image lacks one, none is written. The same input
-    makes the same bytes, whatever the number of processes. Hidden files and folders are skipped.
+    gives the same bytes, whatever the number of processes. Hidden files and folders are skipped.
 
-    Images become 8-bit grey or RGB where that loses nothing (from palettes, bilevel images, alpha that is
-    opaque), and are refused by name where it would (transparent, 16-bit, CMYK, grey among RGB), as are those
-    that are damaged or cut short, or have over 89 million pixels; in a JPEG, changed bytes are noticed where
-    they alter how long the pixels' data are. Of several frames or pages the first is taken. A camera's EXIF
-    orientation is applied. A .zip is refused that is damaged, encrypted, packed to do harm, or has a name
-    twice or outside its folder.
+    Images become 8-bit grey or RGB where that is lossless (from palettes, bilevel images, opaque alpha), and
+    are refused by name where it is not (transparent, 16-bit, CMYK, grey among RGB), as are those that are
+    damaged, truncated or over 89 million pixels; in a JPEG, changed bytes are detected if they alter the
+    length of the compressed pixels. Of several frames or pages the first is used. EXIF orientation is
+    applied. A .zip is refused if it is damaged, encrypted, a zip bomb, or has duplicate names or names
+    outside its folder.
 
     \b
     Examples:
@@ -109,7 +106,7 @@ def main(source: str, dest: str, max_images: int | None, random_subset: int | No
     for line in describe_classes(done.labels, images.labels.folders):
         note(line)
     if done.frames:
-        note(f'--source {source}: of files with several frames or pages only the first was taken: '
+        note(f'--source {source}: of files with several frames or pages only the first was used: '
              f'{listed(done.frames)}')
     labels = 'with labels' if done.labels else 'without labels'
     click.echo(f'{done.num_images} images, {done.form}, {labels}: {dest}')

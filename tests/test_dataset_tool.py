@@ -428,7 +428,7 @@ def test_missing_cifar10_batch_is_named(tmp_path):
     ({'a.png': picture(), 'b.png': picture(channels=1)}, 'b.png is 8x8 grey, and a.png is 8x8 RGB'),
     ({'a.png': picture(), 'b.png': b'broken'}, 'b.png: not a readable image'),
     ({'a.png': picture(0, 4, 4), 'b.png': picture(0, 9, 9), 'c.png': picture(), 'd.png': picture()},
-     '2 of 4 images differ: a.png is 4x4 RGB, b.png is 9x9 RGB, and c.png is 8x8 RGB; all must be alike'),
+     '2 of 4 images can\'t be used: a.png is 4x4 RGB; b.png is 9x9 RGB, and c.png is 8x8 RGB; all must'),
     ({f'{i:02d}.png': picture() if i == 5 else b'broken' for i in range(14)},
      '13 of 14 images can\'t be used: 00.png: not a readable image (PIL finds no image in it); 01.png: '),
     ({'a.png': picture(), 'b.png': b'broken', 'c.png': picture(), 'd.png': picture(0, 9, 9)},

@@ -63,7 +63,7 @@ class Batches:
         return self._order.state_dict()
 
     def load_state_dict(self, state: dict) -> None:
-        """Continue from `state_dict()`; only before the first batch."""
+        """Resume from `state_dict()`; only before the first batch."""
         self._order.load_state_dict(state)
         self._ahead.load_state_dict(state)
 

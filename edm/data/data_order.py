@@ -16,7 +16,7 @@ class InfiniteSampler:
 
     n: number of images, mirrored copies included. window: fraction of the list; below two places no swaps.
     After equally many `next`, all processes have the same state: one of them may save it for all, and another
-    number of processes may continue from it.
+    number of processes may resume from it.
     """
 
     def __init__(self, n: int, *, rank: int = 0, num_replicas: int = 1, seed: int = 0, window: float = 0.5):
@@ -46,7 +46,7 @@ class InfiniteSampler:
         return index
 
     def state_dict(self) -> dict:
-        """All that the walk depends on, as numbers and int64 tensors (copies), for an exact continuation."""
+        """All that the walk depends on, as numbers and int64 tensors (copies), for an exact resume."""
         return {
             'visited': self._visited,
             'window': self._window,
@@ -55,7 +55,7 @@ class InfiniteSampler:
         }
 
     def load_state_dict(self, state: dict) -> None:
-        """Continue from `state_dict()`, also one saved by another rank or with other `num_replicas`.
+        """Resume from `state_dict()`, also one saved by another rank or with other `num_replicas`.
 
         Raises ValueError if it belongs to another number of images.
         """

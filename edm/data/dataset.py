@@ -26,7 +26,7 @@ class ImageDataset:
     path: a folder or a `.zip`, searched recursively for images, in the order of their names as strings; or,
         where there are none, for `.npz` files, whose array `samples` (or `arr_0`) holds images uint8
         [N, H, W, C] and whose array `labels` (or `arr_1`), if any, one label each; or a single `.npz` file.
-    use_labels: else label_dim is 0; None means if there are any. Labels of image files come from
+    use_labels: else label_dim is 0; None uses labels if there are any. Labels of image files come from
         `dataset.json` at the root. Integers become one-hot vectors as long as the largest label of all
         images + 1; lists of numbers are vectors.
     max_size: keep a random choice of so many images (`kept_by_max_size` with random_seed).
@@ -55,17 +55,12 @@ class ImageDataset:
         self._mirrored = np.repeat([False, True][:copies], len(self._kept))
         self._pixels = None  # the decoded images once they are there, uint8 [len(_kept), C, H, W]
         self._classes, self._vectors, self.label_dim = None, None, 0
-        if use_labels or (use_labels is None and self.has_labels):
-            self._take_labels()
-
-    def _take_labels(self) -> None:
-        where = f'{self._option} {self.path}'
-        labels = self._source.labels()
-        if labels is None:
-            raise UserError(f'--cond=1 needs class labels, and {where} has none')
-        if labels.ndim == 1:
+        labels = self._source.labels() if use_labels in (True, None) else None
+        if use_labels and labels is None:
+            raise UserError(f'--cond=1 needs class labels, and {option} {path} has none')
+        if labels is not None and labels.ndim == 1:
             self._classes, self.label_dim = labels[self._kept], int(labels.max()) + 1
-        else:
+        elif labels is not None:
             self._vectors, self.label_dim = labels[self._kept].astype(np.float32), labels.shape[1]
 
     def check_classes(self) -> None:
@@ -93,11 +88,6 @@ class ImageDataset:
             raise UserError(f'{self._option} {self.path}: images are {width}x{height}, and networks take '
                             'square ones only; dataset_tool.py makes a square data set')
         return height
-
-    @property
-    def has_labels(self) -> bool:
-        """Whether the data set brings labels, used or not."""
-        return self._source.labels() is not None
 
     @property
     def classes(self) -> np.ndarray | None:

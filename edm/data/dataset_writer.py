@@ -18,7 +18,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from data.image_files import describe_shape
-from data.image_names import listed, refuse_images
+from data.image_names import refuse_images
 from data.image_sources import ImageSource, SourceImage
 from torch_utils import files
 from torch_utils.errors import UserError
@@ -41,7 +41,7 @@ class Summary:
     unreadable: int = 0  # skipped, in sources where that is allowed; they leave none
     labels: list[int | list | None] = field(default_factory=list)  # all None if one image has none
     form: str = ''
-    frames: list[str] = field(default_factory=list)  # files with more than one, of which the first is taken
+    frames: list[str] = field(default_factory=list)  # files with more than one, of which the first is used
 
 
 def write_dataset(source: ImageSource, dest: str, transform: Callable, *, max_images: int | None = None,
@@ -93,7 +93,11 @@ def _write_images(results: Iterator[tuple], total: int, save: Callable[[str, byt
             if not faults and len(forms) == 1:
                 save(name, data)
                 labels.append([name, image.label])
-    _refuse_unusable(faults, forms, total, source.where)
+    usual = max(forms, key=lambda form: len(forms[form]), default='')
+    others = [f'{name} is {form}' for form, names in forms.items() if form != usual for name in names]
+    hint = (f', and {forms[usual][0]} is {usual}; all must be alike: --resolution makes sizes equal, '
+            '--transform makes grey images RGB') if others and not faults else ''
+    refuse_images(faults + others, total, source.where, hint)
     if not labels:
         raise UserError(f'{source.where}: no image is left: {summary.unreadable} are unreadable, '
                         f'{summary.left_out} too small for --resolution with this --transform')
@@ -106,18 +110,6 @@ def _write_images(results: Iterator[tuple], total: int, save: Callable[[str, byt
     summary.num_images, summary.form = len(labels), form
     summary.labels = [label for _, label in content['labels'] or []]
     return summary
-
-
-def _refuse_unusable(faults: list[str], forms: dict[str, list[str]], total: int, where: str) -> None:
-    """Raise UserError if there are faults, or if images are not all alike. forms: names of images by form."""
-    usual = max(forms, key=lambda form: len(forms[form]), default='')
-    others = [f'{name} is {form}' for form, names in forms.items() if form != usual for name in names]
-    if faults:
-        refuse_images(faults + others, total, where)
-    if others:
-        count = f'{len(others):,} of {total:,} images differ: ' if len(others) > 1 else ''
-        raise UserError(f'{where}: {count}{listed(others)}, and {forms[usual][0]} is {usual}; all must be '
-                        'alike: --resolution makes sizes equal, --transform makes grey images RGB')
 
 
 def _convert_all(source: ImageSource, transform: Callable, total: int, workers: int) -> Iterator[tuple]:

@@ -24,7 +24,7 @@ def decode_image(data: bytes, where: str) -> Image.Image:
     """Decode an encoded image to mode L or RGB, 8 bits a channel, upright.
 
     A camera's EXIF orientation is applied. What fits without loss is converted: bilevel to L, palette to RGB,
-    and an alpha channel that is opaque throughout is dropped. Of several frames or pages the first counts;
+    and an alpha channel that is opaque throughout is dropped. Of several frames or pages the first is used;
     info['frames'] of the result says how many there are.
     where: what errors call the image. Raises UserError if it is unreadable or of any other kind.
     """

@@ -170,7 +170,7 @@ def read_image(files: Folder | Zip, name: str, where: str) -> Image.Image:
     image = decode_image(files.read(name), f'{where}: {name}')
     if image.info['frames'] > 1 and where not in _told_of_frames:
         _told_of_frames.add(where)
-        note(f'{where}: of files with several frames or pages only the first is taken; {name} has '
+        note(f'{where}: of files with several frames or pages only the first is used; {name} has '
              f'{image.info["frames"]}')
     return image
 

@@ -42,11 +42,11 @@ def listed(names: Sequence, separator: str = ', ') -> str:
     return separator.join([*map(str, names[:_SHOWN]), *more])
 
 
-def refuse_images(faults: Sequence[str], total: int, where: str) -> None:
+def refuse_images(faults: Sequence[str], total: int, where: str, hint: str = '') -> None:
     """Raise UserError if there are faults, each an image's name and what is wrong, of `total` images."""
     if faults:
         count = f'{len(faults):,} of {total:,} images can\'t be used: ' if len(faults) > 1 else ''
-        raise UserError(f'{where}: {count}{listed(faults, "; ")}')
+        raise UserError(f'{where}: {count}{listed(faults, "; ")}{hint}')
 
 
 def _kind(name: str) -> str:

@@ -37,7 +37,7 @@ def test_images_come_in_the_order_of_their_names_as_strings(tmp_path, place):
     np.testing.assert_array_equal(dataset.images(), chw(images))
     assert (dataset.name, dataset.image_shape) == ('set', (3, 4, 4))
     assert (dataset.num_channels, dataset.resolution) == (3, 4)
-    assert (len(dataset), dataset.label_dim, dataset.has_labels) == (4, 0, False)
+    assert (len(dataset), dataset.label_dim) == (4, 0)
     image, label = dataset[-1]
     np.testing.assert_array_equal(image, chw(images)[3])
     assert image.dtype == np.uint8
@@ -109,8 +109,6 @@ def test_integer_labels_become_one_hot_and_lists_stay_vectors(tmp_path):
     vectors = write(tmp_path / 'vectors', images | {'dataset.json': {'labels': [['b.png', [2, 1e-1]],
                                                                                 ['a.png', [0, 3]]]}})
     one_hot = ImageDataset(classes, use_labels=True)
-    assert one_hot.has_labels
-    assert ImageDataset(classes).has_labels
     assert ImageDataset(classes).label_dim == 0
     np.testing.assert_array_equal(one_hot.labels(), [[1, 0, 0], [0, 0, 1]])
     np.testing.assert_array_equal(ImageDataset(vectors, use_labels=True).labels([1, 0]),

@@ -1,4 +1,4 @@
-"""Files of several frames or pages: the first is taken, and a line says that there are more."""
+"""Files of several frames or pages: the first is used, and a line says that there are more."""
 
 import io
 import struct
@@ -43,11 +43,11 @@ def test_each_script_says_that_there_are_more(tmp_path, capsys):
     path = write(tmp_path / 'set', {'a.tif': stack('TIFF'), 'b.png': PAGES[0],
                                     'c.gif': stack('GIF', PAGES[:3])})
     said = run(dataset_tool.main, '--source', path, '--dest', tmp_path / 'out').stderr
-    assert ('of files with several frames or pages only the first was taken: a.tif has 5, c.gif has 3'
+    assert ('of files with several frames or pages only the first was used: a.tif has 5, c.gif has 3'
             in said)
     ImageDataset(path, cache=False).images([0, 2, 0])
     said = capsys.readouterr().err
-    assert said.count('only the first is taken') == said.count('a.tif has 5') == 1
+    assert said.count('only the first is used') == said.count('a.tif has 5') == 1
     stream = open_images(str(path), '--images')
     for i in range(3):
         stream.read(i)
