@@ -1,5 +1,6 @@
 """Generate images with a trained network."""
 
+import contextlib
 import hashlib
 import os
 from pathlib import Path
@@ -69,8 +70,6 @@ def main(**opts):
       python edm/generate.py --optimal_denoiser --dataset=datasets/digits-8x8.zip --outdir=evaluation/optimal
     """
     _check(opts)
-
-    import contextlib
 
     from sampling import generation
     from torch_utils import distributed
@@ -187,8 +186,7 @@ def _denoiser(opts: dict, device) -> tuple:
     vectors = label_vectors(recorded, net.label_dim, f'--network {opts["network"]}')
     cli.check_class(opts['class_idx'], net.label_dim, vectors=vectors is not None)
     prepare(net, device, opts['precision'])
-    if opts['precision']:
-        identity['precision'] = opts['precision']
+    identity['precision'] = opts['precision']
     if vectors is not None:
         identity['labels_sha256'] = hashlib.sha256(vectors.tobytes()).hexdigest()
     return net, vectors, identity

@@ -7,6 +7,7 @@ import click
 
 from jacobians import METHODS
 from torch_utils import cli
+from torch_utils.errors import UserError, note
 from torch_utils.run_dir import take_newest
 
 _CHURN = ('S_churn', 'S_min', 'S_max', 'S_noise')
@@ -86,7 +87,12 @@ def main(**opts):
     if opts['out']:
         make_output_dir(Path(opts['out']).parent, '--out')
         with distributed.shared_errors():
-            ranks = _resumed(opts, ranks) if distributed.rank() == 0 else ranks
+            try:
+                ranks = rank_file.resume_ranks(opts['out'], ranks) if distributed.rank() == 0 else ranks
+            except UserError as err:
+                if not opts['overwrite']:
+                    raise
+                note(f'starts from scratch: {err}')
         ranks = distributed.from_rank0(ranks)
 
     def save():
@@ -100,20 +106,6 @@ def main(**opts):
     if distributed.rank() == 0:
         _finish(opts, ranks)
     distributed.shutdown()
-
-
-def _resumed(opts: dict, fresh):
-    """The table of ranks with those that --out has already."""
-    from jacobians.rank_file import resume_ranks
-    from torch_utils.errors import UserError
-
-    try:
-        return resume_ranks(opts['out'], fresh)
-    except UserError as err:
-        if not opts['overwrite']:
-            raise
-        click.echo(f'starts from scratch: {err}', err=True)
-        return fresh
 
 
 def _check(opts: dict) -> None:

@@ -1,6 +1,6 @@
-"""Denoisers in closed form, which a sampler can't tell from networks. Imports no torch."""
+"""Closed-form denoisers, with the interface of networks. Imports no torch."""
 
-DENOISERS = {  # --denoiser: those that follow from a data set, each a `data_denoiser.DataDenoiser`
+DENOISERS = {  # --denoiser: those of a data set, each a `data_denoiser.DataDenoiser`
     'optimal': 'denoisers.optimal_denoiser:OptimalDenoiser',
     'gaussian': 'denoisers.gaussian_denoiser:GaussianDenoiser',
 }

@@ -1,4 +1,4 @@
-"""Denoisers that follow from a data set in closed form; a sampler can't tell them from a network."""
+"""What the closed-form denoisers of a data set share."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -12,12 +12,12 @@ _LARGEST = 1e100  # beyond, sums of products may overflow
 
 
 class DataDenoiser:
-    """What the denoisers of a data set share: the interface of a network, and which images a label means.
+    """The interface of a network, and which images a label selects.
 
     pixels: the data set. class_ends: if given, images are sorted by class, those of class k end before row
-        class_ends[k], and labels pick a class. Else every label means all images.
-    sigma_min, sigma_max, round_sigma, label_dim: as a network has them.
-    sharded: each process holds a part of the images; all are asked the same and answer for all images.
+        class_ends[k], and labels select a class; else labels have no effect.
+    sigma_min, sigma_max, round_sigma, label_dim: as of a network.
+    sharded: each process holds a part of the images; all denoise the same samples by the whole data set.
     """
 
     def __init__(self, pixels: Pixels, *, class_ends: Sequence[int] | None = None, label_dim: int = 0,
@@ -35,12 +35,12 @@ class DataDenoiser:
                  class_labels: torch.Tensor | None = None) -> torch.Tensor:
         """The denoised images.
 
-        x: noisy images [B, C, H, W], clean ones being in [-1, 1]. sigma: their noise level, above 0; one for
-        all, or [B]. class_labels: one-hot [B, label_dim], needed if the denoiser tells classes apart.
-        Returns [B, C, H, W] of x's dtype, on its device; the computation is in float64.
+        x: noisy images [B, C, H, W], clean ones being in [-1, 1]. sigma: noise level above 0, a scalar or
+        [B]. class_labels: one-hot [B, label_dim], needed with `class_ends`.
+        Returns [B, C, H, W] of x's dtype, on its device; computes in float64.
         Raises UserError if a value is not finite or sigma not above 0, ValueError if labels are missing.
         """
-        device = self._pixels.device  # x's, but for MPS, which has no float64: types change on this device
+        device = self._pixels.device  # x's, but for MPS, which has no float64
         noisy = to_levels(x.to(device).to(torch.float64).flatten(1))
         sigma = sigma.to(device) if isinstance(sigma, torch.Tensor) else sigma
         sigma = torch.as_tensor(sigma, dtype=torch.float64, device=device).reshape(-1, 1).expand(len(x), 1)
@@ -54,18 +54,18 @@ class DataDenoiser:
         return from_levels(denoised).to(x.dtype).to(x.device).reshape(x.shape)
 
     def _groups(self, class_labels: torch.Tensor | None):
-        """Pairs of samples (an index) and the rows (start, stop) of the images they are denoised by."""
+        """Pairs of samples (an index) and the rows (start, stop) of the images that denoise them."""
         if self._class_ends is None:
             yield slice(None), (0, self._pixels.shape[0])
             return
         if class_labels is None:
-            raise ValueError('this denoiser tells classes apart and needs labels')
+            raise ValueError('the denoiser of a data set with classes needs labels')
         classes = class_labels.argmax(dim=1).to(self._pixels.device)
         for k in classes.unique().tolist():
             yield (classes == k).nonzero()[:, 0], (self._class_ends[k - 1] if k else 0, self._class_ends[k])
 
     def _denoise(self, noisy: torch.Tensor, sigma: torch.Tensor, rows: tuple[int, int]) -> torch.Tensor:
-        """Denoise by the images `rows`, all in units of grey levels as `to_levels` gives them.
+        """Denoise by the images `rows`, all in grey levels as from `to_levels`.
 
         noisy: float64 [B, D]. sigma: float64 [B, 1]. Returns float64 [B, D].
         """

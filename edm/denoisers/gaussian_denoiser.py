@@ -1,7 +1,7 @@
-"""The optimal denoiser of the Gaussian that has a data set's mean and covariance.
+"""The posterior mean under the Gaussian with a data set's mean and covariance.
 
-D(x; sigma) = mu + Sigma (Sigma + sigma^2 I)^-1 (x - mu): the best denoiser that is linear in x, and one that
-networks in the regime of generalization come close to.
+D(x; sigma) = mu + Sigma (Sigma + sigma^2 I)^-1 (x - mu): the best denoiser that is affine in x; networks that
+generalize come close to it.
 """
 
 from typing import NamedTuple
@@ -24,10 +24,10 @@ class Gaussian(NamedTuple):
 
 
 class GaussianDenoiser(DataDenoiser):
-    """The posterior mean under the Gaussian fitted to `pixels`, or to those of a class.
+    """The posterior mean under the Gaussian of all images, or of those of a class.
 
-    One eigendecomposition, of a matrix as large as the number of images or of pixels, whichever is smaller,
-    then two thin products per evaluation. The covariance is that of the data set itself: divided by N.
+    One eigendecomposition, of size min(images, pixels), then two thin products per evaluation. The covariance
+    is divided by N.
     """
 
     def __init__(self, pixels: Pixels, **options):
@@ -48,7 +48,7 @@ class GaussianDenoiser(DataDenoiser):
         return self._from_moments(start, stop)
 
     def _from_moments(self, start: int, stop: int) -> Gaussian:
-        """By way of the covariance [D, D]. The sums are exact, being whole numbers."""
+        """From the covariance [D, D]. The sums are exact, being integers."""
         size = self._pixels.shape[1]
         sums = torch.zeros(size + 1, size, dtype=torch.float64, device=self._pixels.device)
         count = torch.tensor(stop - start, dtype=torch.float64, device=self._pixels.device)
@@ -65,7 +65,7 @@ class GaussianDenoiser(DataDenoiser):
 
 
 def _from_images(levels: torch.Tensor) -> Gaussian:
-    """By way of the images' inner products [N, N], for fewer images than pixels; int8 [N, D]."""
+    """From the images' inner products [N, N], for fewer images than pixels; levels: int8 [N, D]."""
     images = levels.to(torch.float64)
     mean = images.mean(dim=0)
     images -= mean
@@ -75,6 +75,6 @@ def _from_images(levels: torch.Tensor) -> Gaussian:
 
 
 def _positive(mean: torch.Tensor, variances: torch.Tensor, directions: torch.Tensor) -> Gaussian:
-    """Without the directions whose variance is 0 but for rounding."""
+    """The Gaussian without directions whose variance is 0 up to rounding."""
     kept = variances > variances[-1].clamp(min=0) * len(variances) * torch.finfo(torch.float64).eps
     return Gaussian(mean, directions[:, kept].contiguous(), variances[kept])

@@ -1,4 +1,4 @@
-"""The posterior mean of a mixture of low-rank Gaussians (MoLRG) in closed form, and its Jacobian's spectrum.
+"""The posterior mean under a mixture of low-rank Gaussians (MoLRG), and the spectrum of its Jacobian.
 
 Paper 2 is "Diffusion Models Learn Low-Dimensional Distributions via Subspace Clustering", arXiv 2409.02426.
 Of K equally likely classes the k-th is N(0, U_k U_k^T), U_k an orthonormal basis [n, d]. With noise of level
@@ -14,7 +14,7 @@ from data.molrg_data import MoLRG
 
 
 class MoLRGDenoiser:
-    """D(x; sigma) above, with the interface of a network; the computation is in float64.
+    """D(x; sigma) above, with the interface of a network; computes in float64.
 
     bases: the U_k, orthonormal, [K, n, d], n being img_channels * img_resolution**2.
     """
@@ -26,7 +26,7 @@ class MoLRGDenoiser:
         self.bases = bases.double()
 
     def round_sigma(self, sigma: torch.Tensor) -> torch.Tensor:
-        """The nearest noise levels that it knows: all."""
+        """All noise levels are supported."""
         return torch.as_tensor(sigma)
 
     def __call__(self, x: torch.Tensor, sigma: torch.Tensor | float,
@@ -44,24 +44,20 @@ def true_denoiser(data: MoLRG) -> MoLRGDenoiser:
 
 
 def posterior(x: torch.Tensor, sigma: torch.Tensor, bases: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The coordinates U_k^T x [B, K, d] and the probabilities w_k [B, K] of the classes.
-
-    x: [B, n]. sigma: [B or 1, 1]. bases: U_k, [K, n, d].
-    """
+    """U_k^T x [B, K, d] and w_k [B, K]. x: [B, n]. sigma: [B or 1, 1]. bases: U_k, [K, n, d]."""
     coordinates = torch.einsum('bn,knd->bkd', x, bases)
     energies = coordinates.square().sum(dim=2)
     return coordinates, (energies / (2 * sigma**2 * (1 + sigma**2))).softmax(dim=1)
 
 
 def jacobian_spectrum(x: torch.Tensor, sigma: float, bases: torch.Tensor) -> torch.Tensor:
-    """Singular values of the Jacobian dD(x; sigma)/dx, those that aren't 0.
+    """The nonzero singular values of the Jacobian dD(x; sigma)/dx, float64 [B, K d], descending.
 
     With y_k = U_k^T x and c = 1 / (sigma^2 (1 + sigma^2)) the Jacobian is (1 + sigma^2)^-1 times, between
     classes k and j, [k = j] w_k (I + c y_k y_k^T) - c w_k w_j y_k y_j^T. Across y_k it is w_k, d - 1 times;
     in the span of the directions of all y_k it is a symmetric K x K matrix.
 
     x: noisy samples [B, n]. bases: the U_k, orthogonal to each other, [K, n, d].
-    Returns float64 [B, K d], descending.
     """
     x, bases = x.double(), bases.double()
     coordinates, weights = posterior(x, torch.tensor([[sigma]], dtype=torch.float64), bases)

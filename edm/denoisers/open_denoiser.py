@@ -2,7 +2,6 @@
 
 import os
 import pkgutil
-from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -20,16 +19,15 @@ from torch_utils.errors import UserError
 def open_denoiser(kind: str, path: str | os.PathLike, device: torch.device, *, net: Denoiser | None = None,
                   class_idx: int | None = None, cache_gb: float | None = None, sharded: bool = False,
                   ) -> DataDenoiser:
-    """A denoiser of the images at `path`, a zip, a folder or an `.npz`, which all are decoded here.
+    """A denoiser of the images at `path`: a zip, a folder or an `.npz`, decoded here.
 
     kind: key of DENOISERS.
-    net: a network to be compared with; its noise levels and classes are taken, and its image size is
-        demanded. Without it, any noise level will do, and the classes are the data set's.
-    class_idx: restrict it to the images of this class. Without it, samples of a data set with classes are
-        denoised by the images of their class, unless `net` has no classes; where only `net` has classes, they
-        mean nothing.
-    cache_gb: keep pixels in memory up to so many GB, default a quarter of the RAM (of the GPU's memory).
-    sharded: each process decodes and keeps a part of the images; all must denoise the same.
+    net: a network to compare with, of the same image size; sets noise levels and classes. Without it, all
+        noise levels are supported, and the classes are the data set's.
+    class_idx: use the images of this class only. Without it, samples of a data set with classes are denoised
+        by the images of their class, unless `net` has no classes; classes of `net` alone have no effect.
+    cache_gb: largest data set to keep in memory, by default a quarter of the RAM (of the GPU's memory).
+    sharded: each process decodes and keeps a part of the images; all must denoise the same samples.
     Raises UserError, naming --dataset or --class, for a data set that can't be read or does not fit.
     """
     data = ImageDataset(path, use_labels=None, cache=False, option='--dataset')
@@ -48,8 +46,9 @@ def open_denoiser(kind: str, path: str | os.PathLike, device: torch.device, *, n
 
     device = torch.device('cpu') if device.type == 'mps' else device  # MPS has no float64
     cache_bytes = _default_cache_bytes(device) if cache_gb is None else cache_gb * 1e9
-    pixels = _on_all_processes(lambda: Pixels(
-        data, order, shape, device=device, cache_bytes=cache_bytes, show_progress=distributed.rank() == 0))
+    with distributed.shared_errors():
+        pixels = Pixels(data, order, shape, device=device, cache_bytes=cache_bytes,
+                        show_progress=distributed.rank() == 0)
     limits = {} if net is None else {'sigma_min': float(net.sigma_min), 'sigma_max': float(net.sigma_max),
                                      'round_sigma': net.round_sigma}
     denoiser = pkgutil.resolve_name(DENOISERS[kind])
@@ -58,7 +57,7 @@ def open_denoiser(kind: str, path: str | os.PathLike, device: torch.device, *, n
 
 def _order(classes: np.ndarray | None, class_idx: int | None, label_dim: int, num_images: int, where: str,
            ) -> tuple[np.ndarray, list[int] | None]:
-    """Which images to take, in which order, and for classes that samples choose from, where each ends."""
+    """Indices of the images to use, sorted by class if samples choose one, and where each class ends."""
     if class_idx is not None:
         if classes is None:
             raise UserError(f'--class {class_idx}: {where} has no classes')
@@ -74,21 +73,8 @@ def _order(classes: np.ndarray | None, class_idx: int | None, label_dim: int, nu
         raise UserError(f'{where} has the classes 0 to {len(counts) - 1}, and --network 0 to {label_dim - 1}')
     if counts.min() == 0:
         raise UserError(f'{where} has no images of class {counts.argmin()}, which seeds may draw; --class '
-                        'chooses one')
+                        'selects one')
     return order, np.cumsum(counts).tolist()
-
-
-def _on_all_processes(action: Callable):
-    """The action's result. If it fails on one process with a UserError, then on all."""
-    result, error = None, None
-    try:
-        result = action()
-    except UserError as err:
-        error = str(err)
-    errors = [error for error in distributed.gather(error) if error is not None]
-    if errors:
-        raise UserError(errors[0])
-    return result
 
 
 def _default_cache_bytes(device: torch.device) -> float:

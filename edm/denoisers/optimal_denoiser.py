@@ -1,4 +1,4 @@
-"""The optimal denoiser of a finite data set: the one that a network which memorizes converges to.
+"""The optimal denoiser of a finite data set, to which a network that memorizes converges.
 
 D(x; sigma) = sum_i w_i y_i with w = softmax_i(-||x - y_i||^2 / (2 sigma^2)): the posterior mean if each image
 y_i is equally likely (Karras et al. 2022, Eq. 57; "The Emergence of Reproducibility and Consistency in
@@ -15,7 +15,7 @@ from data.pixels import Pixels
 from denoisers.data_denoiser import DataDenoiser
 from sampling.pace import one_thread_per_operation
 
-# Share of the largest weight below which an image adds nothing: a billion of them stay below 1e-8.
+# Share of the largest weight below which an image is left out: a billion of them stay below 1e-8.
 NEGLIGIBLE = 1e-17
 
 
@@ -34,19 +34,18 @@ class Sums(NamedTuple):
 class OptimalDenoiser(DataDenoiser):
     """The posterior mean under the empirical distribution of `pixels`, by two matrix products per chunk.
 
-    The softmax is computed online, in one pass: highest score, sum of weights and weighted sum of images so
-    far. A score is x.y_i - ||y_i||^2 / 2, for ||x||^2 is common to all, and weights are exp(score / sigma^2).
-    Scores must be float64: at sigma = 0.002 an error of 1e-10 in a product of 1000 changes a weight by 2e-5.
-    For the weighted sum, float32 is enough, in which images are exact; it takes those of noticeable weight.
+    An online softmax, in one pass: highest score, sum of weights and weighted sum of images so far. A score
+    is x.y_i - ||y_i||^2 / 2, as ||x||^2 is common to all, and weights are exp(score / sigma^2). Scores must
+    be float64: at sigma = 0.002 an error of 1e-10 in a product of 1000 changes a weight by 2e-5. For the
+    weighted sum of images, which float32 holds exactly, float32 suffices.
 
-    On a CPU, each of PyTorch's threads takes a part of the images, so that none waits for another before the
-    end; with a part of each operation instead, a core that is busy otherwise would hold up all of them.
+    On a CPU, each of PyTorch's threads takes a part of the images rather than of each operation, so that a
+    core that is busy elsewhere does not hold up the others.
     """
 
     def __init__(self, pixels: Pixels, **options):
         super().__init__(pixels, **options)
-        # Memory for a chunk, as float64 and then as float32. It is used again and again, for new pages would
-        # take as much time as the products.
+        # For a chunk as float64, then as float32: new pages each time would cost as much as the products.
         size = pixels.rows_per_chunk * pixels.shape[1]
         self._buffers = [torch.empty(size, dtype=torch.float64, device=pixels.device)
                          for _ in range(pixels.num_threads)]
@@ -56,7 +55,7 @@ class OptimalDenoiser(DataDenoiser):
             return super().__call__(x, sigma, class_labels)
 
     def _denoise(self, noisy, sigma, rows):
-        variance = sigma.square().clamp(min=1e-300)  # 0 / 0 would be no weight
+        variance = sigma.square().clamp(min=1e-300)  # avoids 0 / 0
         parts = _split(*rows, len(self._buffers))
 
         def sums(part, buffer):
@@ -96,7 +95,7 @@ def _convert(levels: torch.Tensor, dtype: torch.dtype, buffer: torch.Tensor) -> 
 
 
 def _split(start: int, stop: int, count: int) -> list[tuple[int, int]]:
-    """`count` consecutive ranges of nearly equal length, without those of length 0 but for the first."""
+    """`count` consecutive ranges of nearly equal length, without empty ones, but at least one range."""
     ends = [start + (stop - start) * i // count for i in range(count + 1)]
     return [part for part in pairwise(ends) if part[0] < part[1]] or [(start, stop)]
 
