@@ -114,7 +114,7 @@ def _expected(url: str, option: str) -> tuple[str, str | None]:
 
 
 def _is_whole(path: Path, url: str, expected: str | None) -> bool:
-    """Whether `path` is what a finished download of `url` has left there, and nothing has changed it."""
+    """Whether `path` holds a finished download of `url`, unchanged since."""
     record = _read_json(_record_path(path))
     try:
         return (record.get('url') == url and path.stat().st_size == record.get('size')
@@ -206,7 +206,7 @@ class _Download:
             self._refuse(f'can\'t be downloaded ({type(err).__name__})')
 
     def _resumable(self) -> tuple[int, dict]:
-        """How many bytes of the part file can stay, and what they are; 0 if a new start is safer."""
+        """Bytes of the part file to resume after, and its record; 0 to download from scratch."""
         size, begun = self._size(), {'version': '', 'total': None} | _read_json(self._begun_path)
         same = begun.get('url') == self._url and (begun['version'] or self._expected)
         fits = begun['total'] is None or (type(begun['total']) is int and size <= begun['total'])
@@ -295,10 +295,6 @@ class _Download:
             self._refuse('the file on the server is empty')
         if self._expected not in (None, found):
             self._refuse(f'{size} bytes of SHA-256 {found}, expected {self._expected}')
-        before = _read_json(_record_path(self._path))
-        if before.get('url') == self._url and before.get('sha256') != found:
-            click.echo(f'{self._where}: not the file that was there on {before.get("time_utc")}: its SHA-256 '
-                       f'is {found}, and was {before.get("sha256")}', err=True)
         write_json(_record_path(self._path), {
             'url': self._url, 'size': size, 'sha256': found,
             'time_utc': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')})

@@ -273,13 +273,18 @@ class _SafeUnpickler(pickle._Unpickler):
             target.state = state
 
     def load_items(self):
-        items = self.pop_mark()
+        self._add_items(self.pop_mark())
+
+    def load_item(self):
+        self._add_items([self.stack.pop()])
+
+    def _add_items(self, items):
         target = self.stack[-1]
+        require(type(target) in (list, set), 'items for something that is no list or set')
         if type(target) is list:
             target.extend(items)
-            return
-        require(type(target) is set, 'items for something that is no list or set')
-        target |= _set(items)
+        else:
+            target |= _set(items)
 
     def load_pairs(self):
         items = self.pop_mark()
@@ -295,11 +300,6 @@ class _SafeUnpickler(pickle._Unpickler):
         for key, value in pairs:
             _check_key(key)
             target[key] = value
-
-    def load_item(self):
-        item = self.stack.pop()
-        require(type(self.stack[-1]) is list, 'items for something that is no list')
-        self.stack[-1].append(item)
 
     table |= {pickle.REDUCE[0]: load_call, pickle.NEWOBJ[0]: load_call, pickle.BUILD[0]: load_build,
               pickle.APPEND[0]: load_item, pickle.APPENDS[0]: load_items, pickle.ADDITEMS[0]: load_items,

@@ -44,7 +44,7 @@ def numpy_state(rng: np.random.RandomState | ModuleType) -> dict:
 
 
 def set_numpy_state(rng: np.random.RandomState | ModuleType, state: dict) -> None:
-    """Continue from `numpy_state`."""
+    """Restore what `numpy_state` returned."""
     words = np.array(state['rng_words'].tolist(), dtype=np.uint32)
     has_gauss, gauss = state['rng_gauss']
     rng.set_state(('MT19937', words, int(state['rng_position']), int(has_gauss), float(gauss)))

@@ -355,13 +355,6 @@ def test_an_expected_hash_is_checked(server):
         get(server, '/net.pkl#md5=1')
 
 
-def test_another_file_than_before_is_noted(server, capsys):
-    get(server).unlink()
-    server.plan += [{'body': b'other'}]
-    assert get(server).read_bytes() == b'other'
-    assert f'and was {HASH}' in capsys.readouterr().err
-
-
 def test_a_server_that_hides_the_length_is_refused_for_the_end_could_be_missing(server):
     server.plan += [{'omit': ['Content-Length']}] * 2
     refuse(server, 'doesn\'t say how long the file is', '#sha256=')
