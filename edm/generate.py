@@ -132,7 +132,7 @@ def _check(opts: dict) -> None:
     for option, suffix in (('grid', '.png'), ('trajectory', '.npz')):
         path = opts[option]
         if path and (not path.lower().endswith(suffix) or os.path.isdir(path)):
-            raise click.UsageError(f'--{option} {path}: expected the name of a file that ends with {suffix}')
+            raise click.UsageError(f'--{option} {path}: expected a file name in {suffix}')
     if opts['grid'] and Path(opts['outdir']).resolve() in Path(opts['grid']).resolve().parents:
         raise click.UsageError(f'--grid {opts["grid"]}: lies in --outdir, where it would count as a sample')
     if opts['trajectory'] and opts['resume']:

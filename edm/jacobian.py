@@ -115,8 +115,7 @@ def _check(opts: dict) -> None:
     for option, suffixes in (('out', ('.npz',)), ('figure', ('.png', '.pdf'))):
         path = opts[option]
         if path and (not path.lower().endswith(suffixes) or os.path.isdir(path)):
-            raise click.UsageError(f'--{option} {path}: expected the name of a file that ends with '
-                                   f'{" or ".join(suffixes)}')
+            raise click.UsageError(f'--{option} {path}: expected a file name in {" or ".join(suffixes)}')
     if opts['overwrite'] and not (opts['out'] or opts['figure']):
         raise click.UsageError('--overwrite is for --out and --figure')
     if opts['method'] == 'exact' and cli.given('tolerance'):
@@ -152,10 +151,9 @@ def _source(opts: dict, net, labels):
 
     low, high = float(net.sigma_min), float(net.sigma_max)
     for name in ('sigmas', 'sigma_min', 'sigma_max'):
-        for sigma in opts[name] if isinstance(opts[name], list) else [opts[name]]:
+        for sigma in opts[name] if name == 'sigmas' and opts[name] else [opts[name]]:
             if sigma is not None and not low <= sigma <= high:
-                raise click.UsageError(f'--{name} {sigma:g}: the network takes noise levels from {low:g} to '
-                                       f'{high:g}')
+                raise click.UsageError(f'--{name} {sigma:g}: the network supports {low:g} to {high:g}')
     churn = {name: opts[name] for name in _CHURN}
     with cli.usage_errors():
         sigmas, levels = noise_levels(net, opts['sigmas'], num_steps=opts['steps'], rho=opts['rho'],
@@ -187,8 +185,7 @@ def _finish(opts: dict, ranks) -> None:
     from figures import jacobian_figure, style
 
     if opts['out']:
-        print(f'{len(ranks.seed)} seeds, {len(ranks.sigma)} noise levels, dimension {ranks.dim}: '
-              f'{opts["out"]}')
+        print(f'{len(ranks.seed)} seeds, {len(ranks.sigma)} noise levels, dim {ranks.dim}: {opts["out"]}')
     if opts['figure']:
         figure, caption = jacobian_figure.draw_ranks({Path(opts['network_pkl']).stem: ranks})
         style.save_figure(figure, opts['figure'], title=jacobian_figure.TITLE, caption=caption)

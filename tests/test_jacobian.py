@@ -125,7 +125,7 @@ def test_classes_and_options_reach_the_ranks(nets, tmp_path):
         assert np.abs(spectra[first] - spectra[second]).max() > 1e-3
 
 
-def test_an_interrupted_run_goes_on_where_it_was(nets, tmp_path, monkeypatch):
+def test_an_interrupted_run_resumes_where_it_was(nets, tmp_path, monkeypatch):
     whole, part = tmp_path / 'whole.npz', tmp_path / 'part.npz'
     ranks(nets['edm'], '--seeds=0-2', '--steps=4', f'--out={whole}', '--save_spectrum')
     done = []
@@ -203,7 +203,7 @@ def test_mistakes_are_told_in_one_line(nets, network, args, status, says):
     refuse(jacobian.main, f'--network_pkl={nets[network]}', '--device=cpu', *args, status=status, says=says)
 
 
-def test_a_file_of_other_ranks_is_not_continued(nets, tmp_path):
+def test_a_file_of_other_ranks_is_not_resumed(nets, tmp_path):
     out = tmp_path / 'ranks.npz'
     ranks(nets['edm'], '--seeds=0,1', '--steps=2', f'--out={out}')
     before = out.read_bytes()

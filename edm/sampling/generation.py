@@ -222,8 +222,8 @@ def write_samples(batches: Sequence[Sequence[int]], make: Callable[[Sequence[int
             path.parent.mkdir(exist_ok=True)
         write_png(path, image.transpose(1, 2, 0), durable=False)
 
-    one_each = one_thread_per_operation() if threads > 1 else contextlib.nullcontext()
-    with (ThreadPoolExecutor(WRITERS) as pool, one_each,
+    one_thread = one_thread_per_operation() if threads > 1 else contextlib.nullcontext()
+    with (ThreadPoolExecutor(WRITERS) as pool, one_thread,
           tqdm(total=sum(map(len, batches)), unit='img', disable=distributed.rank() != 0) as progress):
         made = map_ahead(make, batches, threads, ahead=threads) if threads > 1 else map(make, batches)
         writing = iter(())

@@ -37,10 +37,10 @@ def test_samples_name_the_noise_level_and_how_many_values(solver):
                sigma_max=2.5, rho=1)
 
 
-def test_ranks_along_the_way_name_the_level_where_it_began():
-    way = Trajectories(class_idx=None, sigmas=[0.5], levels=[2.0, 1.0, 0.5], options={})
+def test_ranks_along_a_trajectory_name_the_first_level_that_fails():
+    source = Trajectories(class_idx=None, sigmas=[0.5], levels=[2.0, 1.0, 0.5], options={})
     with pytest.raises(UserError, match='noise level 1: 3 of 16 values of its output'):
-        way.points(Failing(), [0], torch.device('cpu'))
+        source.points(Failing(), [0], torch.device('cpu'))
 
 
 @pytest.mark.parametrize('method', ['exact', 'randomized'])
