@@ -263,7 +263,7 @@ def test_pipes_and_dead_links_among_the_images_are_named(tmp_path):
     ('{"labels": [["a.png", [1e39]]]}', 'the label of a.png'),
     ('{"labels": [["a.png", [NaN]]]}', 'the label of a.png'),
     ('{"labels": [["a.png", [1' + '0' * 400 + ']]]}', 'the label of a.png'),
-    ('{"labels": [["a.png", 1], ["a.png", 2]]}', 'two labels'),
+    ('{"labels": [["a.png", 1], ["a.png", 2]]}', 'gives a.png two labels, 1 and 2'),
 ])
 def test_labels_that_are_none_are_refused(tmp_path, text, says):
     path = write(tmp_path / 'set', {'a.png': RGB, 'b.png': RGB})

@@ -20,6 +20,11 @@ class NpzPart(NamedTuple):
     samples: 'np.ndarray | StoredArray'
     labels: np.ndarray | None
 
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        _, height, width, channels = self.samples.shape
+        return channels, height, width
+
 
 class NpzImages:
     """The images of one or several files in a row.
@@ -30,10 +35,10 @@ class NpzImages:
 
     def __init__(self, parts: list[NpzPart], where: str):
         first = parts[0]
-        self.image_shape = _chw(first)
+        self.image_shape = first.image_shape
         for part in parts:
-            if _chw(part) != self.image_shape:
-                raise UserError(f'{where}: images in {part.name} are {describe_shape(_chw(part))}, those in '
+            if part.image_shape != self.image_shape:
+                raise UserError(f'{where}: {part.name} has {describe_shape(part.image_shape)} images, '
                                 f'{first.name} {describe_shape(self.image_shape)}; all must be alike')
             if (part.labels is None) != (first.labels is None) or (
                     part.labels is not None and part.labels.shape[1:] != first.labels.shape[1:]):
@@ -73,7 +78,7 @@ class StoredArray:
     """An uncompressed array in an `.npz` file; rows are read from the disk whenever they are asked for."""
 
     def __init__(self, path: str | os.PathLike, offset: int, shape: tuple[int, ...]):
-        self.dtype, self.shape, self.ndim = np.dtype(np.uint8), shape, len(shape)
+        self.shape = shape
         self._path, self._offset = path, offset
 
     def __getitem__(self, indices: np.ndarray) -> np.ndarray:
@@ -120,8 +125,3 @@ def read_npz(file, name: str, where: str) -> NpzPart:
     if labels is not None:
         labels = check_array(labels, shape[0], f'{where}: `{"labels" if key == "samples" else "arr_1"}`')
     return NpzPart(name, samples, labels)
-
-
-def _chw(part: NpzPart) -> tuple[int, int, int]:
-    _, height, width, channels = part.samples.shape
-    return channels, height, width

@@ -26,9 +26,9 @@ def read_cifar10(path: Path, option: str) -> tuple[np.ndarray, list[int]]:
     names = [f'cifar-10-batches-py/data_batch_{number}' for number in range(1, 6)]
     try:
         members = _unpack(path, names, f'{option} {path}')
+    except UserError:
+        raise
     except (gzip.BadGzipFile, EOFError, zlib.error, ValueError) as err:
-        if isinstance(err, UserError):
-            raise
         raise UserError(f'{option} {path}: not a readable .tar.gz archive ({err})') from err
     if missing := [name for name in names if name not in members]:
         raise UserError(f'{option} {path}: {missing[0]} is missing in it')

@@ -127,19 +127,12 @@ def test_labels_are_taken_if_there_are_any(tmp_path):
 
 
 @pytest.mark.parametrize(('labels', 'says'), [
-    (b'{"labels"', 'not JSON'),
     ([1], 'must be of the form'),
     ({'labels': {'a.png': 1}}, 'must be of the form'),
     ({'labels': [['a.png', 1]]}, 'no label for b.png; 1 of 2'),
-    ({'labels': [['a.png', 1], ['b.png', -1]]}, 'the label of b.png is -1'),
-    ({'labels': [['a.png', 1], ['b.png', 0.5]]}, 'the label of b.png is 0.5'),
-    ({'labels': [['a.png', 1], ['b.png', True]]}, 'the label of b.png is true'),
     ({'labels': [['a.png', [1]], ['b.png', []]]}, r'the label of b.png is \[\]'),
-    ({'labels': [['a.png', [float('nan')]]]}, 'the label of a.png'),
     ({'labels': [['a.png', 1], ['b.png', [1]]]}, 'the labels of a.png and b.png differ'),
     ({'labels': [['a.png', [1, 2]], ['b.png', [1]]]}, 'the labels of a.png and b.png differ'),
-    ({'labels': [['a.png', 1], ['a.png', 2]]}, 'gives a.png two labels, 1 and 2'),
-    ({'labels': [['a.png', 1, 2]]}, 'not of the form'),
     ({'labels': None}, r'--cond=1 needs class labels, and --data \S+ has none'),
     ({'labels': []}, 'has none'),
 ])
@@ -303,22 +296,7 @@ def test_what_fits_grey_or_rgb_exactly_is_converted(data, pixels):
     np.testing.assert_array_equal(np.asarray(image), pixels)
 
 
-@pytest.mark.parametrize(('data', 'says'), [
-    (encode(np.concatenate([GREY[..., None], OPAQUE // 2], axis=2)), 'transparent pixels .mode LA'),
-    (encode(np.concatenate([COLOUR, OPAQUE // 2], axis=2)), 'transparent pixels .mode RGBA'),
-    (encode(Image.fromarray(COLOUR), transparency=(0, 0, 255)), 'transparent pixels .mode RGB'),
-    (encode(Image.fromarray(COLOUR).quantize(8), transparency=0), 'transparent pixels .mode P'),
-    (encode(GREY.astype(np.uint16) * 200), '16 bits'),
-    (encode(GREY.astype(np.float32), format='TIFF'), 'mode F'),
-    (encode(Image.fromarray(COLOUR).convert('CMYK'), format='TIFF'), 'mode CMYK'),
-])
-def test_what_would_lose_something_is_refused(data, says):
-    with pytest.raises(UserError, match=f'^folder/x.png: .*{says}'):
+def test_a_colour_that_stands_for_transparency_is_refused():
+    data = encode(Image.fromarray(COLOUR), transparency=(0, 0, 255))
+    with pytest.raises(UserError, match=r'^folder/x\.png: has transparent pixels .mode RGB'):
         decode_image(data, 'folder/x.png')
-
-
-def test_camera_orientation_is_applied():
-    exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was turned: show the stored picture turned by 90 degrees clockwise
-    image = decode_image(encode(COLOUR, exif=exif.tobytes()), 'x')
-    np.testing.assert_array_equal(np.asarray(image), np.rot90(COLOUR, -1))
