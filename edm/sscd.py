@@ -1,10 +1,9 @@
-"""Compare images: descriptors and the scores of their files, pixel errors, all pairs of models."""
+"""Compare images: descriptors, RP and GL scores, MAE scores, matrices of all pairs of models."""
 
 import functools
 import os
 import re
 import shlex
-import sys
 from pathlib import Path
 
 import click
@@ -12,7 +11,7 @@ import click
 from scores.descriptors import DESCRIPTORS
 from scores.score_table import REFERENCES, SCORES, Row, Score, add_rows, read_table
 from torch_utils import cli
-from torch_utils.errors import UserError
+from torch_utils.errors import UserError, note
 
 
 @click.group(cls=cli.Group, context_settings={'show_default': True, 'max_content_width': 100})
@@ -49,13 +48,13 @@ def _names_of_models(ctx, param, values: tuple[str, ...]) -> tuple[str, ...]:
 _workers_option = click.option('--workers', metavar='INT', type=click.IntRange(min=1),
                                help='Threads that decode images, per process.  [default: cores, at most 8]')
 _ignore_names_option = click.option('--ignore-names', is_flag=True,
-                                    help='Compare rows whatever their files are called: in the order of '
-                                         'the numbers in the names where there is one, else row by row.')
+                                    help='Pair rows whatever their file names: in the order of the numbers '
+                                         'in the names, else row by row.')
 _json_option = click.option('--json', 'json_path', metavar='FILE',
-                            help='Write the score there, with what it was computed from.')
+                            help='Write the score to this file, with its inputs and provenance.')
 _table_option = click.option('--table', metavar='CSV',
-                             help='Add the scores to this table, which plot.py draws; the same score again '
-                                  'replaces its row.')
+                             help='Add the scores to this table for plot.py; the same score again replaces '
+                                  'its row.')
 _names_option = click.option('--names', metavar='STR ...', multiple=True, callback=_names_of_models,
                              help='For --table: names of the models.')
 
@@ -63,21 +62,20 @@ _names_option = click.option('--names', metavar='STR ...', multiple=True, callba
 @main.command()
 @cli.options('Main options',
     click.option('--images', metavar='ZIP|DIR|NPZ', required=True,
-                 help='Images; they are taken in the order of their names.'))
+                 help='Images; rows follow the order of their names.'))
 @cli.options('Output',
     click.option('--features', metavar='NPZ', required=True, callback=_npz_name, help='File to write.'))
 @cli.options('Descriptor',
     click.option('--descriptor', type=click.Choice(list(DESCRIPTORS)), default='sscd',
-                 help='sscd: the network of --model, on images resized to 320x320. pixel: the pixels without '
-                      'their mean, at length 1, so that a similarity is the Pearson correlation of two '
-                      'images; all must be of one size, and its thresholds are not those of SSCD.'),
+                 help='sscd: the network of --model, on images resized to 320x320. pixel: similarity is the '
+                      'Pearson correlation of two images of one size; needs higher thresholds.'),
     click.option('--model', metavar='PATH|URL',
-                 help='TorchScript file of the sscd descriptor. TorchScript runs code of its own, which can '
-                      'write any file: trust where it comes from.  [default: the published '
-                      'sscd_disc_large.torchscript.pt, downloaded once to $SSCD_CACHE or pretrainedmodels/]'))
+                 help='TorchScript file of the sscd descriptor; it runs code of its own, which can write any '
+                      'file.  [default: the published sscd_disc_large.torchscript.pt, downloaded once to '
+                      '$SSCD_CACHE or pretrainedmodels/]'))
 @cli.options('Performance',
     click.option('--batch', metavar='INT', type=click.IntRange(min=1), default=64,
-                 help='Images at a time, per process.'),
+                 help='Batch size per process.'),
     _workers_option,
     cli.device_option)
 @cli.writes(['images', 'model'], features='features')
@@ -85,8 +83,8 @@ def feature(images: str, features: str, descriptor: str, model: str | None, batc
             device: str) -> None:
     """Compute one descriptor per image.
 
-    They become the array `features`, float32 [N, D], of an .npz file; other software reads and writes such
-    files, too. Started by torchrun, the processes share the images; the file is the same.
+    The .npz file has an array `features`, float32 [N, D]. Under torchrun, processes share the images, and
+    the file stays the same.
 
     \b
     Example:
@@ -109,18 +107,19 @@ def feature(images: str, features: str, descriptor: str, model: str | None, batc
         make_output_dir(Path(features).parent, '--features')
         compute = DESCRIPTORS[descriptor].make(model, device)
     verb = 'replaced' if Path(features).exists() else 'wrote'
-    summary = extract(stream, compute, features, batch=batch, workers=workers or default_workers(),
-                      provenance=_feature_card(images, device))
-    if summary is not None:
-        if summary.num_zero:
-            print(f'{summary.num_zero} of {summary.num_images} images are one grey value: they are similar '
-                  'to none, not even to themselves', file=sys.stderr)
-        print(f'{verb} {features}: {summary.num_images} descriptors of {summary.dim} numbers')
+    values = extract(stream, compute, features, batch=batch, workers=workers or default_workers(),
+                     provenance=_feature_card(images, device))
+    if values is not None:
+        num_zero = len(values) - int(values.any(axis=1).sum())
+        if num_zero:
+            note(f'{num_zero} of {len(values)} images are one grey value: they are similar to none, not even '
+                 'to themselves')
+        print(f'{verb} {features}: {len(values)} descriptors of {values.shape[1]} numbers')
     distributed.shutdown()
 
 
 def _feature_card(images: str, device) -> dict:
-    """The model card without what differs between calls that make the same features, such as the time."""
+    """Provenance without what differs between calls that make the same features, such as the time."""
     from torch_utils import provenance
 
     card = provenance.record(images=images)
@@ -132,41 +131,43 @@ def _feature_card(images: str, device) -> dict:
     return card | {'command': shlex.join(words), 'options': options}
 
 
+_THRESHOLD_HELP = ('Similarity above which images are the same. 0.6 suits SSCD descriptors; pixel '
+                   'descriptors need more, such as 0.97.')
+
+
 def _score_command(name: str, kind: Score) -> click.Command:
     """The sub-command of a kind of score."""
     own = [_ignore_names_option,
            click.option('--reference', type=click.Choice(list(REFERENCES)),
-                        help='--target holds samples of this denoiser of the training set: --table calls the '
-                             'score ' + ' or '.join(REFERENCES.values()) + '.')]
+                        help='--target is samples of this closed-form denoiser, so the score in --table is '
+                             + ' or '.join(REFERENCES.values()) + '.')]
     if not kind.paired:
         own = [click.option('--nested', is_flag=True,
-                            help='Compare with the first --size rows of --target, the training set of that '
-                                 'size; rows after the largest are held out and give the control.')]
+                            help='Compare with the first --size rows of --target only; rows after the '
+                                 'largest size are held-out images, whose score is the control.')]
     output = [_json_option, _table_option,
               click.option('--size', 'sizes', metavar='N ...', type=click.IntRange(min=1), multiple=True,
-                           help='For --table: number of images that the models were trained on, one per '
-                                '--source.' + ('' if kind.paired else '  [default: rows of --target]')),
+                           help='For --table: size of the training set, one per --source.' + (
+                               '' if kind.paired else '  [default: rows of --target]')),
               click.option('--width', 'widths', metavar='INT ...', type=click.IntRange(min=1), multiple=True,
                            help='For --table: width of the model' + ('; of both.' if kind.paired else '.')),
               _names_option]
     if not kind.paired:
         output.append(click.option(
             '--neighbors', metavar='NPZ ...', callback=_npz_name, multiple=True,
-            help='Also keep each sample\'s nearest training image and similarity, for plot.py neighbors and '
-                 'regimes; one file per --source.'))
+            help='Write nearest training images and similarities, for plot.py; one file per --source.'))
     target = ('Features of the other model\'s samples from the same noises' if kind.paired else
               'Features of the training images')
 
     @main.command(kind.command, cls=cli.ListCommand, help=kind.help)
     @cli.options('Main options',
         click.option('--source', 'sources', metavar='NPZ ...', required=True, multiple=True,
-                     help='Features of samples; several files make several scores.'),
+                     help='Features of samples; one score per file.'),
         click.option('--target', 'targets', metavar='NPZ ...', required=True, multiple=True,
                      help=f'{target}; one file, or one per --source.'),
         click.option('--t', 'thresholds', metavar='FLOAT ...', type=cli.FiniteRange(min=-1, max=1),
                      default=[0.6], multiple=True,
-                     help='Images are the same if their similarity is above this. 0.6 suits SSCD '
-                          'descriptors; pixel descriptors need more, such as 0.97.'),
+                     help=_THRESHOLD_HELP),
         *own, cli.device_option)
     @cli.options('Output', *output)
     @cli.writes(['sources', 'targets'], json_path='scores', table=None, **(
@@ -178,11 +179,13 @@ def _score_command(name: str, kind: Score) -> click.Command:
 
 def _score(name: str, *, sources, targets, thresholds, device, json_path, table, sizes, widths, names,
            ignore_names=False, reference=None, nested=False, neighbors=()) -> None:
-    """Compute, print and keep the scores of all files at all thresholds."""
-    from scores.features import load_features, load_pair
+    """Print and keep the scores of all files at all thresholds."""
+    from scores.comparison import compare, score_row
+    from scores.features import load_features
     from scores.neighbors import save_neighbors
     from scores.pairing import pair_features
     from torch_utils import provenance
+    from torch_utils.distributed import pick_device
 
     kind, called = SCORES[name], REFERENCES.get(reference, name)
     labels = _labels(SCORES[called].models, widths, names, table)
@@ -191,34 +194,31 @@ def _score(name: str, *, sources, targets, thresholds, device, json_path, table,
                    neighbors=neighbors)
     for path in neighbors or (None,):
         _prepare(json=json_path, table=table, neighbors=path)
-    if not kind.paired:
-        from torch_utils.distributed import pick_device
-        device = pick_device(device)
+    device = None if kind.paired else pick_device(device)
     load, rows = functools.lru_cache(maxsize=2)(load_features), []
     for i, (source, target) in enumerate(zip(sources, targets * (len(sources) // len(targets)), strict=True)):
-        first, second = load_pair(source, target, rows_match=kind.paired, load=load)
-        _mention(thresholds, source=first, target=second)
+        first, second = load(source, '--source'), load(target, '--target')
+        _mention(thresholds, first, second)
         if kind.paired:
-            second = pair_features(f'--source {source}', first, f'--target {target}', second,
-                                   force=ignore_names)
+            second = pair_features(first, second, force=ignore_names)
         size = sizes[i] if sizes else None if kind.paired else len(second.values)
         if nested and size > len(second.values):
-            raise UserError(f'--size {size}: --target {target} has {len(second.values)} rows')
-        training = second.values[:size] if nested else second.values
-        values, nearest = kind.measure(first.values, training, device)
-        controls = kind.controls(first.values, second.values, training, device,
-                                 heldout=second.values[max(sizes):] if nested else ())
-        kept = {'size': size, 'descriptor': first.descriptor or second.descriptor or ''}
+            raise UserError(f'--size {size}: {second.where} has {len(second.values)} rows')
+        num_training = size if nested else len(second.values)
+        similarity, nearest, control = compare(name, first, second, device, num_training=num_training,
+                                               heldout_from=max(sizes) if nested else None)
+        kept = {'models': labels, 'size': size, 'descriptor': first.descriptor or second.descriptor or ''}
         for threshold in thresholds:
-            share = kind.share(values, threshold)
-            shares = {key: kind.share(control, threshold) for key, control in controls.items()}
-            _print(kind, share, shares, threshold, len(training),
-                   f'{kind.printed} of {source} and {target}' if several else '')
-            rows.append(Row.of(share, threshold=threshold, models=labels, score=called, **kept))
-            rows += [Row.of(control, threshold=threshold, score=key, models=labels[:SCORES[key].models],
-                            **kept) for key, control in shares.items() if reference is None]
+            rows.append(score_row(name, called, similarity, threshold, **kept))
+            controls = [] if control is None else [
+                score_row(name, kind.control, control, threshold, **kept)]
+            if several:
+                _print_line(kind, rows[-1], source, target)
+            else:
+                _print(kind, rows[-1], controls, num_training)
+            rows += controls if reference is None else []
         if neighbors:
-            save_neighbors(neighbors[i], values, nearest, thresholds[0], first, second,
+            save_neighbors(neighbors[i], similarity, nearest, thresholds[0], first, second,
                            provenance.record(inputs=[source, target]), size)
             print(f'wrote {neighbors[i]}: the nearest training images')
     _add_to_table(table, rows)
@@ -231,30 +231,32 @@ def _check_options(table, json_path, labels, nested: bool, several: bool, total:
         if len(given) not in (least, total):
             raise click.UsageError(f'{option}: {len(given)} for {total} --source, expected one each')
     if nested and not sizes:
-        raise click.UsageError('--nested needs --size: how many of the rows of --target are the training set')
+        raise click.UsageError('--nested needs --size, the size of the training set')
     if (labels or sizes) and not (table or json_path or nested):
         raise click.UsageError('--size, --width and --names are kept in --table or --json; neither is given')
     if json_path and several:
         raise click.UsageError('--json: holds one score; for several at a time give --table')
 
 
-def _print(kind: Score, share, controls: dict, threshold: float, num_training: int, several: str) -> None:
-    """A score by itself, in the papers' software's words, or a line among several."""
-    if several:
-        counts = f'{share.count} of {share.total}; {_interval(share)}'
-        print(f'{several} at {threshold:g}: {share.value} ({counts})')
-        return
-    rest = share.rest()
-    print(f'{kind.printed} = ', share.value if kind.above else 1 - rest.value)
-    print(f'{share.count} of {share.total} {kind.says.format(t=f"{threshold:g}")}; {_interval(share)}' + (
+def _print_line(kind: Score, row: Row, source: str, target: str) -> None:
+    """A score among several."""
+    print(f'{kind.printed} of {source} and {target} at {row.threshold:g}: {row.value} ({row.count} of '
+          f'{row.total}; {_interval(row)})')
+
+
+def _print(kind: Score, row: Row, controls: list[Row], num_training: int) -> None:
+    """A score by itself, as the papers' software prints it, its counts and its control."""
+    rest = row.rest()
+    print(f'{kind.printed} = ', row.value if kind.paired else 1 - rest.value)
+    print(f'{row.count} of {row.total} {kind.says.format(t=f"{row.threshold:g}")}; {_interval(row)}' + (
         '' if kind.paired else f'. Memorized fraction: {rest.value} ({rest.count} of {rest.total}, '
                                f'{num_training} training images)'))
-    for name, each in controls.items():
-        print(f'{SCORES[name].label}: {each.value} ({each.count} of {each.total}; {_interval(each)})')
+    for each in controls:
+        print(f'{SCORES[each.score].label}: {each.value} ({each.count} of {each.total}; {_interval(each)})')
 
 
 def _labels(wanted: int, widths, names, table: str | None) -> tuple[str, ...]:
-    """What the models are called in the table, the wider first."""
+    """Labels of the models in the table, the wider first."""
     of = {1: 'one, of --source', 2: 'two that differ, of --source and --target'}[wanted]
     for option, given in (('--width', widths), ('--names', names)):
         if given and (len(given) != wanted or len(set(given)) != wanted or (widths and names)):
@@ -274,9 +276,9 @@ for _name, _kind in SCORES.items():
 @cli.options('Main options',
     click.option('--source', metavar='DIR|ZIP|NPZ', required=True, help='Samples of one model.'),
     click.option('--target', metavar='DIR|ZIP|NPZ', required=True,
-                 help='Samples of the other model from the same noises, with the same names.'),
+                 help='Samples of the other model from the same noises, of the same names.'),
     click.option('--t', 'threshold', metavar='FLOAT', type=cli.FiniteRange(min=0, max=255), default=15,
-                 help='Images are the same if their pixels differ by less than this of 255 on average.'),
+                 help='Mean difference of pixels, of 255, below which images are the same.'),
     _workers_option)
 @cli.options('Output', _json_option, _table_option, _names_option)
 @cli.writes(['source', 'target'], json_path='scores', table=None)
@@ -284,28 +286,23 @@ def maescore(source: str, target: str, threshold: float, json_path: str | None, 
              names: tuple[str, ...], workers: int | None) -> None:
     """MAE score of two models: RP score by pixels.
 
-    The share of same-named images (folder and extension apart) whose mean absolute difference in RGB, on
-    the scale 0..255, is below a threshold. Where no name is common, the number in the names counts.
+    The share of same-named images (folder and extension apart) whose mean absolute difference in RGB is
+    below a threshold. Without common names, the numbers in the names pair images.
 
     Example: python edm/sscd.py maescore --source=evaluation/a --target=evaluation/b
     """
     from data.image_stream import open_images
-    from scores.copy_scores import Share
-    from scores.pixel_errors import match_names, pairwise_errors
+    from scores.pixel_errors import mae_shares
     from torch_utils.processes import default_workers
 
     labels = _labels(2, (), names, table)
     streams = [open_images(source, '--source'), open_images(target, '--target')]
     _prepare(json=json_path, table=table)
-    matches = match_names(streams)
-    if not matches:
-        raise UserError(f'--source {source} and --target {target}: no file name is common to both')
-    _mention_unmatched(matches, streams)
-    share = Share.below(pairwise_errors(streams, matches, workers or default_workers())[0], threshold)
-    print('MAE score = ', share.value)
-    print(f'{share.count} of {share.total} pairs differ by less than {threshold:g} of 255 on average; '
-          f'{_interval(share)}')
-    row = Row.of(share, threshold=threshold, score='mae', models=labels, size=None)
+    share = mae_shares(streams, threshold, workers or default_workers())[0, 1]
+    row = Row(share.count, share.total, threshold=threshold, score='mae', models=labels, size=None)
+    print('MAE score = ', row.value)
+    print(f'{row.count} of {row.total} pairs differ by less than {threshold:g} of 255 on average; '
+          f'{_interval(row)}')
     _add_to_table(table, [row])
     _write(json_path, SCORES['mae'], row, source, target)
 
@@ -318,22 +315,20 @@ def maescore(source: str, target: str, threshold: float, json_path: str | None, 
     click.option('--names', metavar='STR ...', required=True, multiple=True, callback=_names_of_models,
                  help='Names of the models, in this order.'),
     click.option('--t', 'threshold', metavar='FLOAT', type=cli.FiniteRange(min=-1, max=1), default=0.6,
-                 help='RP scores: similarity above which images are the same. 0.6 suits SSCD descriptors; '
-                      'pixel descriptors need more, such as 0.97.'),
+                 help=_THRESHOLD_HELP),
     click.option('--mae-t', 'mae_threshold', metavar='FLOAT', type=cli.FiniteRange(min=0, max=255),
-                 default=15, help='MAE scores: mean difference of 255 below which images are the same.'),
+                 default=15, help='Mean difference of pixels, of 255, below which images are the same.'),
     _ignore_names_option)
 @cli.options('Output',
     click.option('--table', metavar='CSV', required=True,
-                 help='Table to add the scores to, for plot.py similarity; the same score again replaces its '
-                      'row.'))
+                 help='Add the scores to this table for plot.py; the same score again replaces its row.'))
 @cli.options('Performance', _workers_option)
 @cli.writes(['features', 'images'], adds_overwrite=False, table=None)
 def matrix(features: tuple[str, ...], images: tuple[str, ...], names: tuple[str, ...], threshold: float,
            mae_threshold: float, table: str, ignore_names: bool, workers: int | None) -> None:
-    """RP and MAE scores of all pairs of models.
+    """RP and MAE scores of all pairs of models, whose samples are from the same noises.
 
-    All samples must be from the same noises; they are paired by the images' names.
+    Samples are paired by the images' names.
 
     \b
     Example:
@@ -346,9 +341,10 @@ def matrix(features: tuple[str, ...], images: tuple[str, ...], names: tuple[str,
     if not (features or images) or len(names) < 2:
         raise click.UsageError('expected --features or --images (or both) of at least two models')
     from data.image_stream import open_images
-    from scores import similarity
+    from scores.comparison import rp_shares
     from scores.features import load_features
     from scores.pairing import pair_features
+    from scores.pixel_errors import mae_shares
     from torch_utils.processes import default_workers
 
     loaded = [load_features(path, '--features') for path in features]
@@ -356,32 +352,28 @@ def matrix(features: tuple[str, ...], images: tuple[str, ...], names: tuple[str,
     _prepare(table=table)
     rows = []
     if loaded:
-        _mention([threshold], **dict(zip(names, loaded, strict=True)))
-        similarity.check_all_pairs(loaded, names)
-        aligned = [pair_features(f'--features {features[0]}', loaded[0], f'--features {path}', each,
-                                 force=ignore_names)
-                   for path, each in zip(features, loaded, strict=True)]
-        shares = similarity.rp_shares(aligned, threshold)
+        _mention([threshold], *loaded)
+        aligned = [pair_features(loaded[0], each, force=ignore_names) for each in loaded]
         kind = next((each.descriptor for each in loaded if each.descriptor), '')
-        rows += _matrix_rows('rp', names, shares, threshold=threshold, descriptor=kind)
+        rows += _matrix_rows('rp', names, rp_shares(aligned, threshold), threshold=threshold, descriptor=kind)
     if streams:
-        shares = similarity.mae_shares(streams, mae_threshold, workers or default_workers())
+        shares = mae_shares(streams, mae_threshold, workers or default_workers())
         rows += _matrix_rows('mae', names, shares, threshold=mae_threshold)
     _add_to_table(table, rows)
 
 
 def _matrix_rows(score: str, names: tuple[str, ...], shares: dict, **more) -> list[Row]:
-    """Print the matrix; returns its rows for the table, the diagonal with them."""
+    """Print the matrix; returns its rows for the table, with the diagonal."""
     print(f'{SCORES[score].label} scores, of {shares[0, 0].total} pairs of images each')
     for i, name in enumerate(names):
         values = [shares[min(i, j), max(i, j)].value for j in range(len(names))]
         print(' '.join(f'{value:.4f}' for value in values), name)
-    return [Row.of(share, score=score, models=(names[i], names[j]), size=None, **more)
+    return [Row(share.count, share.total, score=score, models=(names[i], names[j]), size=None, **more)
             for (i, j), share in shares.items()]
 
 
 def _prepare(**outputs: str | None) -> None:
-    """Whether the files of options such as `--json` can be written is known before the work."""
+    """Refuse files of options such as `--json` that can't be written, before any work."""
     from torch_utils.files import make_output_dir
 
     for option, path in outputs.items():
@@ -393,23 +385,15 @@ def _prepare(**outputs: str | None) -> None:
             make_output_dir(Path(path).parent, f'--{option}')
 
 
-def _mention(thresholds, **features) -> None:
-    """Say what is doubtful of features, and where SSCD's threshold is left for pixels."""
-    for name, each in features.items():
-        for doubt in each.doubts():
-            print(f'{name}: {doubt}', file=sys.stderr)
+def _mention(thresholds, *features) -> None:
+    """Note what is doubtful of features, and a threshold for SSCD that is left for pixels."""
+    for doubt in (doubt for each in features for doubt in each.doubts()):
+        note(doubt)
     source = click.get_current_context().get_parameter_source
     is_default = click.core.ParameterSource.DEFAULT in (source('threshold'), source('thresholds'))
-    if is_default and any(each.descriptor == 'pixel' for each in features.values()):
-        print(f'--t is left at {thresholds[0]:g}, which suits SSCD; these are pixel descriptors, whose '
-              'similarities are higher', file=sys.stderr)
-
-
-def _mention_unmatched(matches, streams) -> None:
-    for option, stream in zip(('--source', '--target'), streams, strict=True):
-        if len(stream.names) > len(matches):
-            print(f'{option}: {len(stream.names) - len(matches)} of {len(stream.names)} images have no '
-                  'partner of the same name or number and do not count', file=sys.stderr)
+    if is_default and any(each.descriptor == 'pixel' for each in features):
+        note(f'--t is left at {thresholds[0]:g}, which suits SSCD; these are pixel descriptors, whose '
+             'similarities are higher')
 
 
 def _interval(share) -> str:
@@ -420,14 +404,13 @@ def _add_to_table(table: str | None, rows: list[Row]) -> None:
     if table is None:
         return
     if len({row.key for row in rows}) < len({(row.key, row.value, row.count) for row in rows}):
-        raise click.UsageError('--table: several of these scores would share a row; give each --source its '
-                               '--size')
+        raise click.UsageError('--table: several of these scores have one row; give each --source its --size')
     add_rows(table, rows)
     print(f'wrote {table}: {len(rows)} scores')
 
 
 def _write(json_path: str | None, kind: Score, row: Row, source: str, target: str) -> None:
-    """`--json`: the score, what it was computed from, and what computed it."""
+    """`--json`: the score, its inputs and its provenance."""
     from torch_utils import provenance
     from torch_utils.files import write_json
 
@@ -435,7 +418,7 @@ def _write(json_path: str | None, kind: Score, row: Row, source: str, target: st
         return
     record = provenance.record(inputs=[source, target])
     rest = (row.total - row.count) / row.total
-    numbers = {kind.key: row.value} if kind.above else {kind.key: 1 - rest, 'memorized_fraction': rest}
+    numbers = {kind.key: row.value} if kind.paired else {kind.key: 1 - rest, 'memorized_fraction': rest}
     models = {'size': row.size, 'widths': row.widths, 'names': None if row.widths else row.models}
     files = {name: {'path': path, 'sha256': record['inputs'][path]}
              for name, path in (('source', source), ('target', target))}

@@ -10,7 +10,6 @@ from figures.regimes_curves import collect_curves, generalization_start, memoriz
 from figures.regimes_figure import Examples, draw_regimes, load_examples
 from helpers import assert_fits, refuse, run
 from image_sets import write
-from scores.copy_scores import Share
 from scores.score_table import Row, add_rows
 
 SIZES = [2, 4, 8, 16, 32, 64, 256, 1536]
@@ -20,7 +19,7 @@ GL = {'16': [0, 0, 0, 0.1, 0.5, 0.92, 0.99, 1], '8': [0, 0, 0.02, 0.25, 0.7, 0.9
 
 def curve(score, models, values, **more):
     more = {'threshold': 0.97, 'descriptor': 'pixel'} | more
-    return [Row.of(Share(round(value * 256), 256), score=score, models=models, size=size, **more)
+    return [Row(round(value * 256), 256, score=score, models=models, size=size, **more)
             for size, value in zip(SIZES, values, strict=True)]
 
 
@@ -210,7 +209,7 @@ def test_tables_that_make_no_figure_are_refused_in_one_line(table, tmp_path):
     add_rows(table, curve('gl', ('8',), GL['8'], threshold=0.5, descriptor='sscd'))
     refuse(plot.main, *options, '--threshold', '0.97', status=1, says=('--table', 'pixel, sscd'))
     table.unlink()
-    add_rows(table, [Row.of(Share(1, 2), score='rp', models=('A', 'B'), size=4, threshold=0.6)])
+    add_rows(table, [Row(1, 2, score='rp', models=('A', 'B'), size=4, threshold=0.6)])
     refuse(plot.main, *options, status=1, says=('--table', '--size and --width'))
     table.write_text('{}')
     refuse(plot.main, *options, status=1, says=('--table', 'scores.csv', 'expected the columns'))

@@ -13,7 +13,6 @@ from figures.neighbors_figure import choose, draw_neighbors
 from figures.similarity_figure import Matrix, collect_matrices, draw_similarity
 from helpers import assert_fits, refuse, run
 from image_sets import write
-from scores.copy_scores import Share
 from scores.neighbors import load_neighbors, read_shown
 from scores.score_table import Row, add_rows, read_table
 
@@ -24,7 +23,7 @@ VALUES = [[1, 0.25, 0.9], [0.25, 1, 0.6], [0.9, 0.6, 1]]
 
 def rows(score='rp', **more):
     more = {'threshold': 0.6, 'descriptor': 'sscd'} | more
-    return [Row.of(Share(count, 100), score=score, models=(NAMES[i], NAMES[j]), size=None, **more)
+    return [Row(count, 100, score=score, models=(NAMES[i], NAMES[j]), size=None, **more)
             for (i, j), count in COUNTS.items()]
 
 
@@ -85,7 +84,7 @@ def test_one_kind_of_score_is_one_map(tmp_path):
 
 
 def test_tables_that_make_no_matrix_are_refused(tmp_path):
-    one = Row.of(Share(1, 2), score='rp', models=('16', '8'), size=4, threshold=0.6)
+    one = Row(1, 2, score='rp', models=('16', '8'), size=4, threshold=0.6)
     for case, says in (([one], 'sscd.py matrix'), ([*rows(), *rows(threshold=0.5)], 'thresholds 0.5, 0.6')):
         (tmp_path / 'm.csv').unlink(missing_ok=True)
         add_rows(tmp_path / 'm.csv', case)

@@ -109,7 +109,7 @@ def test_doubtful_comparisons_are_mentioned_on_stderr(folder, tmp_path):
     values[3:] = values[0]
     np.savez(tmp_path / 'c.npz', features=values)
     stderr = run(sscd.main, 'rpscore', *both[:2], '--target', tmp_path / 'c.npz', '--t', '0.97').stderr
-    assert 'target: 3 of 5 descriptors equal another one' in stderr
+    assert 'c.npz: 3 of 5 descriptors equal another one' in stderr
 
 
 def test_rows_of_different_names_are_compared_only_if_told_so(folder, tmp_path):
@@ -169,7 +169,7 @@ def test_mae_score_counts_images_of_one_name_that_differ_by_little(folder, tmp_p
     result = run(sscd.main, 'maescore', *options, '--json', tmp_path / 'mae.json')
     assert result.stdout.splitlines()[0] == f'MAE score =  {2 / 3}'
     assert '2 of 3 pairs differ by less than 15 of 255 on average; 95 % interval 0.2077 ..' in result.stdout
-    assert '--source: 2 of 5 images have no partner' in result.stderr
+    assert '000003.png: 2 of 5 images such as this one have no partner' in result.stderr
     assert json.loads((tmp_path / 'mae.json').read_text())['mae_score'] == 2 / 3
     assert run(sscd.main, 'maescore', *options, '--t', '10').stdout.startswith(f'MAE score =  {1 / 3}\n')
 
@@ -324,7 +324,7 @@ def test_mistakes_are_told_in_one_line(folder, tmp_path):
     refuse(sscd.main, *matrix, '--features', train, target, '--names', 'a', status=2, says=('2 for 1',))
     refuse(sscd.main, *matrix, '--names', 'a', 'b', status=2, says=('--features or --images',))
     refuse(sscd.main, *matrix, '--names', 'a', 'b', '--features', train, target, status=1,
-           says=('a and b', '290 and 300 rows'))
+           says=(f'{train} and --features {target}', '290 and 300 rows'))
     refuse(sscd.main, 'feature', '--images', path, '--features', out, '--descriptor', 'clip', status=2,
            says=('--descriptor', 'pixel'))
     Image.new('RGB', (5, 4)).save(path / '000009.png')

@@ -21,7 +21,6 @@ from figures.sizes_panel import (
 )
 from figures.style import BLACK, GREEN, GREY, MARKERS, ORANGE, PURPLE, SKY, VERMILION
 from scores.neighbors import load_neighbors, read_shown
-from scores.score_table import SCORES
 from torch_utils.errors import UserError
 
 TITLE = 'Memorization and generalization over training-set size'
@@ -43,16 +42,16 @@ class Examples:
     similarity: Sequence[float]
 
 
-def load_examples(paths: Sequence[str], option: str = '--neighbors') -> list[Examples]:
-    """The first samples of files of `scores.neighbors`, read from where the images lie.
+def load_examples(paths: Sequence[str]) -> list[Examples]:
+    """The first samples of files of `scores.neighbors`.
 
-    Raises UserError naming `option` and a file that doesn't tell its training-set size.
+    Raises UserError naming `--neighbors` and a file without training-set size.
     """
     examples = []
     for path in paths:
-        neighbors = load_neighbors(path, option)
+        neighbors = load_neighbors(path)
         if neighbors.size is None:
-            raise UserError(f'{option} {path}: has no training-set size; sscd.py mscore --neighbors keeps it')
+            raise UserError(f'--neighbors {path}: has no training-set size')
         chosen = np.arange(min(EXAMPLES, len(neighbors.similarity)))
         samples, nearest = read_shown(neighbors, chosen)
         examples.append(Examples(size=neighbors.size, samples=samples, nearest=nearest,
@@ -114,7 +113,7 @@ def _draw_rp(axes: Axes, regimes: Regimes) -> None:
                          color=color if several else GREY)
     for width in regimes.widths('gaussian_rp')[-1:]:
         draw_control(axes, regimes.main['gaussian_rp'][width,], f'UNet-{width} vs Gaussian', '-.')
-    finish_panel(axes, 'a', SCORES['rp'].title, regimes)
+    finish_panel(axes, 'a', 'RP score (reproducibility)', regimes)
 
 
 def _draw_gl(axes: Axes, regimes: Regimes) -> None:
@@ -122,7 +121,7 @@ def _draw_gl(axes: Axes, regimes: Regimes) -> None:
         draw_curves(axes, regimes, 'gl', (width,), f'UNet-{width}', width_style(i))
     for curve in regimes.main.get('heldout_gl', {}).values():
         draw_control(axes, curve, 'held-out images')
-    finish_panel(axes, 'b', SCORES['gl'].title, regimes)
+    finish_panel(axes, 'b', 'GL score (generalization)', regimes)
 
 
 def _chosen_columns(examples: Sequence[Examples]) -> list[Examples]:

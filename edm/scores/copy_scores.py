@@ -6,7 +6,7 @@ strictly above.
 """
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -18,9 +18,6 @@ _Z95 = 1.959963984540054  # the standard normal's 97.5 % point
 
 def pair_similarities(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     """Inner product of row i with row i, float64 [N], of float [N, D] and [N, D]."""
-    if source.ndim != 2 or source.shape != target.shape:
-        raise ValueError('pairs need two arrays [N, D] of one shape, got '
-                         f'{list(source.shape)} and {list(target.shape)}')
     similarities = np.empty(len(source))
     for start in range(0, len(source), _BLOCK):
         rows = slice(start, start + _BLOCK)
@@ -30,18 +27,14 @@ def pair_similarities(source: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 def nearest_neighbors(source: np.ndarray, target: np.ndarray,
                       device='cpu') -> tuple[np.ndarray, np.ndarray]:
-    """For each row of `source` its largest inner product with a row of `target`, and which row that is.
+    """For each row of `source` its largest inner product with a row of `target`, and that row's index.
 
     source: float [N, D]. target: float [M, D], M at least 1. Memory grows with N + M, not with N * M.
-    device: of PyTorch, where to multiply. That is done in float32, which finds all rows that may be the
-    nearest; of these float64 decides.
+    device: computes the products in float32; among the rows that may then be nearest, float64 decides.
     Returns similarities float64 [N] and indices int64 [N]; of equal similarities, the first index.
     """
     import torch  # here, as scores of pairs need none of it and start sooner
 
-    if source.ndim != 2 or target.ndim != 2 or source.shape[1] != target.shape[1] or len(target) == 0:
-        raise ValueError('neighbors need arrays [N, D] and [M, D] with M at least 1, got '
-                         f'{list(source.shape)} and {list(target.shape)}')
     best, index = np.full(len(source), -np.inf), np.zeros(len(source), dtype=np.int64)
     torch.backends.cuda.matmul.allow_tf32 = False  # else the bound of the error would not hold
     error = _error_of_float32(source.shape[1]) * max(_longest(source) * _longest(target), 1e-30)
@@ -54,7 +47,7 @@ def nearest_neighbors(source: np.ndarray, target: np.ndarray,
             product = queries @ keys.T
             seen = torch.maximum(seen, product.amax(dim=1))
             row, place = (product >= (seen - 2.1 * error)[:, None]).nonzero().cpu().numpy().T
-            if len(row) > product.numel() // 50:  # images all alike: to go pair by pair would take long
+            if len(row) > product.numel() // 50:  # images are all alike, and single pairs would take long
                 row, place = _first_largest(source[rows], target[column:column + _BLOCK])
             _keep_better(source[rows], target, row, place + column, best[rows], index[rows])
     return best, index
@@ -69,10 +62,10 @@ def _first_largest(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, 
 
 
 def _error_of_float32(dim: int) -> float:
-    """How far the inner product of two vectors of length 1 may be off in float32, whatever the sum's order.
+    """Largest error of the float32 inner product of two unit vectors, in any order of summation.
 
-    gamma_n of Higham, Accuracy and Stability of Numerical Algorithms, section 3.1; n is dim and 2 more for
-    the rounding of float64 input.
+    gamma_n of Higham, Accuracy and Stability of Numerical Algorithms, section 3.1, with n = dim + 2 for the
+    rounding of float64 input.
     """
     return (dim + 2) * 2 ** -24 / (1 - (dim + 2) * 2 ** -24)
 
@@ -102,14 +95,21 @@ class Share:
 
     count: int
     total: int
-    value: float = field(init=False)
-    low: float = field(init=False)
-    high: float = field(init=False)
 
-    def __post_init__(self) -> None:
-        low, high = wilson_interval(self.count, self.total)
-        for name, number in (('value', self.count / self.total), ('low', low), ('high', high)):
-            object.__setattr__(self, name, number)
+    @property
+    def value(self) -> float:
+        """count / total."""
+        return self.count / self.total
+
+    @property
+    def low(self) -> float:
+        """The interval's lower end."""
+        return wilson_interval(self.count, self.total)[0]
+
+    @property
+    def high(self) -> float:
+        """The interval's upper end."""
+        return wilson_interval(self.count, self.total)[1]
 
     @classmethod
     def above(cls, similarities: np.ndarray, threshold: float) -> 'Share':
@@ -124,10 +124,6 @@ class Share:
     def rest(self) -> 'Share':
         """The share of the others."""
         return Share(self.total - self.count, self.total)
-
-    def as_dict(self) -> dict:
-        """value, low, high, count and total, for JSON."""
-        return asdict(self)
 
 
 def rp_score(source: np.ndarray, target: np.ndarray, threshold: float) -> float:

@@ -1,18 +1,16 @@
-"""From images to a file of descriptors: decoded ahead, computed by all processes, written as they come."""
+"""From images to a file of descriptors: threads decode ahead, all processes compute, rank 0 writes."""
 
 import hashlib
 import itertools
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 from tqdm import tqdm
 
 from data.image_stream import ImageStream
-from scores.descriptors import Descriptor
-from scores.features import write_features
+from scores.features import save_features
 from torch_utils import distributed
 from torch_utils.errors import UserError
 from torch_utils.processes import map_ahead
@@ -20,47 +18,40 @@ from torch_utils.processes import map_ahead
 _TASK = 8  # images that a thread prepares at a time
 
 
-@dataclass(frozen=True, kw_only=True)
-class Summary:
-    """What was written: num_images descriptors of dim numbers, num_zero of them zero vectors."""
-
-    num_images: int
-    dim: int
-    num_zero: int
-
-
-def extract(images: ImageStream, descriptor: Descriptor, path: str | os.PathLike, *, batch: int, workers: int,
-            provenance: dict) -> Summary | None:
+def extract(images: ImageStream, descriptor, path: str | os.PathLike, *, batch: int, workers: int,
+            provenance: dict) -> np.ndarray | None:
     """Write the descriptors of all images to `path`, an `.npz` as `scores.features` describes.
 
-    batch: images at a time. The processes take batches in turns and rank 0 writes, so that their number
-    changes nothing in the file. workers: threads per process that decode. provenance: goes into the file,
-    with `images_sha256`, the hash of all pixels and names.
-    Returns the summary on rank 0, None on the others. Raises UserError if an image is broken, or of another
-    shape than the first where the descriptor can't have that; then nothing is written.
+    descriptor: of a class of `scores.descriptors`. batch: images at a time. The processes take batches in
+    turns and rank 0 writes, so that the file doesn't depend on their number. workers: threads per process
+    that decode. provenance: goes into the file, with `images_sha256`, the hash of all pixels and names.
+    Returns the descriptors, float32 [N, D], on rank 0, None on the others. Raises UserError if an image is
+    broken, or of another shape than the first where the descriptor can't have that.
     """
     rows = _rows_in_order(images, descriptor, batch, workers)
     if distributed.rank() > 0:
         for _ in rows:
             pass
         return None
-    total, hashes, dim, num_zero = len(images.names), hashlib.sha256(), 0, 0
-    with write_features(path, total) as (append, finish), tqdm(total=total, unit='image') as progress:
-        for values, digests in rows:
-            if dim not in (0, values.shape[1]):
-                raise UserError(f'--descriptor {descriptor.kind}: gives {dim} numbers for some images and '
-                                f'{values.shape[1]} for others, expected equally many for all')
-            append(values)
+    hashes, values, filled = hashlib.sha256(), None, 0
+    with tqdm(total=len(images.names), unit='image') as progress:
+        for part, digests in rows:
+            if values is None:
+                values = np.empty((len(images.names), part.shape[1]), np.float32)
+            if part.shape[1] != values.shape[1]:
+                raise UserError(f'--descriptor {descriptor.kind}: gives {values.shape[1]} numbers for some '
+                                f'images and {part.shape[1]} for others, expected equally many for all')
+            values[filled:filled + len(part)] = part
+            filled += len(part)
             hashes.update(digests)
-            dim, num_zero = values.shape[1], num_zero + int((~values.any(axis=1)).sum())
-            progress.update(len(values))
-        hashes.update('\n'.join(images.names).encode('utf-8', 'surrogateescape'))
-        finish(file_names=images.names, descriptor=descriptor.kind, identity=descriptor.identity,
-               provenance=json.dumps(provenance | {'images_sha256': hashes.hexdigest()}))
-    return Summary(num_images=total, dim=dim, num_zero=num_zero)
+            progress.update(len(part))
+    hashes.update('\n'.join(images.names).encode('utf-8', 'surrogateescape'))
+    save_features(path, values, images.names, descriptor=descriptor.kind, identity=descriptor.identity,
+                  provenance=json.dumps(provenance | {'images_sha256': hashes.hexdigest()}))
+    return values
 
 
-def _rows_in_order(images: ImageStream, descriptor: Descriptor, batch: int,
+def _rows_in_order(images: ImageStream, descriptor, batch: int,
                    workers: int) -> Iterator[tuple[np.ndarray, bytes]]:
     """Per batch, on every process: descriptors float32 [n, D], and the images' SHA-256 one after another."""
     total, rank, world_size = len(images.names), distributed.rank(), distributed.world_size()

@@ -1,12 +1,9 @@
 """Files of descriptors: `.npz` with an array `features`, float32 [N, D], and what is known about its rows."""
 
-import contextlib
 import json
 import os
-import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -19,20 +16,20 @@ _UNIT = 1e-3  # how far from 1 the length of a descriptor may be; half-precision
 _BLOCK = 4096  # rows at a time in float64
 _EXPECTED = ('expected features as sscd.py feature writes them, or as NumPy does: numpy.savez(FILE, '
              'features=...) of floats [N, D], with file_names=... of N strings (dtype=str) if known')
-_ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # one for all, so that equal features are equal files
 
 
 @dataclass(frozen=True, kw_only=True)
 class Features:
     """Descriptors of images, and what is known about them.
 
-    values: float32 [N, D], rows of length 1 (or 0: images without descriptor). rescaled: how many rows of the
-    file had another length and were brought to 1.
+    values: float32 [N, D], rows of length 1 (or 0: images without descriptor). where: what messages call the
+    file. rescaled: how many rows of the file had another length.
     file_names: one per row, or None. descriptor: its kind ('sscd', 'pixel'), or None. identity: what exactly
-    it computes, the model's hash included, or None. provenance: what made them; empty if unknown.
+    it computes, with the model's hash, or None. provenance: what made them; empty if unknown.
     """
 
     values: np.ndarray
+    where: str = 'features'
     rescaled: int = 0
     file_names: list[str] | None = None
     descriptor: str | None = None
@@ -43,70 +40,38 @@ class Features:
         """What makes scores of these features doubtful, in words."""
         counts = Counter(hash(row.tobytes()) for row in self.values)
         equal, total = sum(count for count in counts.values() if count > 1), len(self.values)
-        told = [f'{self.rescaled} of {total} features are not of length 1; they are scaled to it']
-        told = told if self.rescaled else []
+        told = []
+        if self.rescaled:
+            told.append(f'{self.where}: {self.rescaled} of {total} features are not of length 1; they are '
+                        'scaled to it')
         if equal > total / 10:
-            told.append(f'{equal} of {total} descriptors equal another one bit for bit; are the images '
-                        'blank, or copies?')
+            told.append(f'{self.where}: {equal} of {total} descriptors equal another one bit for bit; are '
+                        'the images blank, or copies?')
         return told
-
-    def reordered(self, places: np.ndarray) -> 'Features':
-        """The same with row places[i] in the place of row i."""
-        names = None if self.file_names is None else [self.file_names[place] for place in places]
-        return replace(self, values=self.values[places], file_names=names)
 
     @property
     def images(self) -> str | None:
-        """Where the images lie, as `sscd.py feature --images` was told, or None."""
+        """The path of the images, as given to `sscd.py feature --images`, or None."""
         images = self.provenance.get('images')
         return images if isinstance(images, str) and images else None
 
 
-@contextlib.contextmanager
-def write_features(path: str | os.PathLike, num_rows: int) -> Iterator[tuple[Callable, Callable]]:
-    """Write an `.npz` row by row, so that the memory needed does not grow with `num_rows`.
-
-    Yields `append(rows float32 [n, D])`, to be called until there are `num_rows`, and then
-    `finish(file_names=, descriptor=, identity=, **texts)`, to be called once: file_names a list, the others
-    text. The file appears at the end, whole, or not at all; equal contents are equal bytes.
-    """
-    with atomic_write(path) as file, zipfile.ZipFile(file, 'w') as archive, contextlib.ExitStack() as opened:
-        member, left = None, num_rows
-
-        def append(rows: np.ndarray) -> None:
-            nonlocal member, left
-            if member is None:
-                member = opened.enter_context(_new_member(archive, 'features'))
-                np.lib.format.write_array_header_1_0(member, {
-                    'descr': '<f4', 'fortran_order': False, 'shape': (num_rows, rows.shape[1])})
-            member.write(np.ascontiguousarray(rows, dtype='<f4').tobytes())
-            left -= len(rows)
-
-        def finish(*, file_names: list[str], **texts: str) -> None:
-            assert left == 0, f'{left} rows are missing'
-            opened.close()
-            for name, value in {'file_names': file_names, **texts}.items():
-                with _new_member(archive, name) as other:
-                    np.lib.format.write_array(other, np.array(value, dtype=np.str_), allow_pickle=False)
-
-        yield append, finish
-
-
-def _new_member(archive: zipfile.ZipFile, name: str):
-    return archive.open(zipfile.ZipInfo(f'{name}.npy', _ZIP_TIME), 'w', force_zip64=True)
+def save_features(path: str | os.PathLike, values: np.ndarray, file_names: list[str], **texts: str) -> None:
+    """Write features float32 [N, D], N names and texts as an `.npz`; equal contents make equal files."""
+    with atomic_write(path) as file:
+        np.savez(file, features=values, file_names=np.array(file_names, dtype=np.str_),
+                 **{name: np.array(text, dtype=np.str_) for name, text in texts.items()})
 
 
 def load_features(path: str | os.PathLike, option: str) -> Features:
-    """Read an `.npz` with an array `features`, float [N, D]; those of other software may have only that.
+    """Read an `.npz` with an array `features`, float [N, D], or an `.npy` of that array.
 
-    An `.npy` is taken for that array. Raises UserError naming `option` and the file if it is missing or
-    damaged, or has no such array, or one that is empty or not finite.
+    Raises UserError naming `option` and the file if it is missing or damaged, or its features are missing,
+    empty or not finite.
     """
     where = f'{option} {path}'
-    if not Path(path).is_file():
-        raise UserError(f'{where}: no such file')
     try:
-        arrays = _read_npy(path, where) or read_arrays(path, option)
+        arrays = read_arrays(path, option)
     except UserError as err:
         raise UserError(f'{err}; {_EXPECTED}') from err
     if 'features' not in arrays:
@@ -124,21 +89,10 @@ def load_features(path: str | os.PathLike, option: str) -> Features:
     if file_names is not None and (file_names.dtype.kind != 'U' or file_names.shape != values.shape[:1]):
         raise UserError(f'{where}: `file_names` is {file_names.dtype} {list(file_names.shape)}, expected '
                         f'{len(values)} strings')
-    return Features(values=values, rescaled=rescaled,
+    return Features(values=values, where=where, rescaled=rescaled,
                     file_names=None if file_names is None else file_names.tolist(),
                     descriptor=text_in(arrays, 'descriptor'), identity=text_in(arrays, 'identity'),
                     provenance=_provenance(arrays, where))
-
-
-def _read_npy(path: str | os.PathLike, where: str) -> dict[str, np.ndarray]:
-    """The array of an `.npy` as `features`, mapped, so that a false header costs no memory; {} for others."""
-    with open(path, 'rb') as file:
-        if file.read(6) != b'\x93NUMPY':
-            return {}
-    try:
-        return {'features': np.load(path, allow_pickle=False, mmap_mode='r')}
-    except (ValueError, TypeError, OverflowError, EOFError, SyntaxError, MemoryError, OSError) as err:
-        raise UserError(f'{where}: not a readable .npy file of numbers ({shown(err)})') from err
 
 
 def _to_unit_length(values: np.ndarray, where: str) -> int:
@@ -157,25 +111,9 @@ def _to_unit_length(values: np.ndarray, where: str) -> int:
     return rescaled
 
 
-def load_pair(source: str | os.PathLike, target: str | os.PathLike, *, rows_match: bool,
-              load: Callable = load_features) -> tuple[Features, Features]:
-    """The features of `--source` and `--target`, which must be made by the same descriptor.
-
-    rows_match: whether they must have equally many rows, each of one belonging to one of the other.
-    load: `load_features`, or that with a memory.
-    Raises UserError as `load_features`, and if the two don't fit together.
-    """
-    first, second = load(source, '--source'), load(target, '--target')
-    check_comparable(first, second, f'--source {source} and --target {target}')
-    if rows_match and len(first.values) != len(second.values):
-        raise UserError(f'--source {source} and --target {target}: {len(first.values)} and '
-                        f'{len(second.values)} rows; rows are compared in pairs, so both need the same '
-                        'number')
-    return first, second
-
-
-def check_comparable(first: Features, second: Features, pair: str) -> None:
-    """Raises UserError that names the `pair` unless both are made by the same descriptor, as far as known."""
+def check_comparable(first: Features, second: Features) -> None:
+    """Raises UserError unless both are made by the same descriptor, as far as known."""
+    pair = f'{first.where} and {second.where}'
     for a, b in ((first.descriptor, second.descriptor), (first.identity, second.identity)):
         if a and b and a != b:
             raise UserError(f'{pair}: the descriptors differ, {a} and {b}')
@@ -185,12 +123,22 @@ def check_comparable(first: Features, second: Features, pair: str) -> None:
 
 
 def read_arrays(path: str | os.PathLike, option: str) -> dict[str, np.ndarray]:
-    """All arrays of an `.npz`; pickled objects in it are refused. Raises UserError naming `option`."""
+    """All arrays of an `.npz`, or that of an `.npy` as `features`. Raises UserError naming `option`.
+
+    Pickled objects are refused. An `.npy` is mapped, so that a false header costs no memory.
+    """
     where = f'{option} {path}'
     if not Path(path).is_file():
         raise UserError(f'{where}: no such file')
-    with open_npz(path, where) as arrays:
-        return dict(arrays)
+    with open(path, 'rb') as file:
+        is_npy = file.read(6) == b'\x93NUMPY'
+    if not is_npy:
+        with open_npz(path, where) as arrays:
+            return dict(arrays)
+    try:
+        return {'features': np.load(path, allow_pickle=False, mmap_mode='r')}
+    except (ValueError, TypeError, OverflowError, EOFError, SyntaxError, MemoryError, OSError) as err:
+        raise UserError(f'{where}: not a readable .npy file of numbers ({shown(err)})') from err
 
 
 def text_in(arrays: dict[str, np.ndarray], name: str) -> str | None:

@@ -1,4 +1,4 @@
-"""Files of nearest training images: for each sample which one it is, and how similar."""
+"""Files of nearest training images: for each sample its number and the similarity."""
 
 import json
 import os
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from data.image_stream import ImageStream, open_images
+from data.image_stream import open_images
 from scores.features import Features, read_arrays, text_in
 from torch_utils.errors import UserError
 from torch_utils.files import atomic_write
@@ -15,11 +15,11 @@ from torch_utils.files import atomic_write
 
 @dataclass(frozen=True, kw_only=True)
 class Neighbors:
-    """similarity: of each sample and its nearest training image, float64 [N]. nearest: its number, int64 [N].
+    """similarity: of each sample and its nearest training image, float64 [N]. nearest: its index, int64 [N].
 
-    threshold: above it, a sample counts as memorized. size: of the training set, None if unknown.
+    threshold: samples above it count as memorized. size: of the training set, None if unknown.
     descriptor: its kind, or None. sample_names [N], training_names [M]: file names, or None.
-    sample_images, training_images: where the files lie, as `sscd.py feature --images` was told, or None.
+    sample_images, training_images: paths as given to `sscd.py feature --images`, or None.
     """
 
     similarity: np.ndarray
@@ -50,9 +50,9 @@ def save_neighbors(path: str | os.PathLike, similarity: np.ndarray, nearest: np.
         np.savez(file, **arrays)
 
 
-def load_neighbors(path: str | os.PathLike, option: str = '--neighbors') -> Neighbors:
-    """Read a file of `save_neighbors`. Raises UserError naming `option` if it is none."""
-    where, arrays = f'{option} {path}', read_arrays(path, option)
+def load_neighbors(path: str | os.PathLike) -> Neighbors:
+    """Read a file of `save_neighbors`. Raises UserError naming `--neighbors` if it is none."""
+    where, arrays = f'--neighbors {path}', read_arrays(path, '--neighbors')
     missing = {'similarity', 'nearest', 'threshold'} - set(arrays)
     if missing:
         raise UserError(f'{where}: expected the arrays similarity, nearest and threshold, as sscd.py mscore '
@@ -65,8 +65,7 @@ def load_neighbors(path: str | os.PathLike, option: str = '--neighbors') -> Neig
     sizes = {name: len(values) for name, values in names.items() if values is not None}
     if not good or sizes.get('sample_names', len(similarity)) != len(similarity) or (
             nearest.max() >= sizes.get('training_names', np.inf)):
-        raise UserError(f'{where}: its arrays don\'t fit together; sscd.py mscore --neighbors writes such '
-                        'files')
+        raise UserError(f'{where}: its arrays don\'t fit together')
     size = arrays.get('size')
     size = int(size) if size is not None and size.dtype.kind == 'i' and size.ndim == 0 and size > 0 else None
     return Neighbors(similarity=similarity, nearest=nearest, threshold=float(threshold), size=size, **names,
@@ -82,8 +81,8 @@ def read_shown(neighbors: Neighbors, chosen: np.ndarray, *, samples: str | None 
                training: str | None = None) -> tuple[list[Image.Image], list[Image.Image]]:
     """The chosen samples and their nearest training images.
 
-    samples, training: where the images lie now, None for where they were.
-    Raises UserError naming `--samples` or `--training` if they are not there, or are not the same images.
+    samples, training: paths of the images, if they have moved.
+    Raises UserError naming `--samples` or `--training` if they are missing or other images.
     """
     return (_read(samples or neighbors.sample_images, '--samples', neighbors.sample_names, chosen),
             _read(training or neighbors.training_images, '--training', neighbors.training_names,
@@ -94,15 +93,11 @@ def _read(path: str | None, option: str, names: list[str] | None, numbers: np.nd
     if path is None:
         raise UserError(f'{option} is needed: the features do not say where their images lie')
     stream = open_images(path, option)
-    for number in numbers:
-        _check_name(stream, int(number), names, f'{option} {path}')
+    for number in map(int, numbers):
+        if number >= len(stream.names):
+            raise UserError(f'{option} {path}: {len(stream.names)} images, and number {number} is to be '
+                            'shown; the features were made from other images')
+        if names is not None and stream.names[number] != names[number]:
+            raise UserError(f'{option} {path}: image {number} is {stream.names[number]}, and was '
+                            f'{names[number]} when the features were made')
     return [stream.read(int(number)) for number in numbers]
-
-
-def _check_name(stream: ImageStream, number: int, names: list[str] | None, where: str) -> None:
-    if number >= len(stream.names):
-        raise UserError(f'{where}: {len(stream.names)} images, and number {number} is to be shown; these are '
-                        'not the images that the features were made from')
-    if names is not None and stream.names[number] != names[number]:
-        raise UserError(f'{where}: image {number} is {stream.names[number]}, and was {names[number]} when '
-                        'the features were made')

@@ -8,8 +8,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from data.image_stream import ImageStream
+from scores.copy_scores import Share
 from scores.pairing import comparable_name, numbers_in
-from torch_utils.errors import UserError
+from torch_utils.errors import UserError, note
 from torch_utils.processes import map_ahead
 
 
@@ -64,3 +65,24 @@ def pairwise_errors(streams: Sequence[ImageStream], matches: Sequence[tuple[int,
     rows = map_ahead(errors, matches, workers, ahead=16 * workers)
     progress = tqdm(rows, total=len(matches), unit='pair' if len(pairs) == 1 else 'row')
     return np.array(list(progress)).reshape(len(matches), len(pairs)).T
+
+
+def mae_shares(streams: Sequence[ImageStream], threshold: float,
+               workers: int) -> dict[tuple[int, int], Share]:
+    """MAE scores of the models i <= j: the share of same-named images whose error is below `threshold`.
+
+    A note names images that not all models have. Raises UserError if they have no name in common, or two
+    images that are compared differ in size.
+    """
+    matches = match_names(streams)
+    if not matches:
+        raise UserError(f'{streams[0].where(0)}: no file name is common to all models')
+    for stream, places in zip(streams, zip(*matches, strict=True), strict=True):
+        alone = sorted(set(range(len(stream.names))) - set(places))
+        if alone:
+            note(f'{stream.where(alone[0])}: {len(alone)} of {len(stream.names)} images such as this one '
+                 'have no partner of the same name or number and do not count')
+    pairs = itertools.combinations(range(len(streams)), 2)
+    errors = dict(zip(pairs, pairwise_errors(streams, matches, workers), strict=True))
+    return {(i, j): Share.below(errors.get((i, j), np.zeros(len(matches))), threshold)
+            for i, j in itertools.combinations_with_replacement(range(len(streams)), 2)}

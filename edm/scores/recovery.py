@@ -1,8 +1,9 @@
-"""How far the subspaces that a low-rank model has found are from the true ones, and files of such errors.
+"""Recovery errors: distances of the subspaces that a low-rank model has found from the true ones.
 
 Paper 2 is "Diffusion Models Learn Low-Dimensional Distributions via Subspace Clustering", arXiv 2409.02426.
 """
 
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,18 +21,17 @@ RECOVERED = 0.1  # an error up to which a subspace counts as found: an angle of 
 
 
 def recovery_errors(found: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-    """How far found subspaces are from the true ones: one number per true class, float64 [K] in [0, 1].
+    """Distance of the found from the true subspace, per true class: float64 [K] in [0, 1].
 
-    It is |U - P U|_F / sqrt(d) with the true basis U and the projector P on the found subspace, the root mean
-    square of the sines of the angles between them: 0 if they agree, 1 if they are orthogonal. Which found
-    one belongs to which true one is decided for all together, so that the squares' sum is smallest.
-
+    |U - P U|_F / sqrt(d) with the true basis U and the projector P on the found subspace, which is the root
+    mean square of the sines of the angles between them: 0 if they agree, 1 if they are orthogonal. Found and
+    true subspaces are matched so that the sum of squares is smallest.
     found, truth: bases of full rank, [K, n, d].
     """
     from scipy.optimize import linear_sum_assignment
 
     found, truth = (torch.linalg.qr(bases.detach().cpu().double()).Q for bases in (found, truth))
-    # Not 1 - cos^2, which would round all below 1e-8 away.
+    # Not 1 - cos^2, which rounds errors below 1e-8 to 0.
     rest = truth[:, None] - found @ (found.mT @ truth[:, None])
     squares = rest.square().sum(dim=(2, 3)) / truth.shape[2]
     _, matched = linear_sum_assignment(squares.numpy())
@@ -47,7 +47,7 @@ def describe_errors(errors: torch.Tensor) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """All trials of one size of data set: errors [trials, K] as of `recovery_errors`."""
+    """All trials of one data set size: errors [trials, K] as of `recovery_errors`."""
 
     per_class_dim: int
     samples: int
@@ -69,42 +69,43 @@ def save_points(path: Path, settings: dict, points: list[Point]) -> None:
         'made_by': provenance.record()})
 
 
-def load_points(paths: Sequence[str], option: str = '--results') -> tuple[list[Point], dict]:
+def load_points(paths: Sequence[str]) -> tuple[list[Point], dict]:
     """Read files of `save_points`: all points, and the settings, in which all but the dimensions must agree.
 
-    Raises UserError naming `option` and the file that is none, or has other settings than the first.
+    Raises UserError naming `--results` and a file that is none, or has other settings than the first.
     """
     points, first = [], None
     for path in paths:
-        where = f'{option} {path}'
+        where = f'--results {path}'
         if not Path(path).is_file():
             raise UserError(f'{where}: no such file')
         try:
             content = json.loads(Path(path).read_text(encoding='utf-8'))
-            settings = {name: content['settings'][name] for name in _SETTINGS}
-            if not all(type(value) is int and 0 < value < 1e12 for value in settings.values()):
-                raise ValueError(f'settings {settings}')
-            points += [_point(entry, f'points[{i}]') for i, entry in enumerate(content['points'])]
-        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as err:
+            settings = {name: _count(content['settings'][name]) for name in _SETTINGS}
+            points += [_point(entry) for entry in content['points']]
+        except (ValueError, KeyError, TypeError, RecursionError) as err:
             raise UserError(f'{where}: not what reproduce.py phase-transition writes '
                             f'({shown(err if isinstance(err, ValueError) else repr(err))})') from err
         first = first or settings
-        for name, value in settings.items():
-            if value != first[name]:
-                raise UserError(f'{where}: settings/{name} must be {first[name]}, as in {paths[0]}, found '
-                                f'{value}')
+        if settings != first:
+            raise UserError(f'{where}: expected the settings of {paths[0]}, {first}, found {settings}')
     if not points:
-        raise UserError(f'{option} {paths[0]}: holds no points')
+        raise UserError(f'--results {paths[0]}: holds no points')
     return points, first
 
 
-def _point(entry: dict, where: str) -> Point:
-    dim, samples, trials = (entry[name] for name in ('per_class_dim', 'samples', 'errors'))
-    if not all(type(number) is int and 0 < number < 1e12 for number in (dim, samples)):
-        raise ValueError(f'{where}: dimension {dim}, samples {samples}')
-    if not trials or len({len(trial) for trial in trials}) > 1:
-        raise ValueError(f'{where}/errors must be lists of equal length')
-    for i, j in np.ndindex(len(trials), len(trials[0])):
-        if type(trials[i][j]) not in (int, float) or not 0 <= trials[i][j] < 1.00001:
-            raise ValueError(f'{where}/errors[{i}][{j}] must be from 0 to 1, found {trials[i][j]}')
-    return Point(per_class_dim=dim, samples=samples, errors=np.array(trials, dtype=np.float64))
+def _point(entry: dict) -> Point:
+    trials = entry['errors']
+    if not trials or not trials[0] or len({len(trial) for trial in trials}) > 1:
+        raise ValueError('errors must be lists of equal length')
+    for error in itertools.chain(*trials):
+        if type(error) not in (int, float) or not 0 <= error < 1.00001:
+            raise ValueError(f'errors must be from 0 to 1, found {error}')
+    return Point(per_class_dim=_count(entry['per_class_dim']), samples=_count(entry['samples']),
+                 errors=np.array(trials, dtype=np.float64))
+
+
+def _count(value) -> int:
+    if type(value) is not int or not 0 < value < 1e12:
+        raise ValueError(f'expected a positive integer, found {value}')
+    return value

@@ -1,7 +1,7 @@
-"""The score table: a CSV file with one row per score, which sscd.py adds to and plot.py draws.
+"""The score table: a CSV file with one row per score, which sscd.py writes and plot.py draws.
 
-A new kind of score is a function in `copy_scores` and an entry of SCORES, which names it in tables and
-figures and gives sscd.py its sub-command.
+A new kind of score is a function in `copy_scores` and an entry of SCORES, which also gives sscd.py its
+sub-command.
 """
 
 import csv
@@ -10,7 +10,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,52 +24,35 @@ from torch_utils.files import atomic_write, locked
 class Score:
     """A kind of score: a share of samples.
 
-    label: in tables. title: of an axis. models: how many a row names.
-    reference: what it compares a model with, for --reference. chance, heldout: the kinds that control it.
-    For a sub-command of sscd.py: command, its name; help; printed, what it calls the score; key in --json;
-    says, what it counts, {t} being the threshold; measure: (source [N, D], target [M, D], device) -> what is
-    compared with the threshold, float64 [N], and the rows of `target` in question, int64 [N], or None;
-    above: whether the values above the threshold count, or the others; paired: source and target are
-    samples from the same noises, row by row; otherwise target is the training images.
+    label: in tables and figures. models: how many models a row names. control: the kind of score that
+    `scores.comparison` computes beside it for comparison. key: its name in --json.
+    For a sub-command of sscd.py: command, its name; help; printed, what it calls the score; says, what it
+    counts, {t} being the threshold; measure: (source [N, D], target [M, D], device) -> similarities,
+    float64 [N], and the rows of `target` in question, int64 [N], or None; paired: source and target are
+    samples from the same noises, and rows above the threshold count; otherwise target is the training
+    images, and all other rows count.
     """
 
     label: str
-    title: str = ''
     models: int
-    reference: str = ''
-    chance: str = ''
-    heldout: str = ''
+    control: str = ''
+    key: str = ''
     command: str = ''
     help: str = ''
     printed: str = ''
-    key: str = ''
     says: str = ''
     measure: Callable | None = None
-    above: bool = True
     paired: bool = True
 
-    def share(self, values: np.ndarray, threshold: float) -> Share:
-        """The score of these values."""
-        share = Share.above(values, threshold)
-        return share if self.above else share.rest()
-
-    def controls(self, source: np.ndarray, target: np.ndarray, training: np.ndarray, device,
-                 heldout: np.ndarray) -> dict[str, np.ndarray]:
-        """What `measure` gives where nothing is to be found, by the kind of that control.
-
-        Of pairs, row i of source with row i + 1 of target: what samples of different noises have in common.
-        Otherwise images that were never trained on, if there are any.
-        """
-        if self.chance and len(target) > 1:
-            return {self.chance: self.measure(source, np.roll(target, -1, axis=0), device)[0]}
-        if self.heldout and len(heldout):
-            return {self.heldout: self.measure(heldout, training, device)[0]}
-        return {}
+    def share(self, similarities: np.ndarray, threshold: float) -> Share:
+        """The score of these similarities."""
+        share = Share.above(similarities, threshold)
+        return share if self.paired else share.rest()
 
 
 _RP_HELP = """Reproducibility (RP) score of two models.
 
-The share of rows in which source and target show the same image. Rows are paired by the images' names, or by
+The share of noises from which both models make the same image. Rows are paired by the images' names, or by
 the number in which these differ.
 
 \b
@@ -79,8 +62,8 @@ Example:
 
 _GL_HELP = """Generalization (GL) score of samples.
 
-The share of source rows that no target row resembles. It is 1 - memorized fraction, and printed as the M
-score, as in the papers' software.
+The share of samples that no training image resembles, 1 - memorized fraction; the papers' software prints
+it as the M score, and so does this command.
 
 \b
 Example:
@@ -90,53 +73,42 @@ Example:
 
 SCORES = {
     'rp': Score(
-        label='RP', title='RP score (reproducibility)', models=2, chance='chance_rp', command='rpscore',
-        help=_RP_HELP, printed='RP score', key='rp_score', says='pairs have a similarity above {t}',
+        label='RP', models=2, control='chance_rp', key='rp_score', command='rpscore', help=_RP_HELP,
+        printed='RP score', says='pairs have a similarity above {t}',
         measure=lambda source, target, device: (pair_similarities(source, target), None)),
     'gl': Score(
-        label='GL', title='GL score (generalization)', models=1, heldout='heldout_gl', command='mscore',
-        help=_GL_HELP, printed='M score', key='generalization_score', measure=nearest_neighbors,
-        says='samples have no training image of similarity above {t}: the generalization score',
-        above=False, paired=False),
+        label='GL', models=1, control='heldout_gl', key='generalization_score', command='mscore',
+        help=_GL_HELP, printed='M score', measure=nearest_neighbors, paired=False,
+        says='samples have no training image of similarity above {t}: the generalization score'),
     'chance_rp': Score(label='RP, different noises', models=2),
     'heldout_gl': Score(label='GL, held-out images', models=0),
-    'optimal_rp': Score(label='RP vs optimal denoiser', models=1, reference='optimal'),
-    'gaussian_rp': Score(label='RP vs Gaussian denoiser', models=1, reference='gaussian'),
-    'mae': Score(label='MAE', title='MAE score', models=2, key='mae_score'),
+    'optimal_rp': Score(label='RP vs optimal denoiser', models=1),
+    'gaussian_rp': Score(label='RP vs Gaussian denoiser', models=1),
+    'mae': Score(label='MAE', models=2, key='mae_score'),
 }
-REFERENCES = {kind.reference: name for name, kind in SCORES.items() if kind.reference}
+REFERENCES = {'optimal': 'optimal_rp', 'gaussian': 'gaussian_rp'}  # by closed-form denoiser, for --reference
 
 _VS = ' vs '  # between names of models; between widths, a dash
 
 
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """One score; the fields are the columns of the file, in this order.
+@dataclass(frozen=True)
+class Row(Share):
+    """One score, a share of samples, and what it is the score of.
 
     score: key of SCORES. models: names of models, or widths, as text. size: N, the number of training
-    images, or None. value: `count` of `total`, with its Wilson 95 % interval low..high. descriptor: what
-    images were compared by, or empty.
+    images, or None. descriptor: what images were compared by, or empty.
     """
 
+    _: KW_ONLY
     threshold: float
     score: str
     models: tuple[str, ...]
     size: int | None
-    value: float
-    low: float
-    high: float
-    count: int
-    total: int
     descriptor: str = ''
-
-    @classmethod
-    def of(cls, share: Share, **fields_) -> 'Row':
-        """A row of this share and the fields that it doesn't give."""
-        return cls(**share.as_dict(), **fields_)
 
     @property
     def key(self) -> tuple:
-        """What tells scores apart: of two rows with equal keys the later replaces the earlier."""
+        """Of two rows with equal keys, the later replaces the earlier."""
         return self.threshold, self.score, self.models, self.size, self.descriptor
 
     @property
@@ -151,18 +123,18 @@ class Row:
                 for name in COLUMNS]
 
 
-COLUMNS = [field.name for field in fields(Row)]
+COLUMNS = ['threshold', 'score', 'models', 'size', 'value', 'low', 'high', 'count', 'total', 'descriptor']
 
 
-def add_rows(path: str | os.PathLike, rows: Iterable[Row], option: str = '--table') -> None:
-    """Put rows into the table, in the place of those with equal keys; a file that is not there is made.
+def add_rows(path: str | os.PathLike, rows: Iterable[Row]) -> None:
+    """Add rows to the table, in the place of those with equal keys; without a file, write one.
 
-    Processes may do so at the same time. The rows are kept sorted, so that equal scores of widths are
-    equal files in whatever order they come.
+    Several processes may do so at the same time. Rows are kept sorted, so that equal scores make equal files
+    in whatever order they come.
     Raises UserError, and leaves the file as it is, if it is no score table.
     """
     with locked(Path(path).parent, 'writing into'):
-        rows = {row.key: row for row in (*(read_table(path, option) if os.path.exists(path) else ()), *rows)}
+        rows = {row.key: row for row in (*(read_table(path) if os.path.exists(path) else ()), *rows)}
         text = io.StringIO()
         writer = csv.writer(text, lineterminator='\n')
         writer.writerow(COLUMNS)
@@ -178,9 +150,9 @@ def _order(row: Row) -> tuple:
     return -row.threshold, list(SCORES).index(row.score), models, row.size or 0, row.descriptor
 
 
-def read_table(path: str | os.PathLike, option: str = '--table') -> list[Row]:
-    """All rows. Raises UserError naming `option`, the file and the line if something is wrong with it."""
-    where = f'{option} {path}'
+def read_table(path: str | os.PathLike) -> list[Row]:
+    """All rows. Raises UserError naming `--table`, the file and the line of an error."""
+    where = f'--table {path}'
     if not Path(path).is_file():
         raise UserError(f'{where}: no such file')
     try:
@@ -194,8 +166,7 @@ def read_table(path: str | os.PathLike, option: str = '--table') -> list[Row]:
     if not rows:
         raise UserError(f'{where}: holds no scores')
     if len({row.key for row in rows}) < len(rows):
-        raise UserError(f'{where}: has one score twice; of rows with the same threshold, score, models, '
-                        'size and descriptor only one can be right')
+        raise UserError(f'{where}: two rows have the same threshold, score, models, size and descriptor')
     return rows
 
 
@@ -203,6 +174,18 @@ def _parse(cells: list[str], where: str) -> Row:
     if len(cells) != len(COLUMNS):
         raise UserError(f'{where}: {len(cells)} cells, expected {len(COLUMNS)}')
     text = dict(zip(COLUMNS, cells, strict=True))
+
+    def number(name: str, kind: type, low: float, high: float) -> float:
+        try:
+            value = kind(text[name])
+        except ValueError:
+            value = math.nan
+        if not low <= value <= high:
+            what = 'an integer' if kind is int else 'a number'
+            raise UserError(f'{where}: {name} is {shown(text[name])}, expected {what} from {low:g} to '
+                            f'{high:g}')
+        return value
+
     if text['score'] not in SCORES:
         raise UserError(f'{where}: score is {shown(text["score"])}, expected one of {", ".join(SCORES)}')
     models = tuple(text['models'].split('-' if re.fullmatch(r'\d+(-\d+)*', text['models']) else _VS))
@@ -211,32 +194,15 @@ def _parse(cells: list[str], where: str) -> Row:
     if len(models) != wanted or not all(name and name.isprintable() for name in models):
         raise UserError(f'{where}: models is {shown(text["models"])}, expected {wanted} for {text["score"]}, '
                         'such as 16-8 or A vs B')
-    numbers = {name: _number(text[name], name, where, *limits) for name, limits in _LIMITS.items()
-               if text[name] or name != 'size'}
-    row = Row(score=text['score'], models=models, descriptor=text['descriptor'],
-              **{'size': None} | numbers)
-    share = Share(row.count, row.total) if row.count <= row.total else None
-    if share is None or any(abs(getattr(row, name) - getattr(share, name)) > 1e-9
-                            for name in ('value', 'low', 'high')):
-        raise UserError(f'{where}: value {row.value:g} in {row.low:g} .. {row.high:g} is not the share of '
-                        f'count {row.count} of total {row.total} with its Wilson 95 % interval')
+    total = number('total', int, 1, 10**12)
+    row = Row(number('count', int, 0, total), total, threshold=number('threshold', float, -1, 255),
+              score=text['score'], models=models, descriptor=text['descriptor'],
+              size=number('size', int, 1, 10**12) if text['size'] else None)
+    for name in 'value', 'low', 'high':
+        if abs(number(name, float, 0, 1) - getattr(row, name)) > 1e-9:
+            raise UserError(f'{where}: {name} is {text[name]}, expected {getattr(row, name)} for {row.count} '
+                            f'of {total} with the Wilson 95 % interval')
     return row
-
-
-# Of the columns with numbers: type, smallest, largest.
-_LIMITS = {'threshold': (float, -1, 255), 'size': (int, 1, 10**12), 'value': (float, 0, 1),
-           'low': (float, 0, 1), 'high': (float, 0, 1), 'count': (int, 0, 10**12), 'total': (int, 1, 10**12)}
-
-
-def _number(text: str, name: str, where: str, kind: type, low: float, high: float) -> float:
-    try:
-        number = kind(text)
-    except ValueError:
-        number = math.nan
-    if not low <= number <= high:
-        what = 'an integer' if kind is int else 'a number'
-        raise UserError(f'{where}: {name} is {shown(text)}, expected {what} from {low:g} to {high:g}')
-    return number
 
 
 def _is_width(name: str) -> bool:

@@ -1,14 +1,12 @@
-"""SSCD, the network that judges whether one image is a copy of another, from a TorchScript file.
+"""SSCD, "A Self-Supervised Descriptor for Image Copy Detection" (arXiv 2202.10261), as TorchScript.
 
-"A Self-Supervised Descriptor for Image Copy Detection", arXiv 2202.10261. Paper 1 calls two images the same
-if the inner product of their descriptors is above 0.6.
+Paper 1 calls two images the same if the inner product of their descriptors is above 0.6.
 
 PyTorch is imported where it is needed, so that the names of descriptors are known without it.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import warnings
@@ -16,21 +14,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlparse
 
-import click
 import numpy as np
 from PIL import Image
 
 from torch_utils import downloads
 from torch_utils.downloads import is_url, local_path
-from torch_utils.errors import UserError
-from torch_utils.files import sha256_file, write_json
+from torch_utils.errors import UserError, note
+from torch_utils.files import sha256_file
 
 if TYPE_CHECKING:
     import torch
 
 NAME = 'sscd_disc_large.torchscript.pt'
 URL = f'https://dl.fbaipublicfiles.com/sscd-copy-detection/{NAME}'
-SHA256 = None  # of the published file; to be filled in by who has downloaded it and compared the digest
+SHA256 = None  # of the published file, once somebody has downloaded it and compared the digest
 SIZE = 320  # pixels, height and width of what the network sees
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's RGB channels, in 0..1
 
@@ -48,49 +45,30 @@ def models_dir() -> Path:
 def find_model(model: str | None = None) -> Path:
     """The TorchScript file to use: a path as it is, a URL (None: the published network) downloaded once.
 
-    A download lies in `models_dir()` with a record of its length and SHA-256, NAME.json, beside it, and is
-    checked against that on every use. So is a file that the user has put there, from its first use on.
+    A download lies in `models_dir()` with a record beside it, NAME.json, and is checked against that on every
+    use. A file of that name without a record, which the user has put there, is used as it is.
     Raises UserError that says, where a download fails, which file to put where.
     """
     if model is not None and not is_url(model):
         return local_path(model, '--model')
     url = model or URL
     path = models_dir() / (Path(urlparse(url).path).name or NAME)
-    if path.is_file() and _put_by_hand(path):
+    if path.is_file() and not _record(path):
         return path
     try:
         return downloads.fetch(url, path, '--model')
     except UserError as err:
         raise UserError(f'{err}; without a connection, download {url} elsewhere and put it at {path}, or '
-                        'give its place with --model') from err
-
-
-def _record_path(path: Path) -> Path:
-    return path.with_name(f'{path.name}.json')
+                        'give its path with --model') from err
 
 
 def _record(path: Path) -> dict:
+    """What `downloads.fetch` has written beside a download; empty for other files."""
     try:
-        record = json.loads(_record_path(path).read_text(encoding='utf-8'))
+        record = json.loads(path.with_name(f'{path.name}.json').read_text(encoding='utf-8'))
     except (OSError, ValueError):
         return {}
     return record if isinstance(record, dict) else {}
-
-
-def _put_by_hand(path: Path) -> bool:
-    """Whether the user has put the file there, which is then recorded or compared with its record."""
-    record = _record(path)
-    if record.get('url') is not None:
-        return False
-    found = {'url': None, 'size': path.stat().st_size, 'sha256': sha256_file(path)}
-    if not record:
-        with contextlib.suppress(OSError):  # others may share the folder with us, but for reading
-            write_json(_record_path(path), found)
-    elif record != found:
-        raise UserError(f'--model: {path} is not the file that was used before ({record.get("size")} bytes, '
-                        f'now {found["size"]}; or another SHA-256); if it is right, delete '
-                        f'{_record_path(path).name} beside it')
-    return True
 
 
 def is_published(path: Path) -> bool:
@@ -108,31 +86,12 @@ def resize(image: Image.Image) -> np.ndarray:
 
 
 def normalize(images: np.ndarray, device: torch.device) -> torch.Tensor:
-    """(images / 255 - MEAN) / STD, from uint8 [N, H, W, 3] to float32 [N, 3, H, W] on the device.
-
-    Looked up in a table of its 3 * 256 values: no slower, and the same bits on all devices.
-    """
+    """(images / 255 - MEAN) / STD, from uint8 [N, H, W, 3] to float32 [N, 3, H, W] on the device."""
     import torch
 
-    mean, std = torch.tensor(MEAN)[:, None], torch.tensor(STD)[:, None]
-    table = (torch.arange(256) / 255 - mean) / std
-    shape = len(images), 3, *images.shape[1:3]
-    if device.type == 'cpu':  # by numpy, image by image: all stays in the cache, and no threads are needed
-        result = np.empty(shape, dtype=np.float32)
-        for image, out in zip(images, result, strict=True):
-            for channel in range(3):
-                np.take(table[channel].numpy(), image[:, :, channel], out=out[channel], mode='clip')
-        return torch.from_numpy(result)
-    pixels = torch.from_numpy(images)
-    pixels = (pixels.pin_memory() if device.type == 'cuda' else pixels).to(device, non_blocking=True)
-    return look_up(pixels, table.to(device))
-
-
-def look_up(pixels: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
-    """table[channel, value] of uint8 [N, H, W, 3]: float32 [N, 3, H, W] on the device of both."""
-    import torch
-
-    return torch.stack([values[pixels[..., channel].int()] for channel, values in enumerate(table)], dim=1)
+    mean, std = (torch.tensor(values, device=device)[:, None, None] for values in (MEAN, STD))
+    pixels = torch.from_numpy(images).to(device).permute(0, 3, 1, 2).contiguous()
+    return pixels.float().div_(255).sub_(mean).div_(std)
 
 
 # The network
@@ -149,11 +108,11 @@ class SscdDescriptor:
 
     @classmethod
     def make(cls, model: str | None, device: torch.device) -> SscdDescriptor:
-        """That of `--model`, by default the published one; a line on stderr names any other."""
+        """That of `--model`, by default the published network; a note names any other."""
         path = find_model(model)
-        if not is_published(path) and os.environ.get('RANK', '0') == '0':
-            click.echo(f'--model {path}: not known to be the published SSCD network; TorchScript runs code '
-                       'of its own, which can write any file: trust where it comes from', err=True)
+        if not is_published(path):
+            note(f'--model {path}: not known to be the published SSCD network; TorchScript runs code of its '
+                 'own, which can write any file: make sure that you trust its source')
         return cls(path, device)
 
     def __init__(self, path: Path, device: torch.device):
@@ -169,10 +128,10 @@ class SscdDescriptor:
                 self._network = torch.jit.load(path, map_location=device).eval()
         except (RuntimeError, ValueError) as err:
             deleted = ''
-            if path.parent == models_dir() and _record(path).get('url'):
-                path.unlink(missing_ok=True)
-                _record_path(path).unlink(missing_ok=True)
-                deleted = ', so it is deleted'
+            if path.parent == models_dir() and _record(path):
+                for each in path, path.with_name(f'{path.name}.json'):
+                    each.unlink(missing_ok=True)
+                deleted = ', so the download is deleted'
             raise UserError(f'--model {path}: not a TorchScript file ({_first_line(err)}){deleted}') from err
 
     def prepare(self, image: Image.Image) -> np.ndarray:
@@ -180,15 +139,15 @@ class SscdDescriptor:
         return resize(image)
 
     def compute(self, images: np.ndarray) -> np.ndarray:
-        """float32 [N, D], of length 1, of uint8 [N, SIZE, SIZE, 3].
+        """float32 [N, D], rows of length 1, of uint8 [N, SIZE, SIZE, 3].
 
-        Raises UserError if the network can't take the images or gives anything but finite numbers [N, D].
+        Raises UserError if the network can't take the images or returns anything but finite floats [N, D].
         """
         import torch
 
         inputs = normalize(images, self._device)
         try:
-            # Unfused, so that the first and the hundredth batch go the same way.
+            # Without fusion, so that the first and the hundredth batch run the same code.
             with torch.inference_mode(), torch.jit.optimized_execution(False):
                 outputs = self._network(inputs)
         except torch.OutOfMemoryError as err:
@@ -201,18 +160,18 @@ class SscdDescriptor:
     def _checked(self, outputs, n: int) -> np.ndarray:
         import torch
 
-        found = f'a {type(outputs).__name__}'
-        if isinstance(outputs, torch.Tensor):
-            plain = outputs.layout == torch.strided and outputs.is_floating_point() and not outputs.is_nested
-            found = f'a tensor {outputs.dtype}, {outputs.layout}' if not plain else (
-                '' if outputs.ndim == 2 and len(outputs) == n and outputs.shape[1] > 0
-                else f'a tensor {list(outputs.shape)}')
-        if found:
-            raise UserError(f'--model {self._path}: gives {found} for {n} images, expected a dense tensor '
+        found, good = f'a {type(outputs).__name__}', False
+        if isinstance(outputs, torch.Tensor) and not outputs.is_nested:
+            shape = outputs.shape
+            found = f'{outputs.layout} {outputs.dtype} {list(shape)}'
+            good = outputs.layout == torch.strided and outputs.is_floating_point() and (
+                len(shape) == 2 and shape[0] == n and shape[1] > 0)
+        if not good:
+            raise UserError(f'--model {self._path}: returns {found} for {n} images, expected a dense tensor '
                             f'of floats [{n}, D]')
         values = outputs.float().cpu().numpy()
         if not np.isfinite(values).all():
-            raise UserError(f'--model {self._path}: gives numbers that are not finite')
+            raise UserError(f'--model {self._path}: returns numbers that are not finite')
         lengths = np.sqrt(np.einsum('nd,nd->n', values, values, dtype=np.float64))
         other = (abs(lengths - 1) > _UNIT) & (lengths > 0)
         values[other] /= lengths[other, None]
@@ -220,7 +179,7 @@ class SscdDescriptor:
 
 
 def _first_line(err: Exception) -> str:
-    """What an error says: in one of TorchScript's the last line, behind the stack of its interpreter."""
+    """The message of an error; TorchScript's stands in the last line, after the stack of its interpreter."""
     lines = [line.strip() for line in str(err).splitlines() if line.strip()] or ['']
     line = lines[-1 if lines[0].startswith('The following operation failed') else 0]
     return line if len(line) <= 150 else f'{line[:147]}...'

@@ -7,7 +7,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from figures.training_curves import load_curves
-from scores.copy_scores import Share
 from scores.recovery import load_points
 from scores.score_table import COLUMNS, Row, add_rows, read_table
 from torch_utils.errors import UserError
@@ -64,7 +63,7 @@ def test_any_json_value_is_read_or_refused_in_one_line(content, name, read, tmp_
 
 
 def test_any_cell_is_read_or_refused_in_one_line(tmp_path):
-    row = Row.of(Share(3, 10), threshold=0.97, score='rp', models=('16', '8'), size=64, descriptor='pixel')
+    row = Row(3, 10, threshold=0.97, score='rp', models=('16', '8'), size=64, descriptor='pixel')
     cells = [str(cell) for cell in row.cells()]
 
     @settings(max_examples=150, derandomize=True, deadline=None, database=None,

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from scores import sscd_model
-from scores.sscd_model import SscdDescriptor, find_model, look_up, normalize, resize
+from scores.sscd_model import SscdDescriptor, find_model, normalize, resize
 from scripted import pooled, save, save_script
 from torch_utils import downloads
 from torch_utils.errors import UserError
@@ -31,13 +31,6 @@ def test_preprocessing_is_pils_resize_and_the_formula_bit_by_bit(size):
         pixels = torch.from_numpy(np.array(image.resize((320, 320), Image.Resampling.BILINEAR)))
         expected = (pixels.permute(2, 0, 1).float() / 255 - mean[:, None, None]) / std[:, None, None]
         assert torch.equal(got, expected)
-
-
-def test_what_accelerators_look_up_is_what_numpy_does():
-    batch = np.stack([resize(image) for image in images(2)])
-    mean, std = torch.tensor(sscd_model.MEAN)[:, None], torch.tensor(sscd_model.STD)[:, None]
-    table = (torch.arange(256) / 255 - mean) / std
-    assert torch.equal(look_up(torch.from_numpy(batch), table), normalize(batch, CPU))
 
 
 def test_grey_images_become_rgb():
@@ -84,8 +77,8 @@ BAD_NETWORKS = {
     'no columns': (lambda x: pooled(x)[:, :0], r'\[2, 0\]'),
     'a tuple': (lambda x: (pooled(x), pooled(x)), 'a tuple'),
     'not numbers': (lambda x: pooled(x) / 0 * 0, 'not finite'),
-    'sparse': (lambda x: pooled(x).to_sparse(), 'torch.sparse_coo for 2 images, expected a dense tensor'),
-    'integers': (lambda x: pooled(x).long(), r'torch\.int64, torch\.strided'),
+    'sparse': (lambda x: pooled(x).to_sparse(), 'torch.sparse_coo .* for 2 images, expected a dense tensor'),
+    'integers': (lambda x: pooled(x).long(), r'torch\.strided torch\.int64'),
     'complex numbers': (lambda x: torch.complex(pooled(x), pooled(x)), 'complex64'),
     'other images': (None, 'fails on images'),
 }
@@ -217,26 +210,14 @@ def test_a_download_without_torchscript_is_not_kept(serve):
     assert not path.exists()
 
 
-def test_a_file_that_the_user_has_put_there_is_used_and_watched(serve, tmp_path, monkeypatch):
+def test_a_file_that_the_user_has_put_there_is_used(serve, tmp_path, monkeypatch):
     server = serve(b'served')
     path = tmp_path / 'models' / 'model.torchscript.pt'
     path.parent.mkdir()
     path.write_bytes(b'by hand')
     monkeypatch.setattr(sscd_model, 'URL', server.url)
-    assert find_model() == find_model() == path
-    path.write_bytes(b'changed')
-    with pytest.raises(UserError, match='is not the file that was used before'):
-        find_model()
+    assert find_model() == path
     assert not server.requests
-
-
-def test_a_folder_that_takes_no_files_is_fine_if_the_model_is_there(tmp_path, monkeypatch):
-    def refuse(path, value):
-        raise PermissionError(path)
-    monkeypatch.setenv('SSCD_CACHE', str(tmp_path))
-    monkeypatch.setattr(sscd_model, 'write_json', refuse)
-    (tmp_path / sscd_model.NAME).write_bytes(b'shared')
-    assert find_model() == tmp_path / sscd_model.NAME
 
 
 def test_a_path_is_used_as_it_is(tmp_path):

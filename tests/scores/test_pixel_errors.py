@@ -1,4 +1,4 @@
-"""MAE scores against numpy, and scores of all pairs against single ones."""
+"""MAE scores against numpy, of one pair and of all."""
 
 import numpy as np
 import pytest
@@ -7,9 +7,7 @@ from PIL import Image
 from data.image_stream import open_images
 from image_sets import write
 from scores.copy_scores import Share
-from scores.features import Features
-from scores.pixel_errors import match_names, mean_absolute_error, pairwise_errors
-from scores.similarity import check_all_pairs, mae_shares, rp_shares
+from scores.pixel_errors import mae_shares, match_names, mean_absolute_error, pairwise_errors
 from torch_utils.errors import UserError
 
 
@@ -80,17 +78,3 @@ def test_scores_of_all_pairs_are_those_of_each_pair(streams):
     assert shares[0, 1] == Share.below(errors, 25)
     assert sorted(shares) == [(0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2)]
     assert [shares[i, i].value for i in range(3)] == [1, 1, 1]
-
-    angles = np.radians([[0, 0, 0, 0], [10, 20, 40, 80], [90, 0, 30, 0]])
-    features = [Features(values=np.float32([np.cos(a), np.sin(a)]).T) for a in angles]
-    shares = rp_shares(features, np.cos(np.radians(30.1)))
-    assert [share.value for share in shares.values()] == [1, 0.5, 0.75, 1, 0.5, 1]
-
-
-def test_models_that_can_not_be_compared_are_named():
-    features = [Features(values=np.ones((n, d), np.float32)) for n, d in ((3, 2), (3, 2), (4, 2))]
-    with pytest.raises(UserError, match='one and three: 3 and 4 rows'):
-        check_all_pairs(features, ['one', 'two', 'three'])
-    features[2] = Features(values=np.ones((3, 5), np.float32))
-    with pytest.raises(UserError, match='one and three: rows of 2 and of 5'):
-        check_all_pairs(features, ['one', 'two', 'three'])
