@@ -57,7 +57,7 @@ def test_a_pair_without_score_stays_empty():
 
 def test_values_are_legible_on_their_colours():
     values = np.linspace(0, 1, 49).reshape(7, 7)
-    matrix = Matrix(threshold=0.6, descriptor='', totals=(9, 9), value=values, widest=0.1)
+    matrix = Matrix(threshold=0.6, descriptor='', total='9', value=values, widest=0.1)
     figure, _ = draw_similarity(list('abcdefg'), {'rp': matrix})
     for text, value in zip(figure.axes[0].texts, values.ravel(), strict=True):
         background = matplotlib.colormaps['Oranges'](value)[:3]
@@ -163,7 +163,7 @@ def test_other_images_and_other_files_are_refused(neighbors_file, tmp_path):
 def test_heat_maps_of_few_and_many_models_fit_the_page(width, models):
     names = [f'Model number {i}' for i in range(models)]
     values = np.linspace(0, 1, models**2).reshape(models, models)
-    matrix = Matrix(threshold=0.6, descriptor='', totals=(9, 9), value=values, widest=0.1)
+    matrix = Matrix(threshold=0.6, descriptor='', total='9', value=values, widest=0.1)
     figure, _ = draw_similarity(names, {'rp': matrix, 'mae': matrix}, width)
     assert_fits(figure)
 

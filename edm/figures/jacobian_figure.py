@@ -1,4 +1,4 @@
-"""The Jacobian figure: numerical rank over dimension, over 1/sigma, as violins over the seeds."""
+"""The Jacobian figure: numerical rank / dimension over 1/sigma, as violins over the seeds."""
 
 import math
 
@@ -13,7 +13,6 @@ from jacobians.rank_file import Ranks
 from torch_utils.errors import UserError
 
 TITLE = 'Numerical rank of the denoiser\'s Jacobian'
-AXES = ('log', 'linear')
 
 _MARGIN = 0.03  # of the axis, left and right
 _LARGEST_VIOLIN = 0.018  # half its width, of the axis
@@ -23,9 +22,9 @@ def draw_ranks(series: dict[str, Ranks], axis: str = 'log', max_snr: float = mat
                width: float = figures.WIDTH) -> tuple[Figure, str]:
     """Draw the figure; returns it and its caption.
 
-    series: ranks by the label that the legend shows. axis: of AXES, the scale of 1/sigma. max_snr: where it
-    ends. Its one panel has per series a line of the means, labelled, and per noise level a violin, or a bar
-    where all seeds agree.
+    series: ranks by the label in the legend. axis: 'log' or 'linear', the scale of 1/sigma. max_snr: where
+    it ends. The one panel has per series a line of the means, labelled, and per noise level a violin, or a
+    bar where all seeds agree.
     Raises UserError if there is nothing to draw up to max_snr.
     """
     shown = np.concatenate([(1 / ranks.sigma)[_columns(ranks, max_snr)] for ranks in series.values()])
@@ -35,40 +34,32 @@ def draw_ranks(series: dict[str, Ranks], axis: str = 'log', max_snr: float = mat
         figure, (axes,) = figures.new_panels(width, 1, 2.6)
         _prepare(axes, axis, shown)
         for i, (label, ranks) in enumerate(series.items()):
-            marker = figures.MARKERS[i % len(figures.MARKERS)]
-            color = figures.SERIES[i % len(figures.SERIES)]
-            _draw_series(axes, ranks, _columns(ranks, max_snr), label, color, marker)
+            _draw_series(axes, ranks, _columns(ranks, max_snr), label, figures.series_style(i))
         if len(series) > 1:
             axes.legend(loc='best')
     return figure, caption(series)
 
 
 def caption(series: dict[str, Ranks]) -> str:
-    """What the figure shows, with the numbers that a reader needs to judge it."""
+    """The text below the figure."""
     etas = sorted({ranks.eta for ranks in series.values()})
     parts = [
-        'Numerical rank of the denoiser\'s Jacobian as a share of its dimension, over the reciprocal noise '
-        f'level: the number of singular values with more than {" or ".join(f"{eta:g}" for eta in etas)} of '
-        'the norm of all.']
+        f'The smallest number of singular values with more than {" or ".join(f"{eta:g}" for eta in etas)} of '
+        'the norm of all, as a share of the dimension, over the reciprocal noise level.']
     sizes = {label: f'dimension {ranks.dim}, {len(ranks.seed)} noise{"s" * (len(ranks.seed) > 1)}'
              for label, ranks in series.items()}
     if len(set(sizes.values())) == 1:
-        parts.append(f'{next(iter(sizes.values())).capitalize()}.')
-    else:
-        parts.append('; '.join(f'{label}: {size}' for label, size in sizes.items()) + '.')
+        sizes = {'Each curve': sizes.popitem()[1]}
+    parts.append('; '.join(f'{label}: {size}' for label, size in sizes.items()) + '.')
     if any(len(ranks.seed) > 1 for ranks in series.values()):
         parts.append('Markers: means over the noises; violins: their distribution.')
-    error = max(_largest_error(ranks) for ranks in series.values())
+    errors = [np.maximum(ranks.rank_high - ranks.rank, ranks.rank - ranks.rank_low)[ranks.rank >= 0]
+              / ranks.dim for ranks in series.values()]
+    error = np.concatenate(errors).max()
     if error:
-        parts.append(f'Ranks found by a randomized method are certain to within {100 * error:.1f} % of the '
+        parts.append(f'Ranks of the randomized method are certain to within {100 * error:.1f} % of the '
                      'dimension.')
     return ' '.join(parts)
-
-
-def _largest_error(ranks: Ranks) -> float:
-    """The largest distance between a rank and its bounds, as a share of the dimension."""
-    distance = np.maximum(ranks.rank_high - ranks.rank, ranks.rank - ranks.rank_low)
-    return float(distance[ranks.rank >= 0].max(initial=0)) / ranks.dim
 
 
 def _prepare(axes: Axes, axis: str, snr: np.ndarray) -> None:
@@ -89,15 +80,14 @@ def _columns(ranks: Ranks, max_snr: float) -> list[int]:
             if 1 / sigma <= max_snr and (ranks.rank[:, column] >= 0).any()]
 
 
-def _draw_series(axes: Axes, ranks: Ranks, columns: list[int], label: str, color: str, marker: str) -> None:
+def _draw_series(axes: Axes, ranks: Ranks, columns: list[int], label: str, style: dict) -> None:
     snr = 1 / ranks.sigma[columns]
     shares = [ranks.rank[ranks.rank[:, column] >= 0, column] / ranks.dim for column in columns]
-    halves = _half_widths(axes, snr)
-    for x, values, half in zip(_scaled(axes, snr), shares, halves, strict=True):
+    for x, values, half in zip(_scaled(axes, snr), shares, _half_widths(axes, snr), strict=True):
         if len(values) > 1:
-            _draw_violin(axes, x, values, half, 0.5 / ranks.dim, color)
-    axes.plot(snr, [values.mean() for values in shares], marker=marker, ms=3, lw=1, color=color, label=label,
-              clip_on=False, zorder=3)
+            _draw_violin(axes, x, values, half, 0.5 / ranks.dim, style['color'])
+    axes.plot(snr, [values.mean() for values in shares], ms=3, lw=1, label=label, clip_on=False, zorder=3,
+              **style)
 
 
 def _draw_violin(axes: Axes, x: float, values: np.ndarray, half: float, resolution: float,
@@ -117,7 +107,7 @@ def _draw_violin(axes: Axes, x: float, values: np.ndarray, half: float, resoluti
 
 
 def _half_widths(axes: Axes, snr: np.ndarray) -> np.ndarray:
-    """Half the width of each violin: it keeps clear of its neighbours."""
+    """Half the width of each violin, clear of its neighbours."""
     x = _scaled(axes, snr)
     low, high = _scaled(axes, np.array(axes.get_xlim()))
     gaps = np.abs(np.diff(x))

@@ -21,9 +21,9 @@ _USUAL, _LARGEST, _NARROWEST = 0.6, 0.8, 0.21  # sides of an image; the last has
 
 
 def choose(similarity: np.ndarray, count: int, *, most_similar: bool = False) -> np.ndarray:
-    """Numbers of the samples to show, int64 [at most count], the most similar first.
+    """Indices of the samples to show, int64 [at most count], the most similar first.
 
-    Evenly from all ranks, the first and the last with them; or the most similar ones.
+    Evenly from all ranks of similarity, or the most similar ones.
     """
     order = np.argsort(-similarity, kind='stable')
     if most_similar or count >= len(order):
@@ -36,9 +36,9 @@ def draw_neighbors(neighbors: Neighbors, chosen: np.ndarray, samples: Sequence[I
                    width: float = figures.WIDTH) -> tuple[Figure, str]:
     """Draw the contact sheet; returns it and its caption.
 
-    chosen: numbers of the samples that `samples` and `training` (their nearest images) show, in this order.
-    columns: samples side by side, None for as many as are well seen. One pair of axes in inches holds
-    everything: per row, the samples, the training images, similarities.
+    chosen: indices of the samples that `samples` and `training` (their nearest images) show.
+    columns: samples side by side. One pair of axes, in inches, holds everything: per row, the samples, the
+    training images, the similarities.
     """
     room = width - _LABELS
     columns = min(columns or round(room / _USUAL), len(chosen))
@@ -72,13 +72,13 @@ def draw_neighbors(neighbors: Neighbors, chosen: np.ndarray, samples: Sequence[I
 
 
 def caption(neighbors: Neighbors, shown: int) -> str:
-    """What the sheet shows, and how many samples are memorized."""
+    """The text below the figure."""
     total, t = len(neighbors.similarity), f'{neighbors.threshold:g}'
     count = int((neighbors.similarity > neighbors.threshold).sum())
     similarity = similarity_words(neighbors.descriptor)
     which = f'{shown} of {total} samples' if shown < total else f'All {total} samples'
     return (f'{which}, each above its nearest training image, sorted by their similarity ({similarity}). '
-            f'Bold: similarity above {t}, which is called memorized; these are {count} of {total} samples '
+            f'Bold: memorized, similarity above {t}; these are {count} of {total} samples '
             f'({count / total:.1%}).')
 
 

@@ -6,27 +6,27 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from figures import style as figures
-from figures.style import GREY, MARKERS, SERIES
-from scores.copy_scores import wilson_interval
+from figures.style import GREY
+from scores.copy_scores import Share
 from scores.recovery import RECOVERED, Point
 
 TITLE = 'Phase transition in learning a mixture of low-rank Gaussians'
 
 
-def draw_transition(points: list[Point], settings: dict, width: float = figures.WIDTH,
-                    ) -> tuple[Figure, str]:
+def draw_transition(points: list[Point], settings: dict,
+                    width: float = figures.WIDTH) -> tuple[Figure, str]:
     """Draw the figure; returns it and its caption.
 
     Axes: panel a, the recovery error; panel b, the share of trials in which all classes were found.
     """
     with matplotlib.rc_context(figures.STYLE):
         figure, (errors, successes) = figures.new_panels(width, 2, 2.5)
-        _draw_bound(errors)
+        ratio = np.linspace(0, 1, 200)
+        errors.plot(ratio, np.sqrt(1 - ratio), color=GREY, lw=2.5, alpha=0.4, label=r'$\sqrt{1 - N/d}$',
+                    zorder=1)
         for i, dim in enumerate(sorted({point.per_class_dim for point in points})):
             curve = sorted((point for point in points if point.per_class_dim == dim), key=lambda p: p.samples)
-            style = {'color': SERIES[i % len(SERIES)], 'marker': MARKERS[i % len(MARKERS)]}
-            _draw_errors(errors, curve, style)
-            _draw_successes(successes, curve, style)
+            _draw_curve(errors, successes, curve, figures.series_style(i))
         widest = max(point.samples / point.per_class_dim for point in points)
         for axes, letter, name in (errors, 'a', 'recovery error'), (successes, 'b', 'success rate'):
             _finish(axes, letter, name, widest)
@@ -35,7 +35,7 @@ def draw_transition(points: list[Point], settings: dict, width: float = figures.
 
 
 def caption(points: list[Point], settings: dict) -> str:
-    """What the figure shows."""
+    """The text below the figure."""
     trials, class_num = points[0].errors.shape
     dim = 3 * settings['img_res']**2
     restarts = settings['restarts']
@@ -45,33 +45,22 @@ def caption(points: list[Point], settings: dict) -> str:
         + (f', the best in training loss of {restarts} starts)' if restarts > 1 else ')')
         + f'; {trials} trials per point.',
         '(a) Root mean square of the sines of the angles between true and found subspaces: median over '
-        'trials and, shaded, the middle half. Grey: the error of the samples\' span, which is all that can '
-        'be known of a class with N < d.',
+        'trials and, shaded, the middle half. Grey: the error of the samples\' span, the best possible one '
+        'for N < d.',
         f'(b) Share of trials in which all subspaces are found with an error of at most {RECOVERED:g}. '
         'Bands: Wilson 95 % intervals.'])
 
 
-def _ratios(curve: list[Point]) -> list[float]:
-    return [point.samples / point.per_class_dim for point in curve]
-
-
-def _draw_bound(axes: Axes) -> None:
-    ratio = np.linspace(0, 1, 200)
-    axes.plot(ratio, np.sqrt(1 - ratio), color=GREY, lw=2.5, alpha=0.4, label=r'$\sqrt{1 - N/d}$', zorder=1)
-
-
-def _draw_errors(axes: Axes, curve: list[Point], style: dict) -> None:
-    errors = [np.sqrt((point.errors**2).mean(axis=1)) for point in curve]
-    low, median, high = np.array([np.quantile(error, [0.25, 0.5, 0.75]) for error in errors]).T
-    axes.fill_between(_ratios(curve), low, high, color=style['color'], alpha=0.18, lw=0)
-    axes.plot(_ratios(curve), median, label=f'd = {curve[0].per_class_dim}', zorder=3, **style)
-
-
-def _draw_successes(axes: Axes, curve: list[Point], style: dict) -> None:
-    rates = [point.found.mean() for point in curve]
-    low, high = zip(*(wilson_interval(int(p.found.sum()), len(p.found)) for p in curve), strict=True)
-    axes.fill_between(_ratios(curve), low, high, color=style['color'], alpha=0.18, lw=0)
-    axes.plot(_ratios(curve), rates, clip_on=False, zorder=3, **style)
+def _draw_curve(errors: Axes, successes: Axes, curve: list[Point], style: dict) -> None:
+    ratios = [point.samples / point.per_class_dim for point in curve]
+    means = [np.sqrt((point.errors**2).mean(axis=1)) for point in curve]
+    low, median, high = np.array([np.quantile(mean, [0.25, 0.5, 0.75]) for mean in means]).T
+    errors.fill_between(ratios, low, high, color=style['color'], alpha=0.18, lw=0)
+    errors.plot(ratios, median, label=f'd = {curve[0].per_class_dim}', zorder=3, **style)
+    rates = [Share(int(point.found.sum()), len(point.found)) for point in curve]
+    successes.fill_between(ratios, [rate.low for rate in rates], [rate.high for rate in rates],
+                           color=style['color'], alpha=0.18, lw=0)
+    successes.plot(ratios, [rate.value for rate in rates], clip_on=False, zorder=3, **style)
 
 
 def _finish(axes: Axes, letter: str, name: str, widest: float) -> None:

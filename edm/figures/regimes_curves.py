@@ -1,4 +1,4 @@
-"""The curves of a score table over training-set size, and the regimes that follow from them."""
+"""Curves of a score table over training-set size, and the regimes they define."""
 
 import math
 from collections import defaultdict
@@ -10,8 +10,8 @@ import numpy as np
 from scores.score_table import Row
 from torch_utils.errors import UserError
 
-MEMORIZES_BELOW = 0.05  # GL scores of all widths up to here: the memorization regime
-GENERALIZES_ABOVE = 0.9  # GL scores of all widths from here on: the generalization regime
+MEMORIZES_BELOW = 0.05  # GL score of all widths: the memorization regime
+GENERALIZES_ABOVE = 0.9  # GL score of all widths: the generalization regime
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,11 @@ Curves = dict[str, dict[tuple[int, ...], Curve]]  # by kind of score, then by wi
 
 @dataclass(frozen=True, kw_only=True)
 class Regimes:
-    """What the figures draw.
+    """The scores that a figure draws.
 
-    data: the data set's name. kimg: thousands of images each model saw, None if unknown. descriptor: of the
-    similarities. noises: their number per model, as text. threshold: the main one. curves: by threshold, the
-    main one first. sizes: all N, rising.
+    data: the data set's name. kimg: thousands of images seen per model, None if unknown. noises: their number
+    per model, as text. threshold: the main one. curves: by threshold, the main one first. sizes: all N,
+    rising.
     """
 
     data: str
@@ -61,17 +61,15 @@ class Regimes:
 
 def collect_curves(rows: Sequence[Row], *, data: str, kimg: float | None, threshold: float | None,
                    where: str) -> Regimes:
-    """Put together the scores of models that have widths and training-set sizes.
+    """Collect the scores of models that have widths and training-set sizes.
 
     threshold: the main one; needed only if there are several.
-    Raises UserError led by `where` if there are no such scores, or some can't stand in one figure.
+    Raises UserError naming `where` if there are no such scores, or some can't share a figure.
     """
     rows = [row for row in rows if row.size is not None and row.widths is not None]
     if not rows:
         raise UserError(f'{where}: no score has a size and widths, as sscd.py --size and --width give them')
-    descriptors = sorted({row.descriptor for row in rows})
-    if len(descriptors) > 1:
-        raise UserError(f'{where}: scores of the descriptors {", ".join(descriptors)} can\'t share a figure')
+    descriptor = only(rows, 'descriptor', where)
     thresholds = sorted({row.threshold for row in rows}, reverse=True)
     listed = ', '.join(f'{t:g}' for t in thresholds)
     if threshold is None and len(thresholds) > 1:
@@ -79,12 +77,26 @@ def collect_curves(rows: Sequence[Row], *, data: str, kimg: float | None, thresh
     main = thresholds[0] if threshold is None else threshold
     if main not in thresholds:
         raise UserError(f'--threshold {main:g}: the scores are at {listed}')
-    totals = sorted({row.total for row in rows if row.score in ('rp', 'gl')} or {rows[0].total})
-    return Regimes(data=data, kimg=kimg, descriptor=descriptors[0], threshold=main,
-                   noises=' to '.join(map(str, dict.fromkeys((totals[0], totals[-1])))),
+    main_rows = [row for row in rows if row.score in ('rp', 'gl')] or rows[:1]
+    return Regimes(data=data, kimg=kimg, descriptor=descriptor, threshold=main,
+                   noises=totals(main_rows),
                    curves={t: _curves([row for row in rows if row.threshold == t])
                            for t in (main, *(t for t in thresholds if t != main))},
                    sizes=sorted({row.size for row in rows}))
+
+
+def only(rows: Sequence[Row], field: str, where: str):
+    """The value of a field that all rows must share. Raises UserError naming `where` if they don't."""
+    found = sorted({getattr(row, field) for row in rows})
+    if len(found) > 1:
+        raise UserError(f'{where}: has the {field}s {", ".join(map(str, found))}; expected one')
+    return found[0]
+
+
+def totals(rows: Sequence[Row]) -> str:
+    """The number of samples per score, smallest to largest, as text."""
+    found = [row.total for row in rows]
+    return ' to '.join(map(str, sorted({min(found), max(found)})))
 
 
 def _curves(rows: Sequence[Row]) -> Curves:
@@ -97,7 +109,7 @@ def _curves(rows: Sequence[Row]) -> Curves:
 
 
 def regime_limits(curves: Sequence[Curve]) -> tuple[float | None, float | None]:
-    """Where, in N, memorization ends and generalization starts, from the GL curves of all widths; or None.
+    """The N where memorization ends and where generalization starts, or None, from GL curves of all widths.
 
     Only sizes that all curves have count.
     """
@@ -109,15 +121,15 @@ def regime_limits(curves: Sequence[Curve]) -> tuple[float | None, float | None]:
 
 
 def memorization_end(sizes: Sequence[int], curves: Sequence[np.ndarray]) -> float | None:
-    """Up to which size all GL curves stay at or below MEMORIZES_BELOW, starting from the smallest size.
+    """The size up to which all GL curves stay at or below MEMORIZES_BELOW; None if a curve starts higher.
 
-    Between two sizes the curves are taken to be straight over log2(size). None if a curve starts higher.
+    Interpolates linearly over log2(size).
     """
     return _reach(sizes, np.max(curves, axis=0), MEMORIZES_BELOW)
 
 
 def generalization_start(sizes: Sequence[int], curves: Sequence[np.ndarray]) -> float | None:
-    """From which size on all GL curves stay at or above GENERALIZES_ABOVE, to the largest size; or None."""
+    """The size from which all GL curves stay at or above GENERALIZES_ABOVE, to the largest size; or None."""
     return _reach(sizes[::-1], 1 - np.min(curves, axis=0)[::-1], 1 - GENERALIZES_ABOVE)
 
 

@@ -11,14 +11,7 @@ from PIL import Image
 
 from figures import style as figures
 from figures.regimes_curves import Regimes
-from figures.sizes_panel import (
-    caption_parts,
-    draw_control,
-    draw_curves,
-    finish_panel,
-    name_regimes,
-    width_style,
-)
+from figures.sizes_panel import caption_parts, draw_control, draw_curves, finish_panel, name_regimes
 from figures.style import BLACK, GREEN, GREY, MARKERS, ORANGE, PURPLE, SKY, VERMILION
 from scores.neighbors import load_neighbors, read_shown
 from torch_utils.errors import UserError
@@ -59,17 +52,19 @@ def load_examples(paths: Sequence[str]) -> list[Examples]:
     return examples
 
 
-def draw_regimes(regimes: Regimes, examples: Sequence[Examples] = (), width: float = figures.WIDTH,
-                 ) -> tuple[Figure, str]:
+def draw_regimes(regimes: Regimes, examples: Sequence[Examples] = (),
+                 width: float = figures.WIDTH) -> tuple[Figure, str]:
     """Draw the figure; returns it and its caption.
 
-    Axes: panel a, RP score per pair of widths; panel b, GL score per width; then, if there are examples, one
-    that holds them. A score's curve has the label that the legend shows; the shading follows from the GL
-    scores at the main threshold.
+    Panels: a, RP score per pair of widths; b, GL score per width; c, examples if there are any. The shading
+    follows from the GL scores at the main threshold.
     """
-    columns = _chosen_columns(examples)
+    columns = sorted(examples, key=lambda column: column.size)
+    if len(columns) > _MAX_COLUMNS:  # evenly among all, with the smallest and the largest size
+        places = np.linspace(0, len(columns) - 1, _MAX_COLUMNS).round().astype(int)
+        columns = [columns[i] for i in places]
     shown, cell = _cell_size(columns, width)
-    rows = [['a', 'b']] if not figures.is_narrow(width) else [['a'], ['b']]
+    rows = [['a'], ['b']] if figures.is_narrow(width) else [['a', 'b']]
     heights = [_PANEL_HEIGHT] * len(rows) + [2 * cell + 4 * _TEXT] * bool(columns)
     with matplotlib.rc_context(figures.STYLE):
         figure = figures.new_figure(width, sum(heights))
@@ -85,7 +80,7 @@ def draw_regimes(regimes: Regimes, examples: Sequence[Examples] = (), width: flo
 
 
 def caption(regimes: Regimes, examples: Sequence[Examples] = ()) -> str:
-    """What the figure shows, with the numbers that a reader needs to judge it."""
+    """The text below the figure."""
     t = f'{regimes.threshold:g}'
     panels = [f'(a) RP score: share of noises from which two models make the same image (similarity > {t}).',
               f'(b) GL score: share of samples that no training image resembles (similarity > {t}).']
@@ -118,18 +113,10 @@ def _draw_rp(axes: Axes, regimes: Regimes) -> None:
 
 def _draw_gl(axes: Axes, regimes: Regimes) -> None:
     for i, width in enumerate(regimes.widths('gl')):
-        draw_curves(axes, regimes, 'gl', (width,), f'UNet-{width}', width_style(i))
+        draw_curves(axes, regimes, 'gl', (width,), f'UNet-{width}', figures.series_style(i))
     for curve in regimes.main.get('heldout_gl', {}).values():
         draw_control(axes, curve, 'held-out images')
     finish_panel(axes, 'b', 'GL score (generalization)', regimes)
-
-
-def _chosen_columns(examples: Sequence[Examples]) -> list[Examples]:
-    """At most _MAX_COLUMNS columns, evenly among all, the smallest and the largest size with them."""
-    columns = sorted(examples, key=lambda column: column.size)
-    if len(columns) <= _MAX_COLUMNS:
-        return columns
-    return [columns[i] for i in np.linspace(0, len(columns) - 1, _MAX_COLUMNS).round().astype(int)]
 
 
 def _cell_size(columns: list[Examples], width: float) -> tuple[int, float]:

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from figures import style as figures
+from figures.regimes_curves import only, totals
 from scores.descriptors import similarity_words
 from scores.score_table import SCORES, Row
 from torch_utils.errors import UserError
@@ -21,51 +22,42 @@ _SMALLEST = 6  # points: values that would be smaller are left to the colours
 class Matrix:
     """The scores of all pairs of models at one threshold, float64 [M, M], NaN where a pair has none.
 
-    widest: the largest width of their 95 % intervals. totals: from how many images, the smallest and largest.
+    widest: the largest width of their 95 % intervals. total: the number of images per score, as text.
     """
 
     threshold: float
     descriptor: str
-    totals: tuple[int, int]
+    total: str
     value: np.ndarray
     widest: float
 
 
 def collect_matrices(rows: Sequence[Row], where: str) -> tuple[list[str], dict[str, Matrix]]:
-    """The models' names in the order of the table, and the matrices of RP and MAE scores that there are.
+    """The models' names in the order of the table, and the matrices of RP and MAE scores.
 
     Only scores without training-set size count, as sscd.py matrix gives them.
-    Raises UserError led by `where` if there are none, or at several thresholds.
+    Raises UserError naming `where` if there are none, or at several thresholds.
     """
     rows = [row for row in rows if row.size is None and row.score in ('rp', 'mae')]
     if not rows:
         raise UserError(f'{where}: holds no scores of pairs of models, which sscd.py matrix gives')
-    names = list(dict.fromkeys(name for row in rows for name in row.models))
-    of_kind = {kind: [row for row in rows if row.score == kind] for kind in ('rp', 'mae')}
-    return names, {kind: _matrix(kind, own, names, where) for kind, own in of_kind.items() if own}
+    names, matrices = list(dict.fromkeys(name for row in rows for name in row.models)), {}
+    for kind in ('rp', 'mae'):
+        own = [row for row in rows if row.score == kind]
+        value = np.full((len(names), len(names)), np.nan)
+        for row in own:
+            i, j = map(names.index, row.models)
+            value[i, j] = value[j, i] = row.value
+        if own:
+            matrices[kind] = Matrix(
+                threshold=only(own, 'threshold', where), descriptor=only(own, 'descriptor', where),
+                total=totals(own), value=value, widest=max(row.high - row.low for row in own))
+    return names, matrices
 
 
-def _matrix(kind: str, rows: Sequence[Row], names: list[str], where: str) -> Matrix:
-    for field in ('threshold', 'descriptor'):
-        found = sorted({getattr(row, field) for row in rows})
-        if len(found) > 1:
-            raise UserError(f'{where}: has {SCORES[kind].label} scores with the {field}s '
-                            f'{", ".join(map(str, found))}, and a matrix can have only one')
-    value = np.full((len(names), len(names)), np.nan)
-    for row in rows:
-        i, j = map(names.index, row.models)
-        value[i, j] = value[j, i] = row.value
-    totals = sorted(row.total for row in rows)
-    return Matrix(threshold=rows[0].threshold, descriptor=rows[0].descriptor, totals=(totals[0], totals[-1]),
-                  value=value, widest=max(row.high - row.low for row in rows))
-
-
-def draw_similarity(names: list[str], matrices: dict[str, Matrix], width: float = figures.WIDTH,
-                    ) -> tuple[Figure, str]:
-    """Draw one heat map per matrix with one colour bar; returns the figure and its caption.
-
-    Axes: the maps, RP first, then the colour bar. Colour goes from 0 to 1 in both.
-    """
+def draw_similarity(names: list[str], matrices: dict[str, Matrix],
+                    width: float = figures.WIDTH) -> tuple[Figure, str]:
+    """Draw one heat map per matrix, RP first, with one colour bar; returns the figure and its caption."""
     side_by_side = not figures.is_narrow(width)
     with matplotlib.rc_context(figures.STYLE):
         figure, panels = figures.new_panels(width, len(matrices), width)
@@ -85,23 +77,21 @@ def draw_similarity(names: list[str], matrices: dict[str, Matrix], width: float 
 
 
 def caption(matrices: dict[str, Matrix]) -> str:
-    """What the maps show, with the numbers that a reader needs to judge them."""
+    """The text below the figure."""
     parts = ['Samples of two models from the same noises, all pairs of models.']
-    total = {kind: ' to '.join(map(str, dict.fromkeys(matrix.totals))) for kind, matrix in matrices.items()}
-    if 'rp' in matrices:
-        rp = matrices['rp']
-        parts.append(f'RP score: share of {total["rp"]} noises from which both make the same image '
+    if rp := matrices.get('rp'):
+        parts.append(f'RP score: share of {rp.total} noises from which both make the same image '
                      f'(similarity > {rp.threshold:g}; similarity is {similarity_words(rp.descriptor)}).')
-    if 'mae' in matrices:
-        parts.append(f'MAE score: share of {total["mae"]} pairs of images whose pixels differ by less than '
-                     f'{matrices["mae"].threshold:g} of 255 on average.')
+    if mae := matrices.get('mae'):
+        parts.append(f'MAE score: share of {mae.total} pairs of images whose pixels differ by less than '
+                     f'{mae.threshold:g} of 255 on average.')
     widest = max(matrix.widest for matrix in matrices.values())
     parts.append(f'Wilson 95 % intervals are at most {widest:.2g} wide.')
     return ' '.join(parts)
 
 
 def _draw_map(axes: Axes, matrix: Matrix, names: list[str]):
-    """Coloured cells; returns the image for the colour bar."""
+    """Draw the cells; returns the image for the colour bar."""
     image = axes.imshow(matrix.value, cmap='Oranges', vmin=0, vmax=1)
     places = range(len(names))
     axes.set_xticks(places, names, rotation=40 if len(names) < 9 else 90, ha='right', rotation_mode='anchor',
@@ -111,10 +101,9 @@ def _draw_map(axes: Axes, matrix: Matrix, names: list[str]):
         label.set_parse_math(False)
     axes.tick_params(length=0, pad=3)
     axes.spines[:].set_visible(False)
-    axes.set_xticks([i - 0.5 for i in range(1, len(names))], minor=True)
-    axes.set_yticks([i - 0.5 for i in range(1, len(names))], minor=True)
-    axes.grid(which='minor', color='white', lw=0.8)
-    axes.tick_params(which='minor', length=0)
+    for edge in range(1, len(names)):
+        axes.axvline(edge - 0.5, color='white', lw=0.8)
+        axes.axhline(edge - 0.5, color='white', lw=0.8)
     return image
 
 

@@ -7,15 +7,10 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from figures.regimes_curves import GENERALIZES_ABOVE, MEMORIZES_BELOW, Curve, Regimes, regime_limits
-from figures.style import GREY, MARKERS, SERIES, add_letter, scale_shares
+from figures.style import GREY, add_letter, scale_shares
 from scores.descriptors import similarity_words
 
 _MEMORIZATION, _GENERALIZATION = '#FBEBD9', '#E0F0F8'  # pale orange and sky blue
-
-
-def width_style(i: int) -> dict:
-    """Colour and marker of the i-th width, narrowest first."""
-    return {'color': SERIES[i % len(SERIES)], 'marker': MARKERS[i % len(MARKERS)]}
 
 
 def caption_parts(regimes: Regimes, panels: Sequence[str], controls: Sequence[str] = ()) -> list[str]:
@@ -39,9 +34,9 @@ def caption_parts(regimes: Regimes, panels: Sequence[str], controls: Sequence[st
     return parts
 
 
-def draw_curves(axes: Axes, regimes: Regimes, score: str, widths: tuple[int, ...], name: str, style: dict,
-                ) -> None:
-    """One score at all thresholds: the main one as line, markers, band and legend, others as thin lines."""
+def draw_curves(axes: Axes, regimes: Regimes, score: str, widths: tuple[int, ...], name: str,
+                style: dict) -> None:
+    """One score at all thresholds: the main one as line with band and label, others as thin lines."""
     for threshold, curves in regimes.curves.items():
         curve = curves.get(score, {}).get(widths)
         if curve is None:
@@ -55,7 +50,7 @@ def draw_curves(axes: Axes, regimes: Regimes, score: str, widths: tuple[int, ...
 
 
 def draw_control(axes: Axes, curve: Curve, name: str, line: str = ':', color: str = GREY) -> None:
-    """What a score is compared with, as a thin line."""
+    """A control as a thin line."""
     axes.plot(curve.size, curve.value, line, lw=1, color=color, clip_on=False, label=name)
 
 
@@ -97,19 +92,17 @@ def name_regimes(axes: Axes) -> None:
                              color=GREY, style='italic')
              for name in ('memorization', 'transition', 'generalization')}
     half = {name: text.get_window_extent().width / 2 / box.width for name, text in texts.items()}
-    places, free = {}, [0.0, 1.0]
+    places, left, right = {}, 0.0, 1.0
     if 'memorization' in spans:
-        end = (spans['memorization'].x1 - box.x0) / box.width
-        places['memorization'] = max(end / 2, half['memorization'])
-        free[0] = max(end, places['memorization'] + half['memorization'])
+        left = (spans['memorization'].x1 - box.x0) / box.width
+        places['memorization'] = max(left / 2, half['memorization'])
+        left = max(left, places['memorization'] + half['memorization'])
     if 'generalization' in spans:
-        start = (spans['generalization'].x0 - box.x0) / box.width
-        places['generalization'] = min((start + 1) / 2, 1 - half['generalization'])
-        free[1] = min(start, places['generalization'] - half['generalization'])
-    if free[1] - free[0] > 2.2 * half['transition']:
-        places['transition'] = sum(free) / 2
+        right = (spans['generalization'].x0 - box.x0) / box.width
+        places['generalization'] = min((right + 1) / 2, 1 - half['generalization'])
+        right = min(right, places['generalization'] - half['generalization'])
+    if right - left > 2.2 * half['transition']:
+        places['transition'] = (left + right) / 2
     for name, text in texts.items():
-        if name in places:
-            text.set_x(places[name])
-        else:
-            text.remove()
+        text.set_x(places.get(name, 0))
+        text.set_visible(name in places)

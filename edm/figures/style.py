@@ -1,4 +1,4 @@
-"""What the figures share: widths, type and colours for print, panels, and files."""
+"""Shared by all figures: widths, fonts and colours for print, panels, and files."""
 
 import os
 import textwrap
@@ -36,13 +36,18 @@ SUFFIXES = ('.png', '.pdf')
 _CAPTION = 'Caption of '  # how a file of ours begins that lies beside a picture
 
 
+def series_style(i: int) -> dict:
+    """Colour and marker of the i-th curve."""
+    return {'color': SERIES[i % len(SERIES)], 'marker': MARKERS[i % len(MARKERS)]}
+
+
 def is_narrow(width: float) -> bool:
     """Whether a figure of this width, in inches, fills one column of a paper."""
     return width < _NARROW
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure, in inches, apart from pyplot's global state and any display."""
+    """An empty figure, in inches, without pyplot's global state or a display."""
     figure = Figure(figsize=(width, height), dpi=DPI, layout='constrained')
     FigureCanvasAgg(figure)
     return figure
@@ -56,14 +61,14 @@ def new_panels(width: float, count: int, height: float) -> tuple[Figure, list[Ax
 
 
 def shrink(figure: Figure) -> None:
-    """Take away the height that pictures of fixed proportions leave empty."""
+    """Remove the height that pictures of fixed proportions leave empty."""
     figure.draw_without_rendering()
     pad = figure.get_layout_engine().get()['h_pad']
     figure.set_figheight(figure.get_tightbbox().height + 2 * pad)
 
 
 def add_letter(axes: Axes, letter: str) -> None:
-    """Name a panel, in bold left above it."""
+    """Write a panel's letter in bold above its left corner."""
     axes.annotate(letter, (0, 1), xycoords='axes fraction', xytext=(-22, 4), textcoords='offset points',
                   fontsize=9, fontweight='bold')
 
@@ -75,10 +80,10 @@ def scale_shares(axes: Axes) -> None:
 
 
 def check_out(path: str | os.PathLike, option: str = '--out') -> None:
-    """Make sure, before any work, that a figure and its caption can be written to `path` and beside it.
+    """Refuse, before any work, a `path` where a figure and the caption beside it can't be written.
 
-    Raises UserError if its name ends with neither .png nor .pdf, it can't be written there, or the caption
-    would replace a file that is none.
+    Raises UserError if it ends with neither .png nor .pdf, can't be written, or if the caption would replace
+    another file.
     """
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES or path.is_dir():
@@ -92,7 +97,7 @@ def check_out(path: str | os.PathLike, option: str = '--out') -> None:
 def save_figure(figure: Figure, path: str | os.PathLike, *, title: str, caption: str) -> None:
     """Write a PNG of 300 dpi or a PDF, by the path's suffix, and the caption in a .txt beside it.
 
-    Title and caption stand in the picture's metadata, too.
+    Title and caption go into the picture's metadata, too.
     """
     path = Path(path)
     kind = path.suffix.lower()[1:]

@@ -1,4 +1,4 @@
-"""What a training run reported at its ticks, from its folder."""
+"""The values that a training run reported at its ticks."""
 
 import io
 import json
@@ -18,9 +18,9 @@ _NAMES = ('Progress/kimg', 'Loss/loss', 'Progress/lr', 'Timing/sec_per_kimg')  #
 class Curves:
     """One run's reports; arrays float64 [number of ticks], NaN where a tick has no value.
 
-    name: of the folder. kimg: thousands of images seen. loss: mean since the tick before.
-    learning_rate: of the tick's last step; all NaN if the run did not record it.
-    images_per_sec: of all processes since the tick before, saving left out; NaN for tick 0, which warms up.
+    name: of the run folder. kimg: thousands of images seen. loss: mean since the previous tick.
+    learning_rate: of the tick's last step. images_per_sec: of all processes, without the time of saving; NaN
+    for tick 0, which includes the warm-up of kernels.
     """
 
     name: str
@@ -31,13 +31,13 @@ class Curves:
 
 
 def load_curves(run_dir: str | os.PathLike) -> Curves:
-    """Read stats.jsonl, also of NVlabs/edm; a line that a killed run did not finish is left out.
+    """Read stats.jsonl, also of NVlabs/edm, without a last line that a killed run did not finish.
 
-    Raises UserError that names the folder or the place in the file if there are no reports to be read.
+    Raises UserError that names the folder, or the line in the file, if there are no reports to be read.
     """
     path = Path(run_dir, 'stats.jsonl')
     if not path.is_file():
-        raise UserError(f'{run_dir}: no run\'s folder, there is no stats.jsonl in it')
+        raise UserError(f'{run_dir}: not a run folder, it has no stats.jsonl')
     ticks = [_report(line, f'{path}: line {number}')
              for number, line in enumerate(io.BytesIO(path.read_bytes()), start=1) if line.endswith(b'\n')]
     if not ticks:
@@ -50,22 +50,19 @@ def load_curves(run_dir: str | os.PathLike) -> Curves:
 
 
 def _report(line: bytes, where: str) -> list[float]:
+    """The means of _NAMES in a line; NaN for null and for a learning rate that is not there."""
     try:
         report = json.loads(line)
     except (ValueError, RecursionError) as err:
         raise UserError(f'{where}: not a JSON text') from err
-    means = [_mean(report, name, where) for name in _NAMES]
-    if not math.isfinite(means[0]):
-        raise UserError(f'{where}: {_NAMES[0]} is no number')
+    means = []
+    for name in _NAMES:
+        entry = report.get(name, {}) if isinstance(report, dict) else {}
+        missing = math.nan if name == 'Progress/lr' else 'nothing'
+        value = entry.get('mean', missing) if isinstance(entry, dict) else entry
+        value = math.nan if value is None else value
+        if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > 1e30 or (
+                name == 'Progress/kimg' and math.isnan(value)):
+            raise UserError(f'{where}: {name} must have a number as mean, found {shown(value)}')
+        means.append(float(value))
     return means
-
-
-def _mean(report, name: str, where: str) -> float:
-    """NaN if it is null or, as the learning rate of NVlabs/edm, not there."""
-    entry = report.get(name) if isinstance(report, dict) else None
-    value = entry.get('mean', 'nothing') if isinstance(entry, dict) else entry
-    if value is None and (isinstance(entry, dict) or name == 'Progress/lr'):
-        return math.nan
-    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > 1e30:
-        raise UserError(f'{where}: {name} must have a number as mean, found {shown(value)}')
-    return float(value)

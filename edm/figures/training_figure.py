@@ -1,35 +1,36 @@
-"""The training figure: loss, learning rate and throughput of one or several runs over the images seen."""
+"""The training figure: loss, learning rate and throughput of runs over the images seen."""
 
 from collections.abc import Sequence
 
 import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from figures import style as figures
-from figures.style import SERIES
 from figures.training_curves import Curves
 
 TITLE = 'Loss, learning rate and throughput during training'
 
-_LINE_STYLES = ('-', '--', ':', '-.')
 _LOG_BEYOND = 20  # largest over smallest loss from which a linear axis shows only the beginning
 
 
 def draw_training(runs: Sequence[Curves], width: float = figures.WIDTH) -> tuple[Figure, str]:
     """Draw the figure; returns it and its caption.
 
-    Axes: panel a, loss; panel b, learning rate; panel c, images per second; a line per run, labelled with
-    its folder's name.
+    Panels: a, loss; b, learning rate; c, images per second; a line per run, labelled with its name.
     """
     with matplotlib.rc_context(figures.STYLE):
         figure, panels = figures.new_panels(width, 3, 1.9)
         for axes, letter, name, kind in zip(panels, 'abc', ('loss', 'learning rate', 'images per second'),
                                             ('loss', 'learning_rate', 'images_per_sec'), strict=True):
             for i, run in enumerate(runs):
-                _draw_line(axes, i, run, getattr(run, kind),
-                           under=min(len(runs), 4) - 1 - i if kind == 'learning_rate' else 0)
+                values, style = getattr(run, kind), figures.series_style(i)
+                known = np.isfinite(values)
+                marker = style['marker'] if known.sum() == 1 else None  # a line of one point is invisible
+                # Equal learning rates stay visible, as lines below others are wider.
+                wider = max(min(len(runs), 4) - 1 - i, 0) if kind == 'learning_rate' else 0
+                axes.plot(run.kimg[known], values[known], lw=1.1 + 0.7 * wider, label=run.name,
+                          color=style['color'], marker=marker)
             axes.set_xlim(left=0)
             axes.set_xlabel('kimg')
             axes.set_title(name, pad=4)
@@ -49,26 +50,16 @@ def draw_training(runs: Sequence[Curves], width: float = figures.WIDTH) -> tuple
 
 
 def caption(runs: Sequence[Curves]) -> str:
-    """What the figure shows, of which runs, and how far these are."""
+    """The text below the figure."""
     whose = f'run {runs[0].name}' if len(runs) == 1 else (
         f'{len(runs)} runs ({", ".join(run.name for run in runs)})')
     unknown = [run.name for run in runs if np.isnan(run.learning_rate).all()]
-    parts = [
+    return ' '.join([
         f'Training of {whose} over thousands of images seen.',
         '(a) Loss, weighted over the noise levels: mean over all values since the tick before.',
         '(b) Learning rate of the tick\'s last step' + (
             f' (not recorded by {", ".join(unknown)}).' if unknown else '.'),
-        '(c) Images per second of all processes together, without the time of saving and without tick 0.']
-    return ' '.join(parts)
-
-
-def _draw_line(axes: Axes, i: int, run: Curves, values: np.ndarray, under: int) -> None:
-    """The i-th run's line, the wider the more lines lie over it: equal learning rates stay visible."""
-    style = _LINE_STYLES[i // len(SERIES) % len(_LINE_STYLES)]
-    known = np.isfinite(values)
-    marker = 'o' if known.sum() == 1 else None  # a line of one point is invisible
-    axes.plot(run.kimg[known], values[known], style, marker=marker, lw=1.1 + 0.7 * max(under, 0),
-              label=run.name, color=SERIES[i % len(SERIES)])
+        '(c) Images per second of all processes together, without the time of saving and without tick 0.'])
 
 
 def _spans_widely(losses: Sequence[np.ndarray]) -> bool:
