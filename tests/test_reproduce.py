@@ -1,13 +1,16 @@
 """reproduce.py: the main job in miniature, on real digits, and what it refuses."""
 
+import importlib
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import time
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +20,7 @@ from PIL import Image
 import reproduce
 import sscd
 import train
-from experiments import estimates, regimes, regimes_scores, script_options, stages
+from experiments import estimates, regimes, script_options, stages
 from figures.regimes_figure import load_examples
 from helpers import ROOT, assert_equal, refuse, run
 from scores.neighbors import load_neighbors
@@ -35,7 +38,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_the_main_job_leaves_scores_and_figure_and_does_no_work_twice(folder):
-    args = ('regimes', '--sizes=3,5', *MINI)
+    args = ('regimes', '--sizes=3', *MINI)
     printed = run(reproduce.main, *args).stdout
     for script in ('dataset_tool.py', 'train.py', 'generate.py', 'sscd.py', 'plot.py'):
         assert f'edm/{script} ' in printed
@@ -46,31 +49,32 @@ def test_the_main_job_leaves_scores_and_figure_and_does_no_work_twice(folder):
         assert (figures / f'{name}.pdf').read_bytes().startswith(b'%PDF')
     rows = read_table(figures / 'regimes.csv')
     found = Counter((row.score, row.models) for row in rows)
-    assert found == dict.fromkeys([  # two sizes at two thresholds each
+    assert found == dict.fromkeys([  # at two thresholds each
         ('rp', ('8', '4')), ('chance_rp', ('8', '4')), ('heldout_gl', ()),
-        *((score, (width,)) for score in ('gl', 'optimal_rp', 'gaussian_rp') for width in ('8', '4'))], 4)
-    assert {row.size for row in rows} == {3, 5}
+        *((score, (width,)) for score in ('gl', 'optimal_rp', 'gaussian_rp') for width in ('8', '4'))], 2)
+    assert {row.size for row in rows} == {3}
     assert {row.total for row in rows if row.score != 'heldout_gl'} == {6}
     settings = json.loads((figures / 'regimes.json').read_text())['settings']
     assert (settings['thresholds'], settings['kimg'], settings['widths']) == ([0.97, 0.95], 1, [8, 4])
-    neighbors = [folder / 'evaluation' / 'quickstart' / 'neighbors' / f'n0000{size}.npz' for size in (3, 5)]
-    examples = load_examples(neighbors)
-    assert [column.size for column in examples] == [3, 5]
-    nearest = np.asarray(examples[0].nearest[0])
+    (column,) = load_examples([folder / 'evaluation' / 'quickstart' / 'neighbors' / 'n00003.npz'])
+    assert column.size == 3
+    nearest = np.asarray(column.nearest[0])
     assert any(np.array_equal(nearest, image) for image in _training_images(folder, 3))
     before = {path: path.stat().st_mtime_ns for path in folder.rglob('*') if path.is_file()}
     again = run(reproduce.main, *args).stdout
     assert 'train.py' not in again
     assert 'stages are finished' in again
     assert {path: path.stat().st_mtime_ns for path in folder.rglob('*') if path.is_file()} == before
-    table = (figures / 'regimes.csv').read_bytes()
-    for path in (figures / 'regimes.csv', figures / 'regimes.json', neighbors[0]):
-        path.unlink()
-        run(reproduce.main, *args)
-        assert path.is_file()
-        assert (figures / 'regimes.csv').read_bytes() == table
-    run(reproduce.main, 'regimes', '--sizes=3', *MINI)
-    assert {row.size for row in read_table(figures / 'regimes.csv')} == {3}  # nothing of other settings stays
+
+
+def test_a_table_of_other_settings_is_removed(folder):
+    job = replace(regimes.QUICKSTART, name='mine')
+    regimes.write_settings(job)
+    job.table.touch()
+    regimes.write_settings(job)
+    assert job.table.exists()
+    regimes.write_settings(replace(job, kimg=5))
+    assert not job.table.exists()
 
 
 def test_stopped_and_started_again_equals_never_stopped(folder):
@@ -111,17 +115,20 @@ def _training_images(folder, size):
 
 
 def test_students_learn_what_a_teacher_generates(folder):
-    run(reproduce.main, 'regimes', '--preset=quickstart-teacher', '--sizes=2', *MINI,
-        '--teacher-training=--batch=100 --cres=1 --model_channels=4 --duration=0.001', '--heldout=3')
+    printed = run(reproduce.main, 'regimes', '--preset=quickstart-teacher', '--sizes=2', *MINI, '--dry-run',
+                  '--assume-img-per-s=500', '--heldout=3',
+                  '--teacher-training=--batch=100 --cres=1 --model_channels=4 --duration=0.001').stdout
+    commands = [shlex.split(line, comments=True)[2:] for line in printed.splitlines()]
+    for script, *args in commands[0], commands[1], commands[3]:
+        run(importlib.import_module(Path(script).stem).main, *args)
     pool = folder / 'evaluation' / 'quickstart-teacher' / 'teacher'
     assert len(list(pool.glob('*.png'))) == 5
     first = np.asarray(Image.open(pool / '000000.png'))
     from data.dataset import ImageDataset
     data = ImageDataset(folder / 'datasets' / 'quickstart-teacher' / 'n00002.zip')
     assert np.array_equal(data.images([0])[0, 0], first)
-    table = read_table(folder / 'figures' / 'quickstart-teacher' / 'regimes.csv')
-    assert {row.size for row in table} == {2}
-    assert {row.total for row in table if row.score == 'heldout_gl'} == {3}
+    assert len(data) == 2
+    assert '--data datasets/quickstart-teacher/n00002.zip ' in printed
 
 
 def test_training_sets_are_nested_and_seeds_are_disjoint():
@@ -144,11 +151,11 @@ def test_scores_are_those_of_the_definitions(folder):
     features = {(1, 2): np.eye(3), (1, 1): np.eye(3)[[0, 2, 1]],
                 (2, 2): np.eye(3), (2, 1): np.eye(3)}
     features |= {(size, kind): np.eye(3)[[0, 0, 2]] for size in (1, 2) for kind in ('optimal', 'gaussian')}
-    features = {regimes.student_name(*model): values for model, values in features.items()}
+    features = {regimes.model_name(*model): values for model, values in features.items()}
     job.features('pool').parent.mkdir(parents=True)
     for name, values in (features | {'pool': np.eye(3)[[1, 0, 2]]}).items():
         np.savez(job.features(name), features=np.float32(values))
-    calls = [stage.command for stage in regimes_scores.plan(job) if stage.command[0] == 'sscd.py']
+    calls = [stage.command for stage in regimes.plan(job) if stage.command[1] in ('rpscore', 'mscore')]
     for _, *args in calls:
         run(sscd.main, *args)
     found = {(row.score, row.models, row.size): row.value for row in read_table(job.table)}
@@ -159,6 +166,7 @@ def test_scores_are_those_of_the_definitions(folder):
     assert values('rp', '2', '1') == pytest.approx([1 / 3, 1])
     assert values('gl', '2') == pytest.approx([2 / 3, 1 / 3])
     assert values('heldout_gl') == [1, 1]
+    assert {row.total for row in read_table(job.table) if row.score == 'heldout_gl'} == {1}
     assert values('chance_rp', '2', '1') == pytest.approx([1 / 3, 0])
     assert values('optimal_rp', '2') == pytest.approx([2 / 3, 2 / 3])
     assert values('gaussian_rp', '1') == pytest.approx([1 / 3, 2 / 3])
@@ -186,12 +194,11 @@ def test_dry_run_prints_commands_and_costs_and_writes_nothing(folder, monkeypatc
 def test_operations_are_counted(folder):
     kwargs = {'class_name': 'training.networks.EDMPrecond', 'model_type': 'SongUNet', 'model_channels': 8,
               'channel_mult': [1], 'num_blocks': 1, 'attn_resolutions': []}
-    settings = {'network_kwargs': kwargs, 'dataset_kwargs': {'resolution': 4}}
-    net = script_options.sketch(settings, channels=1)
+    net = script_options.sketch(kwargs, resolution=4, channels=1)
     weights = [module.weight for module in net.modules() if isinstance(module, Conv2d)]
     convolutions = sum(2 * 16 * weight.numel() for weight in weights)
     assert convolutions < estimates._flop(net) < 1.5 * convolutions
-    assert estimates._images_per_second(net, torch.device('cpu')) > 10
+    assert estimates._speed(net, torch.device('cpu')) > 10
 
 
 def test_a_plan_can_be_handed_to_slurm_and_make(folder, monkeypatch):
@@ -215,8 +222,9 @@ def test_a_plan_can_be_handed_to_slurm_and_make(folder, monkeypatch):
     (('--sizes=0',), 2, ('--sizes 0',)),
     (('--sizes=1797',), 2, ('--sizes 1797', '1797 images')),
     (('--widths=8',), 2, ('--widths 8', 'at least 2')),
-    (('--thresholds=a',), 2, ('--thresholds a',)),
-    (('--thresholds=0.9,0.9',), 2, ('--thresholds',)),
+    (('--thresholds=a',), 2, ('--thresholds',)),
+    (('--thresholds=0.9,0.9',), 2, ('--thresholds 0.9,0.9',)),
+    (('--thresholds=97',), 2, ('--thresholds 97', 'between 0 and 1')),
     (('--name=a/b',), 2, ('--name', 'a/b')),
     (('--train="',), 2, ('--train',)),
     (('--samples=1',), 2, ('--samples',)),

@@ -5,32 +5,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments import regimes
+from experiments.script_options import RELEASED
 from experiments.stages import Stage
 from torch_utils.downloads import is_url
-
-_SITE = 'https://nvlabs-fi-cdn.nvidia.com/edm/pretrained'
-
-
-def _ddpmpp(resolution: int, channel_mult: list[int]) -> dict:
-    """The part of training_options.json that decides what a network costs."""
-    return {'dataset_kwargs': {'resolution': resolution}, 'network_kwargs': {
-        'class_name': 'training.networks.EDMPrecond', 'model_type': 'SongUNet', 'augment_dim': 9,
-        'channel_mult': channel_mult}}
-
-
-# Networks that are known before they are downloaded.
-RELEASED = {f'{_SITE}/edm-cifar10-32x32-uncond-vp.pkl': _ddpmpp(32, [2, 2, 2]),
-            f'{_SITE}/edm-ffhq-64x64-uncond-vp.pkl': _ddpmpp(64, [1, 2, 2, 2]),
-            f'{_SITE}/edm-afhqv2-64x64-uncond-vp.pkl': _ddpmpp(64, [1, 2, 2, 2])}
 
 
 @dataclass(frozen=True, kw_only=True)
 class JacobianExperiment:
     """The experiment's settings.
 
-    name: names the folders under training/, evaluation/ and figures/.
+    name: of the folders under training/, evaluation/ and figures/.
     networks: (label, path or URL) of the snapshots to study.
-    training: one more network, studied first: (label, images, further arguments of train.py); None for none.
+    training: a network to train and study first: (label, images, further arguments of train.py), or None.
     jacobian: further arguments of jacobian.py.
     """
 
@@ -48,17 +34,16 @@ class JacobianExperiment:
 
 
 def plan(job: JacobianExperiment) -> list[Stage]:
-    """The stages to the picture, in an order that may be run."""
+    """The stages to the figure, each after those it needs."""
     stages, series = [], []
     networks = [(label, network, ()) for label, network in job.networks]
     if job.training is not None:
         label, data, train = job.training
-        data = os.path.relpath(data)
-        outdir = Path('training', job.name, 'network')
-        stages.append(Stage(name='train', outputs=(outdir,), inputs=(Path(data),), cost=10, command=(
-            'train.py', '--outdir', f'{outdir}', '--nosubdir', '--resume', 'auto', '--data', data,
+        data, outdir = os.path.relpath(data), f'training/{job.name}/network'
+        stages.append(Stage(name='train', outputs=(Path(outdir),), inputs=(Path(data),), cost=10, command=(
+            'train.py', '--outdir', outdir, '--nosubdir', '--resume', 'auto', '--data', data,
             '--device', job.device, '--seed', f'{job.seed}', *train)))
-        networks.insert(0, (label, f'{outdir}', ('train',)))
+        networks.insert(0, (label, outdir, ('train',)))
     for i, (label, network, needs) in enumerate(networks):
         ranks = job.picture.with_name(f'ranks-{i}.npz')
         series.append(f'{ranks}={label}')

@@ -1,4 +1,4 @@
-"""From how many samples on training finds a low-rank class: paper 2 (arXiv 2409.02426), Theorem 3 and Fig. 4.
+"""How many samples training needs to find a low-rank class: paper 2 (arXiv 2409.02426), Theorem 3 and Fig. 4.
 
 Low-rank denoisers are trained on mixtures of K classes, each of dimension d with N samples. With N < d the
 samples of a class don't span its subspace, and the rest of it can't be known. All trials of one (d, N) are
@@ -26,7 +26,7 @@ from training.low_rank import LowRankDenoiser
 class Transition:
     """The experiment's settings.
 
-    dims: d. ratios: N / d, of which those are taken that give different N >= 1 when rounded.
+    dims: d. ratios: N / d; N is rounded, at least 1, and each is measured once.
     trials: data sets per (d, N), each with a basis and samples of its own.
     restarts: trainings per trial, of which the one with the smallest training loss counts.
     steps, batch, lr: of Adam, with cosine decay.
@@ -52,7 +52,7 @@ class Transition:
 
 
 def measure_all(job: Transition, device: torch.device) -> list[Point]:
-    """The trials of all sizes; says what each size gave. Raises UserError as `Transition.shapes` does."""
+    """The trials of all sizes; prints a line for each. Raises UserError as `Transition.shapes` does."""
     points = []
     for shape in tqdm(job.shapes(), unit='size', disable=None):
         points.append(measure(job, shape, device))
@@ -70,7 +70,7 @@ def measure(job: Transition, shape: MoLRGShape, device: torch.device) -> Point:
     samples = torch.stack([content['data'].flatten(1) for content in contents]).to(device)
     bases = train_together(job, shape, samples.repeat_interleave(job.restarts, dim=0))
     errors = [recovery_errors(found, content['basis'])
-              for found, content in zip(_best(job, bases, samples), contents, strict=True)]
+              for found, content in zip(_best(job, shape, bases, samples), contents, strict=True)]
     return Point(per_class_dim=shape.per_class_dim, samples=shape.sample_per_class,
                  errors=torch.stack(errors).numpy())
 
@@ -95,11 +95,9 @@ def train_together(job: Transition, shape: MoLRGShape, samples: torch.Tensor) ->
     return bases.detach()
 
 
-def _best(job: Transition, bases: torch.Tensor, samples: torch.Tensor) -> torch.Tensor:
+def _best(job: Transition, shape: MoLRGShape, bases: torch.Tensor, samples: torch.Tensor) -> torch.Tensor:
     """Of each trial's restarts the bases with the smallest training loss, all under the same noise."""
     bases = bases.unflatten(0, (job.trials, job.restarts))
-    shape = MoLRGShape(resolution=job.img_res, class_num=bases.shape[2], per_class_dim=bases.shape[4],
-                       sample_per_class=samples.shape[1] // bases.shape[2])
     per_trial = vmap(_loss(shape), in_dims=(0, None), randomness='same')
     noises = math.ceil(4096 / samples.shape[1])  # per sample
     losses = torch.stack([per_trial(own, x.repeat(noises, 1)) for own, x in zip(bases, samples, strict=True)])

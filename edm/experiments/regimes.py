@@ -6,32 +6,35 @@ Paper 1 is "The Emergence of Reproducibility and Consistency in Diffusion Models
 """
 
 import itertools
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from experiments import script_options
 from experiments.stages import Stage
+from torch_utils import provenance
 from torch_utils.downloads import is_url
+from torch_utils.files import make_output_dir, write_json
 
-REFERENCES = ('optimal', 'gaussian')  # denoisers that a training set has in closed form
+CLOSED_FORMS = ('optimal', 'gaussian')  # denoisers of a training set that need no training
 
 
 @dataclass(frozen=True, kw_only=True)
 class Regimes:
     """The experiment's settings.
 
-    name: names the folders under datasets/, training/, evaluation/ and figures/.
-    data: zip from whose images, in their order, training sets are taken; those after the largest set are held
-        out.
-    teacher: snapshot (path or URL) that generates the images instead; None takes them from `data`.
-    teacher_training: arguments of train.py that fit a teacher to `data` first; None for no such teacher.
-    sizes: training-set sizes N, rising. widths: of the students' networks, the first one's samples are shown.
+    name: of the folders under datasets/, training/, evaluation/ and figures/.
+    data: zip whose first N images are the training set of size N; those after the largest set are held out.
+    teacher: snapshot (path or URL) that generates these images instead.
+    teacher_training: arguments of train.py that train such a teacher on `data`.
+    sizes: training-set sizes N, rising. widths: --model_channels of the students; samples of the first are
+        shown.
     kimg: thousands of images that each student sees. train, generate: further arguments of these scripts.
     num_samples: noises, the same for all students; from seed 100000 on, as a teacher's images use those
         from 0.
     num_heldout: images that a teacher generates beyond the largest training set.
     thresholds: of similarity, the main one first.
-    resolution, channels: of the images, for an estimate of what the experiment costs.
     """
 
     name: str
@@ -49,18 +52,10 @@ class Regimes:
     descriptor: str = 'pixel'
     device: str = 'auto'
     seed: int = 0
-    resolution: int = 8
-    channels: int = 1
-
-    first_sample_seed = 100000
-
-    def features(self, source: str) -> Path:
-        """Where the features of `source` lie: 'pool' or a student's name."""
-        return Path('evaluation', self.name, 'features', f'{source}.npz')
 
     @property
     def pool(self) -> Path:
-        """Where the images lie from which training sets are taken."""
+        """The images from which training sets are taken."""
         generated = self.teacher is not None or self.teacher_training is not None
         return Path('evaluation', self.name, 'teacher') if generated else Path(self.data)
 
@@ -69,20 +64,15 @@ class Regimes:
         return Path('datasets', self.name, f'n{size:05d}.zip')
 
     def run(self, size: int, width: int) -> Path:
-        """The folder of a student's training."""
-        return Path('training', self.name, student_name(size, width))
+        """A student's run folder."""
+        return Path('training', self.name, model_name(size, width))
 
-    @property
-    def duration(self) -> tuple[str, str]:
-        """The option of train.py for `kimg`."""
-        return '--duration', f'{self.kimg / 1000:g}'
-
-    def samples(self, size: int, width: int | str) -> Path:
-        """The folder of a student's samples, or of a reference's."""
-        return Path('evaluation', self.name, 'samples', student_name(size, width))
+    def features(self, source: str) -> Path:
+        """The descriptors of `source`: 'pool' or a model's name."""
+        return Path('evaluation', self.name, 'features', f'{source}.npz')
 
     def neighbors(self, size: int) -> Path:
-        """Samples of the first width with their nearest training images."""
+        """The nearest training images of the first width's samples."""
         return Path('evaluation', self.name, 'neighbors', f'n{size:05d}.npz')
 
     @property
@@ -91,50 +81,35 @@ class Regimes:
         return Path('figures', self.name, 'regimes.csv')
 
     @property
-    def settings(self) -> Path:
-        """What the table was made with."""
-        return self.table.with_suffix('.json')
-
-    @property
-    def data_name(self) -> str:
-        """What captions call the images."""
-        return Path(self.data or self.teacher).stem
-
-    @property
     def pictures(self) -> tuple[Path, ...]:
-        """The figures; each name is that of the command of plot.py which draws it."""
+        """The figures; plot.py draws each by the command of its name."""
         return tuple(self.table.with_name(f'{figure}.{kind}') for figure in ('regimes', 'denoisers')
                      for kind in ('png', 'pdf'))
 
-    @property
-    def students(self) -> list[tuple[int, int]]:
-        """All (size, width), the widest of each size first."""
-        return list(itertools.product(self.sizes, sorted(self.widths, reverse=True)))
 
-
-def student_name(size: int, width: int | str) -> str:
-    """The name of a student's run, samples and features; for a reference, its kind stands for the width."""
+def model_name(size: int, width: int | str) -> str:
+    """The name of a student, or of a closed-form denoiser, whose kind stands for the width."""
     return f'n{size:05d}-{width}' if isinstance(width, str) else f'n{size:05d}-w{width}'
 
 
 def plan(job: Regimes) -> list[Stage]:
-    """The stages from `job.data` or a teacher to one features file per student, each after those it needs."""
-    stages = _teacher_stages(job)
+    """The stages from `job.data` or a teacher to the figures, each after those it needs."""
+    stages, widths = _teacher_stages(job), sorted(job.widths, reverse=True)
     inputs = () if stages else (Path(job.data),)
     needs = tuple(stage.name for stage in stages[-1:])
-    pool = job.pool
-    stages.append(_feature_stage(job, 'pool', pool, inputs=inputs, needs=needs))
+    stages.append(_feature_stage(job, 'pool', job.pool, inputs=inputs, needs=needs))
     for size in job.sizes:
-        dest = job.dataset(size)
         stages.append(Stage(
-            name=f'data-n{size:05d}', outputs=(dest,), inputs=inputs, needs=needs, cost=1.0,
-            command=('dataset_tool.py', '--source', str(pool), '--dest', str(dest), '--max-images',
-                     str(size))))
-    for index, (size, width) in enumerate(job.students):
-        stages.extend(_student_stages(job, size, width, seed=job.seed + index))
-    for size, kind in itertools.product(job.sizes, REFERENCES):
-        stages.extend(_reference_stages(job, size, kind))
-    return stages
+            name=f'data-n{size:05d}', outputs=(job.dataset(size),), inputs=inputs, needs=needs,
+            command=('dataset_tool.py', '--source', str(job.pool), '--dest', str(job.dataset(size)),
+                     '--max-images', str(size))))
+    for index, (size, width) in enumerate(itertools.product(job.sizes, widths)):
+        stages += _student_stages(job, size, width, seed=job.seed + index)
+    for size, kind in itertools.product(job.sizes, CLOSED_FORMS):
+        options = (f'--{kind}_denoiser', '--dataset', str(job.dataset(size)), '--solver', 'heun')
+        stages += _sample_stages(job, size, kind, job.widths[0], options)
+    scores = _score_stages(job, widths)
+    return stages + scores + _picture_stages(job, tuple(stage.name for stage in scores))
 
 
 def check_training(job: Regimes, stages: Sequence[Stage], data: str) -> None:
@@ -142,14 +117,12 @@ def check_training(job: Regimes, stages: Sequence[Stage], data: str) -> None:
 
     Raises UserError naming --train or --teacher-training.
     """
-    from experiments.script_options import check_training, tried_out
-
     for stage in stages:
         if stage.name == 'teacher':
-            check_training(tried_out(stage, job.data), job.teacher_training, '--teacher-training')
-        elif stage.name in {f'train-{student_name(job.sizes[0], width)}' for width in job.widths}:
-            check_training(tried_out(stage, data), job.train, '--train',
-                           planned=('duration', 'model_channels', 'cbase'))
+            script_options.check_training(stage, job.data, job.teacher_training, '--teacher-training')
+        elif stage.command[0] == 'train.py':
+            script_options.check_training(stage, data, job.train, '--train',
+                                          planned=('duration', 'model_channels', 'cbase'))
 
 
 def _teacher_stages(job: Regimes) -> list[Stage]:
@@ -158,51 +131,40 @@ def _teacher_stages(job: Regimes) -> list[Stage]:
         return []
     stages, needs, teacher, inputs = [], (), job.teacher, ()
     if teacher is None:
-        run = Path('training', job.name, 'teacher')
-        command = ('train.py', '--outdir', str(run), '--nosubdir', '--data', job.data,
-                   '--resume', 'auto', '--device', job.device, '--seed', str(job.seed),
-                   *job.teacher_training)
-        stages.append(Stage(name='teacher', command=command, outputs=(run,), inputs=(Path(job.data),),
-                            cost=3 * job.kimg))
-        needs, teacher = ('teacher',), str(run)
+        teacher, needs = f'training/{job.name}/teacher', ('teacher',)
+        stages.append(Stage(
+            name='teacher', outputs=(Path(teacher),), inputs=(Path(job.data),), cost=3 * job.kimg,
+            command=('train.py', '--outdir', teacher, '--nosubdir', '--data', job.data, '--resume', 'auto',
+                     '--device', job.device, '--seed', str(job.seed), *job.teacher_training)))
     elif not is_url(teacher):
         inputs = (Path(teacher),)
-    images = job.pool
     last = max(job.sizes) + job.num_heldout - 1
-    command = ('generate.py', '--network', teacher, '--outdir', str(images), '--seeds', f'0-{last}',
+    command = ('generate.py', '--network', teacher, '--outdir', str(job.pool), '--seeds', f'0-{last}',
                '--resume', '--overwrite', '--device', job.device, *job.generate)
-    stages.append(Stage(name='teacher-images', command=command, outputs=(images,), num_images=last + 1,
+    stages.append(Stage(name='teacher-images', command=command, outputs=(job.pool,), num_images=last + 1,
                         inputs=inputs, needs=needs, cost=3))
     return stages
 
 
 def _student_stages(job: Regimes, size: int, width: int, seed: int) -> list[Stage]:
-    name, run = student_name(size, width), job.run(size, width)
+    run = job.run(size, width)
     train = ('train.py', '--outdir', str(run), '--nosubdir', '--resume', 'auto',
-             '--data', str(job.dataset(size)), '--model_channels', str(width), *job.duration,
-             '--seed', str(seed), '--device', job.device, *job.train)
-    return [
-        Stage(name=f'train-{name}', command=train, outputs=(run,), needs=(f'data-n{size:05d}',),
-              cost=3 + job.kimg),
-        *_sample_stages(job, size, width, ('--network', str(run)), needs=(f'train-{name}',))]
+             '--data', str(job.dataset(size)), '--model_channels', str(width),
+             '--duration', f'{job.kimg / 1000:g}', '--seed', str(seed), '--device', job.device, *job.train)
+    return [Stage(name=f'train-{model_name(size, width)}', command=train, outputs=(run,),
+                  needs=(f'data-n{size:05d}',), cost=3 + job.kimg),
+            *_sample_stages(job, size, width, width)]
 
 
-def _reference_stages(job: Regimes, size: int, kind: str) -> list[Stage]:
-    """Samples of a denoiser in closed form, at the noise levels and by the solver of the students."""
-    width = job.widths[0]
-    options = (f'--{kind}_denoiser', '--dataset', str(job.dataset(size)), '--solver', 'heun',
-               '--network', str(job.run(size, width)))
-    return _sample_stages(job, size, kind, options, needs=(f'train-{student_name(size, width)}',))
-
-
-def _sample_stages(job: Regimes, size: int, width: int | str, options: tuple[str, ...], needs) -> list[Stage]:
-    name, samples = student_name(size, width), job.samples(size, width)
-    last = job.first_sample_seed + job.num_samples - 1
-    command = ('generate.py', *options, '--outdir', str(samples), '--seeds',
-               f'{job.first_sample_seed}-{last}', '--resume', '--overwrite', '--device', job.device,
-               *job.generate)
+def _sample_stages(job: Regimes, size: int, model: int | str, width: int, options=()) -> list[Stage]:
+    """Samples and their features. model: as in `model_name`; its noise levels are those of a student."""
+    name, first = model_name(size, model), 100000
+    samples = Path('evaluation', job.name, 'samples', name)
+    command = ('generate.py', *options, '--network', str(job.run(size, width)), '--outdir', str(samples),
+               '--seeds', f'{first}-{first + job.num_samples - 1}', '--resume', '--overwrite',
+               '--device', job.device, *job.generate)
     return [Stage(name=f'generate-{name}', command=command, outputs=(samples,), num_images=job.num_samples,
-                  needs=needs, cost=3),
+                  needs=(f'train-{model_name(size, width)}',), cost=3),
             _feature_stage(job, name, samples, needs=(f'generate-{name}',))]
 
 
@@ -214,11 +176,57 @@ def _feature_stage(job: Regimes, source: str, images: Path, *, inputs=(), needs=
                  cost=1.5)
 
 
+def _score_stages(job: Regimes, widths: list[int]) -> list[Stage]:
+    """Calls of sscd.py, each of which adds one curve over all sizes to the table."""
+    names = {model: [model_name(size, model) for size in job.sizes] for model in (*widths, *CLOSED_FORMS)}
+    features = {model: [str(job.features(name)) for name in own] for model, own in names.items()}
+    needs = {model: [f'features-{name}' for name in own] for model, own in names.items()}
+    common = ('--t', *map('{:g}'.format, job.thresholds), '--size', *map(str, job.sizes),
+              '--table', str(job.table))
+    pairs = [(*pair, ('--width', *map(str, pair))) for pair in itertools.combinations(widths, 2)]
+    pairs += [(width, kind, ('--width', str(width), '--reference', kind))
+              for width, kind in itertools.product(job.widths, CLOSED_FORMS)]
+    stages = [Stage(name=f'rp-{model}-{other}', outputs=(job.table,), needs=(*needs[model], *needs[other]),
+                    command=('sscd.py', 'rpscore', '--source', *features[model],
+                             '--target', *features[other], *common, *options))
+              for model, other, options in pairs]
+    for width in job.widths:
+        files = [job.neighbors(size) for size in job.sizes] if width == job.widths[0] else []
+        neighbors = ('--neighbors', *map(str, files)) if files else ()
+        stages.append(Stage(  # against the first N images; those beyond the largest N are held out
+            name=f'gl-{width}', outputs=(job.table, *files), needs=('features-pool', *needs[width]),
+            command=('sscd.py', 'mscore', '--source', *features[width], '--target', str(job.features('pool')),
+                     '--nested', *common, '--width', str(width), '--device', job.device, *neighbors)))
+    return stages
+
+
+def _picture_stages(job: Regimes, needs: tuple[str, ...]) -> list[Stage]:
+    neighbors = ('--neighbors', *(str(job.neighbors(size)) for size in job.sizes))
+    return [Stage(name=f'figure-{path.name.replace(".", "-")}', outputs=(path,), needs=needs,
+                  command=('plot.py', path.stem, '--table', str(job.table), '--data',
+                           Path(job.data or job.teacher).stem, '--kimg', f'{job.kimg}',
+                           '--threshold', f'{job.thresholds[0]:g}',
+                           *(neighbors if path.stem == 'regimes' else ()), '--out', str(path)))
+            for path in job.pictures]
+
+
+def write_settings(job: Regimes) -> None:
+    """Write settings and provenance beside the table, in a .json; a table of other settings is removed."""
+    path, settings = job.table.with_suffix('.json'), json.loads(json.dumps(asdict(job)))
+    try:
+        written = json.loads(path.read_text(encoding='utf-8'))['settings']
+    except (OSError, ValueError, TypeError, KeyError):
+        written = None
+    if written != settings:
+        make_output_dir(path.parent, '--name')
+        job.table.unlink(missing_ok=True)
+        write_json(path, {'settings': settings, 'record': provenance.record()})
+
+
 DIGITS = Path(__file__).resolve().parents[2] / 'datasets' / 'digits-8x8.zip'
 
-# The recipe for real 8x8 digits: networks small enough for a CPU, P_mean moved up to the noise levels where
-# such small images take shape, a learning rate and a ramp-up that suit 20 kimg. The EMA's half-life is 5 % of
-# the images seen (train.py's --ema_rampup).
+# Real 8x8 digits: networks small enough for a CPU, P_mean moved up to the noise levels where such small
+# images take shape, learning rate and warm-up for 20 kimg. The EMA half-life is 5 % of the images seen.
 DIGITS_TRAINING = (
     '--arch', 'ddpmpp', '--precond', 'edm', '--num_blocks', '1', '--cres', '1,2', '--dropout', '0',
     '--augment', '0', '--batch', '64', '--lr', '0.004', '--lr_rampup', '1', '--P_mean', '-0.8',
@@ -235,8 +243,7 @@ PAPER = Regimes(
     sizes=tuple(2**k for k in range(6, 16)), widths=(128, 64), kimg=50000,
     train=('--cond', '0', '--arch', 'ddpmpp', '--precond', 'vp', '--batch', '128', '--snap', '500',
            '--dump', '20', '--keep', '1'),
-    generate=('--batch', '256'), num_samples=10000, num_heldout=10000, thresholds=(0.6,), descriptor='sscd',
-    resolution=32, channels=3)
+    generate=('--batch', '256'), num_samples=10000, num_heldout=10000, thresholds=(0.6,), descriptor='sscd')
 
 PRESETS = {
     'paper': PAPER,

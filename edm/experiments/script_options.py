@@ -1,4 +1,4 @@
-"""What a script makes of a stage's command line: asked of the script's own parser."""
+"""What a stage's command line means to its script, by its own parser; and networks before they exist."""
 
 import contextlib
 import functools
@@ -12,9 +12,20 @@ from pathlib import Path
 import click
 import torch
 
+from data.dataset import ImageDataset
 from experiments.stages import SCRIPTS, Stage
 from torch_utils.errors import UserError
 from training.build import build
+from training.snapshot import load_network
+
+_SITE = 'https://nvlabs-fi-cdn.nvidia.com/edm/pretrained'
+
+
+# Published networks (DDPM++), to estimate costs before they are downloaded: network_kwargs, resolution.
+_DDPMPP = {'class_name': 'training.networks.EDMPrecond', 'model_type': 'SongUNet', 'augment_dim': 9}
+RELEASED = {f'{_SITE}/edm-cifar10-32x32-uncond-vp.pkl': (_DDPMPP | {'channel_mult': [2, 2, 2]}, 32),
+            f'{_SITE}/edm-ffhq-64x64-uncond-vp.pkl': (_DDPMPP | {'channel_mult': [1, 2, 2, 2]}, 64),
+            f'{_SITE}/edm-afhqv2-64x64-uncond-vp.pkl': (_DDPMPP | {'channel_mult': [1, 2, 2, 2]}, 64)}
 
 
 @functools.cache
@@ -26,6 +37,15 @@ def options(stage: Stage) -> dict:
     """The script's parameters by name, defaults included. Raises click.UsageError."""
     script, *args = stage.command
     return _command(script).make_context(script, args).params
+
+
+def from_scratch(stage: Stage, data: str | None) -> Stage:
+    """A planned training on images that exist: `data`, or those of the command if this is None."""
+    args = list(stage.command)
+    for option, value in (('--outdir', str(Path(__file__, 'none'))), ('--data', data), ('--seed', '0')):
+        if option in args and value is not None:
+            args[args.index(option) + 1] = value
+    return Stage(name='', command=tuple(args), outputs=())
 
 
 @functools.cache
@@ -40,36 +60,35 @@ def training_settings(stage: Stage) -> dict:
     return json.loads(printed.getvalue())
 
 
-def tried_out(stage: Stage, data: str | None) -> Stage:
-    """A planned training from scratch, and on images that are there whatever its --data."""
-    args = list(stage.command)
-    for option, value in (('--outdir', str(Path(__file__, 'none'))), ('--data', data), ('--seed', '0')):
-        if option in args and value is not None:
-            args[args.index(option) + 1] = value
-    return replace(stage, name='', command=tuple(args), outputs=(), needs=(), inputs=())
-
-
 @functools.cache
-def training_network(stage: Stage, channels: int) -> torch.nn.Module:
-    """The network of a training, for images of so many channels; as of `sketch`."""
-    return sketch(training_settings(stage), channels)
+def training_network(stage: Stage) -> torch.nn.Module:
+    """The network of a training, as of `sketch`."""
+    made = training_settings(stage)
+    images = made['dataset_kwargs']
+    channels = ImageDataset(images['path'], cache=False).num_channels if 'max_size' in images else 3
+    return sketch(made['network_kwargs'], images['resolution'], channels)
 
 
-def sketch(settings: dict, channels: int) -> torch.nn.Module:
-    """The network of such settings, on the meta device: without memory or numbers."""
+def sketch(network_kwargs: dict, resolution: int, channels: int = 3) -> torch.nn.Module:
+    """A network on the meta device: without memory or numbers."""
     with torch.device('meta'):
-        return build(settings['network_kwargs'], img_resolution=settings['dataset_kwargs']['resolution'],
-                     img_channels=channels, label_dim=0)
+        return build(network_kwargs, img_resolution=resolution, img_channels=channels, label_dim=0)
 
 
-def check_training(stage: Stage, given: Sequence[str], option: str, planned: Sequence[str] = ()) -> None:
+def snapshot_network(path: str, option: str = '--network') -> torch.nn.Module:
+    """The network of a snapshot, as of `sketch`. Errors as in `load_network`."""
+    return sketch(*RELEASED[path]) if path in RELEASED else load_network(path, torch.device('meta'), option)
+
+
+def check_training(stage: Stage, data: str | None, given: Sequence[str], option: str,
+                   planned: Sequence[str] = ()) -> None:
     """Refuse arguments `given` with `option`, the last of a training's command, that it would refuse itself.
 
-    planned: further parameters that are the plan's, as are data, folder and where to resume.
-    Raises UserError naming `option`.
+    data: as in `from_scratch`. planned: parameters that reproduce.py sets, besides folder, data and
+    where to resume. Raises UserError naming `option`.
     """
     try:
-        training_settings(stage)
+        training_settings(from_scratch(stage, data))
         found, plan = options(stage), options(replace(stage, command=stage.command[:-len(given) or None]))
     except click.ClickException as err:
         raise UserError(f'{option}: {err.format_message()}') from err
@@ -79,4 +98,4 @@ def check_training(stage: Stage, given: Sequence[str], option: str, planned: Seq
         raise UserError(f'{option} {" ".join(given)}: expected options of a training') from err
     for key in ('data', 'outdir', 'nosubdir', 'resume', 'dry_run', *planned):
         if found[key] != plan[key]:
-            raise UserError(f'{option}: --{key} is what reproduce.py sets itself, and can\'t be given')
+            raise UserError(f'{option}: --{key} can\'t be given: reproduce.py sets it')

@@ -156,6 +156,17 @@ def test_what_another_command_left_is_removed_and_what_is_the_user_s_is_not(fold
     assert (folder / 'samples' / '0.png').read_text() == '0'
 
 
+def test_a_table_that_several_add_to_stays_when_one_is_made_again(folder):
+    todo = [replace(append(folder, name, name), outputs=(folder / 'table.txt',),
+                    command=('append.py', name, str(folder / 'table.txt'))) for name in 'ab']
+    run(folder, *todo, jobs=1)
+    run(folder, replace(todo[0], command=('append.py', 'c', str(folder / 'table.txt'))), todo[1], jobs=1)
+    assert (folder / 'table.txt').read_text() == 'abc'
+    (folder / 'table.txt').unlink()
+    run(folder, *todo, jobs=1)
+    assert (folder / 'table.txt').read_text() == 'ab'
+
+
 def test_another_command_or_input_runs_the_stage_and_all_after_it_again(folder):
     data = folder / 'data'
     data.write_text('1')
@@ -254,6 +265,20 @@ def start_runner(folder, hangup=signal.SIG_DFL):
     return process
 
 
+def start_waiting_runner(folder):
+    """A second process of the same stage, which must wait for the first and not start the stage."""
+    begun, said = (folder / 'a.begun').read_text(), folder / 'said.txt'
+    with open(said, 'w') as file:
+        process = subprocess.Popen([sys.executable, '-c', RUN, ROOT / 'edm'], cwd=folder, stderr=file,
+                                   stdout=subprocess.PIPE, text=True)
+    wait_for(lambda: said.read_text().endswith('\n') or (folder / 'a.begun').read_text() != begun)
+    if 'another process is running stages of mine; waiting' not in said.read_text():
+        (folder / 'a.go').touch()  # ends both stages
+        process.communicate()
+        pytest.fail(f'did not wait: {said.read_text()}')
+    return process
+
+
 def finished(folder):
     return [path.name[:2] for path in (folder / 'mine' / 'records').glob('*.done')] == ['a-']
 
@@ -296,9 +321,7 @@ def test_nohup_keeps_the_stages_running(folder):
 
 def test_a_second_run_waits_for_the_first_and_finds_its_work_done(folder):
     first = start_runner(folder)
-    second = subprocess.Popen([sys.executable, '-c', RUN, ROOT / 'edm'], cwd=folder, stdout=subprocess.PIPE,
-                              stderr=subprocess.PIPE, text=True)
-    assert 'another process is running stages of mine; waiting' in second.stderr.readline()
+    second = start_waiting_runner(folder)
     (folder / 'a.go').touch()
     assert '1 of 1 stages are finished' in second.communicate()[0]
     first.communicate()
@@ -309,9 +332,7 @@ def test_after_a_killed_runner_the_next_waits_for_the_stage_that_outlives_it(fol
     first = start_runner(folder)
     first.kill()
     first.communicate()
-    second = subprocess.Popen([sys.executable, '-c', RUN, ROOT / 'edm'], cwd=folder, stdout=subprocess.PIPE,
-                              stderr=subprocess.PIPE, text=True)
-    assert 'another process is running stages of mine; waiting' in second.stderr.readline()
+    second = start_waiting_runner(folder)
     assert not (folder / 'a.saved').exists()
     (folder / 'a.go').touch()
     second.communicate()
