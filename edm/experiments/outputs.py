@@ -1,4 +1,4 @@
-"""What stages leave: files, folders of images, and the folders of training runs, whole or not."""
+"""What stages leave: files, folders of images, and run folders, whole or not."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -10,19 +10,17 @@ from torch_utils.run_dir import number_in, snapshot_name
 def fault(outputs: Sequence[Path], num_images: int | None) -> str | None:
     """What is wrong with the outputs of a stage, in words; None if they are whole.
 
-    num_images: how many a folder must hold; None for the folder of a run, whose newest snapshot, which
-        scripts take, must be that of its end.
+    num_images: how many a folder must hold; None for a run folder, whose newest snapshot must be its last.
     """
     for path in outputs:
         if not path.is_dir():
-            wrong = None if path.exists() and path.stat().st_size else f'did not leave {path}'
+            if not path.exists() or not path.stat().st_size:
+                return f'did not leave {path}'
         elif num_images is None:
-            wrong = _fault_of_run(path)
-        else:
-            images = sum(1 for _ in path.glob('*.png'))
-            wrong = None if images == num_images else f'makes {num_images} images, but {path} holds {images}'
-        if wrong is not None:
-            return wrong
+            if wrong := _fault_of_run(path):
+                return wrong
+        elif (images := len(list(path.glob('*.png')))) != num_images:
+            return f'makes {num_images} images, but {path} holds {images}'
     return None
 
 

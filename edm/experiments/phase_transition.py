@@ -2,7 +2,7 @@
 
 Low-rank denoisers are trained on mixtures of K classes, each of dimension d with N samples. With N < d the
 samples of a class don't span its subspace, and the rest of it can't be known. All trials of one (d, N) are
-trained at once, as one batched computation of the loss and network that trainMoLRG.py --arch=param-mlp uses.
+trained as one batch, with the loss and network of trainMoLRG.py --arch=param-mlp.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""One HTML page about an experiment, finished or under way, of what its own files hold; it needs no other."""
+"""One self-contained HTML page about an experiment, finished or under way."""
 
 import base64
 import csv
@@ -15,7 +15,7 @@ from pathlib import Path
 from experiments.stages import Stage, done_markers
 from torch_utils import provenance
 from torch_utils.errors import UserError
-from torch_utils.files import atomic_write, is_locked
+from torch_utils.files import is_locked, write_json
 
 PLAN = 'experiment.json'
 MOST_ROWS, MOST_BYTES, MOST_SAMPLES = 1000, 20_000_000, 8  # of a table, a picture, a folder of images
@@ -30,31 +30,28 @@ pre { background: #f6f6f6; padding: .7rem; font-size: .78rem; white-space: pre-w
 
 
 def write_plan(folder: Path, job, stages: Sequence[Stage], threads: int | None = None) -> None:
-    """Say in `folder`/experiment.json what is going to be run. job: the settings, a dataclass."""
+    """Write settings and stages to `folder`/experiment.json. job: the settings, a dataclass."""
     done = done_markers(stages, folder / 'stages')
     plan = {'command': f'python {provenance.command_line()}', 'settings': asdict(job), 'stages': {
         stage.name: {'command': stage.command_line(threads), 'done': done[stage.name].name,
                      'outputs': [str(path) for path in stage.outputs]}
         for stage in stages}}
-    text = json.dumps(plan, indent=2) + '\n'
-    if not (folder / PLAN).is_file() or (folder / PLAN).read_bytes() != text.encode():
-        with atomic_write(folder / PLAN, 'w') as file:
-            file.write(text)
+    write_json(folder / PLAN, plan)
 
 
-def load_plan(folder: Path, option: str) -> dict:
+def load_plan(folder: Path) -> dict:
     """What `write_plan` wrote. Raises UserError if there is none."""
     try:
         plan = json.loads((folder / PLAN).read_text(encoding='utf-8'))
         texts = [plan['command'], *(text for stage in plan['stages'].values()
                                     for text in (stage['command'], *stage['outputs']))]
-        names = [*plan['stages'], *(stage.setdefault('done', 'no') for stage in plan['stages'].values())]
+        names = [*plan['stages'], *(stage['done'] for stage in plan['stages'].values())]
         if isinstance(plan['settings'], dict) and all(isinstance(text, str) for text in texts) and all(
                 re.fullmatch(r'[\w.-]+', name) for name in names):
             return plan
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         pass
-    raise UserError(f'{option} {folder}: expected a folder with a whole {PLAN}, which reproduce.py leaves in '
+    raise UserError(f'DIR {folder}: expected a folder with a whole {PLAN}, which reproduce.py leaves in '
                     'evaluation/NAME')
 
 
@@ -64,9 +61,9 @@ def figures_folder(folder: Path) -> Path:
     return folder.parent.parent / 'figures' / folder.name
 
 
-def page(folder: Path, option: str = 'DIR') -> str:
-    """The page about the experiment in `folder`, evaluation/NAME. Raises UserError if it is that of none."""
-    plan = load_plan(folder, option)
+def page(folder: Path) -> str:
+    """The page about the experiment in `folder`, evaluation/NAME. Errors as in `load_plan`."""
+    plan = load_plan(folder)
     stages = [_stage_row(folder / 'stages', name, stage['done']) for name, stage in plan['stages'].items()]
     finished = [plan['stages'][row[0]] for row in stages if row[1] == 'finished']
     tables = sorted(figures_folder(folder).glob('*.csv')) if len(finished) == len(stages) else []
@@ -92,7 +89,7 @@ def page(folder: Path, option: str = 'DIR') -> str:
 
 
 def _inside(folder: Path, paths: Iterable[str]) -> list[Path]:
-    """Of paths in a plan, maybe edited ones, those that lead into the experiment's own folders; each once."""
+    """Those paths of a plan that lead into the experiment's own folders, once each: a plan may be edited."""
     figures = figures_folder(folder)
     base, rooms = figures.parents[1], ('datasets', 'training', 'evaluation', 'figures')
     found = {}

@@ -1,6 +1,6 @@
-"""An experiment's stages as a Makefile or as a Slurm job script, for more than one machine.
+"""An experiment's stages as a Makefile or a Slurm job script; both leave the markers of `experiments.stages`.
 
-Both leave the markers of `experiments.stages`, of inputs as they are when the script is written.
+HASHes cover the inputs as they are when the script is written.
 """
 
 import shlex
@@ -12,7 +12,7 @@ from experiments.stages import Stage, done_markers
 
 
 def levels(stages: Sequence[Stage]) -> Iterator[list[Stage]]:
-    """Stages by how many others must run before them: those of one level don't need each other."""
+    """Stages level by level; those of one level don't need each other."""
     by_name = {stage.name: stage for stage in stages}
     order = TopologicalSorter({stage.name: stage.needs for stage in stages})
     order.prepare()

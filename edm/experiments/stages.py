@@ -1,8 +1,8 @@
-"""Experiments as stages: plain calls of the scripts, run in order of need, side by side, and only once.
+"""Experiments as stages: calls of the scripts, run in order of their needs, side by side, and only once.
 
-Beside its log NAME.log a stage leaves an empty file NAME-HASH.begun as it starts, and NAME-HASH.done once it
-has ended with status 0 and whole outputs. HASH covers its command, the contents of its input files, and the
-HASHes of the stages it needs. It is finished if NAME-HASH.done and its outputs are there.
+Beside its log NAME.log a stage leaves an empty file NAME-HASH.begun when it starts, and NAME-HASH.done once
+it has ended with status 0 and whole outputs. HASH covers its command, the contents of its input files, and
+the HASHes of the stages it needs. A stage is finished if NAME-HASH.done and its outputs exist.
 """
 
 import functools
@@ -72,17 +72,20 @@ def run_stages(stages: Sequence[Stage], *, records: Path, jobs: int = 1, threads
                gpus: Sequence[int] = (), begin: Callable[[], None] | None = None) -> None:
     """Run the stages that are not finished, and all that need one of these, up to `jobs` at a time.
 
-    records: folder of logs and markers, see the module's text.
+    records: folder of logs and markers.
     threads: CPU threads of a stage, None for PyTorch's choice.
     gpus: numbers of GPUs; each has one stage at a time, which sees no other, and `jobs` is their number.
-    begin: called once no other process, nor a stage of a killed one, runs with these records; others wait.
+    begin: called first, while no other process, nor a stage that a killed one left, runs with these records.
     SIGINT, SIGTERM and SIGHUP end the running stages, training after it has saved its state, then this
     process: SystemExit with 128 + number.
     Raises UserError that names the stage, its last words and its log, after ending the others.
     """
     records.mkdir(parents=True, exist_ok=True)
+    heard = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # under nohup
+        heard.pop()
     with locked(records.parent, 'running stages of') as lock, StopSignals(
-            'the running stages are stopped', _stop_signals()) as signals:
+            'the running stages are stopped', heard) as signals:
         if begin is not None:
             begin()
         runner = _Runner(stages, records, threads, lock)
@@ -99,13 +102,6 @@ def run_stages(stages: Sequence[Stage], *, records: Path, jobs: int = 1, threads
                 places += runner.take_in()
         finally:
             runner.close()
-
-
-def _stop_signals() -> list[int]:
-    """SIGINT, SIGTERM and, where nohup does not keep it away, SIGHUP."""
-    hangup = getattr(signal, 'SIGHUP', None)
-    heard = [] if hangup is None or signal.getsignal(hangup) is signal.SIG_IGN else [hangup]
-    return [signal.SIGINT, signal.SIGTERM, *heard]
 
 
 class _Runner:

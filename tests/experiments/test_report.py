@@ -109,7 +109,7 @@ def test_the_folder_may_be_named_from_anywhere(experiment, monkeypatch):
 
 
 @pytest.mark.parametrize('damage', ['', '{"command": ', '[]', '{"stages": ' + 3000 * '['])
-def test_a_damaged_plan_is_written_anew(damage, experiment):
+def test_a_damaged_plan_is_refused_and_replaced(damage, experiment):
     whole = (experiment / 'experiment.json').read_text()
     (experiment / 'experiment.json').write_text(damage)
     refuse(reproduce.main, 'report', experiment, status=1, says=('experiment.json',))

@@ -291,7 +291,7 @@ def wait_for(condition):
 
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_ends_the_stages_and_the_next_run_goes_on(number, folder):
+def test_a_signal_ends_the_stages_and_the_next_run_resumes(number, folder):
     runner = start_runner(folder)
     os.killpg(runner.pid, number)  # as Ctrl-C does, to all processes of the group
     said = runner.communicate()[1]
