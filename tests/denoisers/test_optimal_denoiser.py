@@ -94,6 +94,15 @@ def test_the_nearest_image_is_found_among_neighbours_one_grey_level_apart():
     close(denoiser(images, chunk_values=5000)(clean, 0.0005), clean)
 
 
+def test_many_images_of_little_weight_count_together():
+    images = np.zeros((2001, 1, 1, 1), dtype=np.uint8)
+    images[0] = 255
+    x = torch.ones(1, 1, 1, 1, dtype=torch.float64)
+    expected = brute_force(images, x, 0.34)
+    assert 1e-4 < 1 - float(expected) < 2e-4  # of 2,000 weights below 1e-7
+    close(denoiser(images, chunk_values=20)(x, 0.34), expected)
+
+
 def test_any_noise_level_above_0_has_an_answer():
     images = make_images(40)
     clean = torch.from_numpy(images[5:8]).to(torch.float64) / 127.5 - 1

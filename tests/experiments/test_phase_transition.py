@@ -1,12 +1,14 @@
 """The phase transition of MoLRG: trials trained together, their file, their figure, what is refused."""
 
 import json
+import math
 from dataclasses import asdict
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import plot
 import reproduce
@@ -61,6 +63,19 @@ def test_training_together_is_adam_on_each_trial():
         slope = net.bases.grad
         steep = slope.abs() > slope.abs().quantile(0.5)
         assert (step.sign() == -slope.sign())[steep].float().mean() > 0.9
+
+
+def test_the_learning_rate_falls_along_half_a_cosine_over_all_steps():
+    job = Transition(img_res=2, dims=(2,), ratios=(6,), trials=1, restarts=1, steps=4, lr=0.02)
+    (shape,) = job.shapes()
+    rates = []
+    hook = register_optimizer_step_pre_hook(
+        lambda optimizer, *_: rates.append(optimizer.param_groups[0]['lr']))
+    try:
+        train_together(job, shape, make_molrg(shape, 0)['data'].flatten(1)[None])
+    finally:
+        hook.remove()
+    assert rates == pytest.approx([0.01 * (1 + math.cos(math.pi * step / 4)) for step in range(4)])
 
 
 def test_sizes_are_whole_and_different():

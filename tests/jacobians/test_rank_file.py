@@ -12,7 +12,14 @@ from golden_networks import golden_network
 from helpers import golden
 from jacobians import METHODS
 from jacobians.points import RealImages, Trajectories, noise_levels
-from jacobians.products import Layout, choose_layout, exact_energies, jacobian, numerical_rank
+from jacobians.products import (
+    Layout,
+    Linearization,
+    choose_layout,
+    exact_energies,
+    jacobian,
+    numerical_rank,
+)
 from jacobians.randomized import RangeFinder, bound_rank, randomized_ranks
 from jacobians.study import Method, check_memory, find_ranks
 from sampling.sampler import edm_sampler
@@ -163,6 +170,11 @@ def test_estimates_depend_on_the_seed_alone():
     torch.testing.assert_close(alone.energies, together[4].energies[:len(alone.energies)], rtol=1e-3, atol=0)
 
 
+def test_each_image_of_a_linearization_is_denoised_once():
+    net, x = Linear([3.0, 2.0, 1.0], 2), images(3, 2)
+    torch.testing.assert_close(Linearization(net, x, 1.0, width=4).denoised, net(x, 1.0))
+
+
 def test_the_missed_energy_is_estimated_without_bias():
     net, x = Linear(torch.arange(1, 193) ** -0.5, 8), images(1, 8).expand(64, -1, -1, -1)
     finder = RangeFinder(net, x, 1.0, seeds=range(64), width=16)
@@ -170,9 +182,10 @@ def test_the_missed_energy_is_estimated_without_bias():
         finder.grow()
     rest = net.matrix.double() - finder.u.mT @ (finder.u @ net.matrix.double())
     truth = rest.square().sum((1, 2))
-    missed, error, _ = finder.missed()
+    missed, error, fourth = finder.missed()
     assert ((missed - truth) / error).square().mean() == pytest.approx(1, abs=0.7)
     assert (missed / truth).mean() == pytest.approx(1, abs=0.02)
+    assert (fourth / (rest @ rest.mT).square().sum((1, 2))).mean() == pytest.approx(1, abs=0.03)
     torch.testing.assert_close(finder.u @ finder.u.mT, torch.eye(32).double().expand(64, -1, -1), rtol=0,
                                atol=1e-12)
 
@@ -184,6 +197,12 @@ def test_the_lower_bound_reckons_with_large_directions_that_were_missed(hidden, 
     exact = int(numerical_rank(torch.cat([hidden, found]), eta))
     estimate = bound_rank(found, float(hidden.sum()), 0.0, float(hidden.square().sum()), dim=20, eta=eta)
     assert estimate.low == exact < estimate.rank
+
+
+def test_the_lower_bound_reckons_with_the_error_of_what_was_missed():
+    """16 missed where 10 were estimated, three standard errors below: one direction holds 16 of 116."""
+    estimate = bound_rank(torch.ones(100).double(), 10.0, 2.0, 16.0**2, dim=200, eta=0.12**0.5)
+    assert estimate.low == 1
 
 
 def test_states_at_chosen_levels_lie_on_a_trajectory(trajectory):

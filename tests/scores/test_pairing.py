@@ -58,4 +58,6 @@ def test_names_that_do_not_tell_are_not_paired(kind):
 def test_other_numbers_are_paired_in_their_order_if_forced():
     other = sorted(f'{i}.png' for i in range(5, 17))
     assert paired(PADDED, other, force=True) == [f'{i}.png' for i in range(5, 17)]
+    assert paired(['2.png', '0.png', '1.png'], ['11.png', '12.png', '10.png'], force=True) == [
+        '12.png', '10.png', '11.png']
     assert paired(PADDED, AMBIGUOUS['words differ'], force=True) == AMBIGUOUS['words differ']

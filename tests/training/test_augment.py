@@ -113,6 +113,19 @@ def test_fractional_shift_and_scaling_move_a_blob_as_labelled():
         assert max(abs(x - 31.5 - expected[0]), abs(y - 31.5 - expected[1])) < 2
 
 
+def test_images_that_are_not_square_move_by_shares_of_their_own_sides():
+    ramps = torch.stack(torch.meshgrid(*[torch.arange(n) / 1.0 for n in (24, 64)], indexing='ij'))
+    done, labels = augment(ramps.expand(20, -1, -1, -1), translate_frac=1, translate_frac_std=0.05)
+    centre = done[:, :, 12, 32] - ramps[:, 12, 32]  # the ramps are y and x
+    assert torch.allclose(centre, -labels[:, [1, 0]] * 0.05 * torch.tensor([24, 64]), atol=0.05)
+
+
+def test_what_moves_in_over_any_border_is_a_mirror_image():
+    for size in (16, 40), (40, 16):
+        done, _ = augment(torch.ones(20, 1, *size), translate_frac=1, translate_frac_std=0.05)
+        assert torch.allclose(done, torch.ones_like(done), atol=1e-3)
+
+
 def test_colours_follow_their_labels():
     images = torch.rand(30, 3, 4, 4)
     done, labels = augment(images, brightness=1, brightness_std=0.3)

@@ -99,6 +99,11 @@ def test_it_starts_with_one_direction_of_every_class():
         torch.testing.assert_close(directions.norm(dim=1), torch.ones(4, dtype=torch.float64))
 
 
+def test_the_first_direction_has_most_samples_on_either_side_of_0():
+    samples = torch.tensor([[1.0, 0], [-1, 0]] * 3 + [[0, 1.0]] * 4)
+    assert pick_directions(samples, 1).abs().tolist() == [[1, 0]]
+
+
 def test_all_directions_but_the_first_are_shared_at_the_start():
     net = LowRankDenoiser(2, 3, class_num=2, per_class_dim=3)
     net.start_from(torch.randn(20, 3, 2, 2))
