@@ -118,6 +118,7 @@ def test_resuming_equals_never_stopping(tmp_path):
     train(replace(first, total_kimg=2))  # ends inside the tick that begins at 400 images
     resumed, state = continued(replace(second, resume_state_dump=first.run_dir))
     assert (state['cur_nimg'], state['tick_start_nimg'], resumed.resume_kimg) == (2000, 400, 2)
+    state['elapsed_sec'] = 1e6
     # Reading ahead in threads must not move the place in the data order.
     resumed = replace(resumed, dataset_kwargs={'cache': False}, data_loader_kwargs={'num_workers': 2})
     train(resumed, state=state)
@@ -134,8 +135,16 @@ def test_resuming_equals_never_stopping(tmp_path):
             assert whole[key] == second[key]
     interrupted = lines[1][0]  # 2,000 images, of which the resumed run has timed 400
     assert interrupted['Loss/loss']['num'] == 2000 * 3 * 4 * 4
+    assert interrupted['Timing/total_sec']['mean'] > 1e6
     assert interrupted['Timing/sec_per_kimg']['mean'] == pytest.approx(
         interrupted['Timing/sec_per_tick']['mean'] / 0.4)
+
+
+def test_what_no_option_repeats_comes_from_the_state(tmp_path):
+    train(tiny_config(tmp_path, total_kimg=1, seed=7, ema_rampup_ratio=None))
+    resumed, _ = continued(tiny_config(tmp_path / 'more', ema_rampup_ratio=0.05,
+                                       resume_state_dump=str(tmp_path)))
+    assert (resumed.seed, resumed.ema_rampup_ratio) == (7, None)
 
 
 def test_other_processes_resume_with_fresh_random_numbers(tmp_path, capsys):
