@@ -66,9 +66,10 @@ def test_of_equal_neighbors_the_first_is_named(monkeypatch, block):
     assert nearest_neighbors(np.float32([[1, 0], [0, 0]]), target)[1].tolist() == [1, 0]
 
 
-def test_float64_decides_between_neighbors_that_float32_can_not_tell_apart():
+@pytest.mark.parametrize('length', [1, 1000])
+def test_float64_decides_between_neighbors_that_float32_can_not_tell_apart(length):
     rng = np.random.RandomState(0)
-    source = rng.randn(40, 64).astype(np.float32)
+    source = length * rng.randn(40, 64).astype(np.float32)
     nudge = 1 + 3e-8 * rng.permutation(300)[:, None]  # below float32's resolution once summed
     target = (source[0] * nudge).astype(np.float32)
     product = source.astype(np.float64) @ target.astype(np.float64).T
