@@ -18,17 +18,17 @@ _table_option = click.option('--table', metavar='CSV', required=True,
 
 
 def _picture(*inputs: str):
-    """Decorator: the options of all figures, and how one is written.
+    """Decorator: adds --out and --width, and writes the figure.
 
-    inputs: parameters that name files. The function returns the title and `draw`, which takes a width and
-    returns the figure and its caption.
+    inputs: parameters that name files. The function returns the title and `draw`, from the width to the
+    figure and its caption.
     """
     def decorate(function):
         @cli.options('Output',
             click.option('--out', metavar='PNG|PDF', required=True,
-                         help='Picture; its name decides the format. The caption goes to a .txt beside it.'),
+                         help='Picture, in the format of its suffix; the caption goes to a .txt beside it.'),
             click.option('--width', metavar='INCHES', type=cli.FiniteRange(min=2, max=20), default=6.75,
-                         help='Width of the picture: 3.25 for a column of a paper, 6.75 for two.'))
+                         help='Width: 3.25 for one column of a paper, 6.75 for two.'))
         @cli.writes(inputs, out='figure')
         @functools.wraps(function)
         def command(*, width: float, out: str, **kwargs) -> None:
@@ -47,19 +47,20 @@ def _curves_options(function):
     """Of figures over training-set size."""
     return cli.options('Main options',
         _table_option,
-        click.option('--data', metavar='STR', default='the data set', help='Name of the data set.'),
+        click.option('--data', metavar='STR', default='the data set',
+                     help='Name of the data set, for the caption.'),
         click.option('--kimg', metavar='KIMG', type=cli.FiniteRange(min=0),
-                     help='How many images each model saw, for the caption.'),
+                     help='Thousands of images seen per model, for the caption.'),
         click.option('--threshold', metavar='FLOAT', type=cli.FiniteRange(min=-1, max=1),
-                     help='The main threshold, of several in the table.'))(function)
+                     help='Main threshold, if the table has several.'))(function)
 
 
 @main.command(cls=cli.ListCommand)
 @_curves_options
 @cli.options('Main options',
     click.option('--neighbors', metavar='NPZ ...', multiple=True,
-                 help='Files that sscd.py mscore --neighbors wrote, one per training-set size: show their '
-                      'first samples.'))
+                 help='Files of sscd.py mscore --neighbors, one per training-set size, whose first samples '
+                      'are shown.'))
 @_picture('table', 'neighbors')
 def regimes(neighbors: tuple[str, ...], **options):
     """RP and GL scores over training-set size.
@@ -101,17 +102,17 @@ def _curves(table: str, **options):
 @main.command()
 @cli.options('Main options',
     click.option('--neighbors', metavar='NPZ', required=True,
-                 help='File that sscd.py mscore --neighbors wrote.'),
+                 help='File of sscd.py mscore --neighbors.'),
     click.option('--samples', metavar='DIR|ZIP|NPZ',
-                 help='Where the samples lie.  [default: where they were]'),
+                 help='Path of the samples.  [default: as in --neighbors]'),
     click.option('--training', metavar='DIR|ZIP|NPZ',
-                 help='Where the training images lie.  [default: where they were]'))
+                 help='Path of the training images.  [default: as in --neighbors]'))
 @cli.options('Choice of samples',
     click.option('--count', metavar='INT', type=click.IntRange(min=1), default=40,
-                 help='How many samples to show, evenly from all ranks of similarity.'),
-    click.option('--top', is_flag=True, help='Show the most similar ones instead.'),
+                 help='Number of samples to show, evenly from all ranks of similarity.'),
+    click.option('--top', is_flag=True, help='Show the most similar samples instead.'),
     click.option('--columns', metavar='INT', type=click.IntRange(min=1, max=40),
-                 help='Samples side by side.  [default: as many as are 0.6 inches wide]'))
+                 help='Samples side by side.  [default: one per 0.6 inches]'))
 @_picture('neighbors', 'samples', 'training')
 def neighbors(neighbors: str, samples: str | None, training: str | None, count: int, top: bool,
               columns: int | None):
@@ -153,7 +154,7 @@ def similarity(table: str):
 def training(run_dirs: tuple[str, ...]):
     """Loss, learning rate and images per second of training runs.
 
-    RUN_DIR: folders that train.py or trainMoLRG.py made, finished or not.
+    RUN_DIR: run folders of train.py or trainMoLRG.py, finished or not.
 
     Example: python edm/plot.py training training/00000-* training/00001-* --out=training.png
     """
@@ -165,10 +166,10 @@ def training(run_dirs: tuple[str, ...]):
 
 @main.command(cls=cli.ListCommand)
 @click.option('--ranks', metavar='NPZ[=LABEL] ...', multiple=True, required=True,
-              help='Files that jacobian.py wrote, each with the name of its curve.')
+              help='Files of jacobian.py, with a label in the legend.')
 @click.option('--axis', type=click.Choice(['log', 'linear']), default='log', help='Scale of 1/sigma.')
 @click.option('--max_snr', metavar='FLOAT', type=cli.FiniteRange(min=0, min_open=True),
-              help='Show 1/sigma up to here only.')
+              help='Largest 1/sigma to show.')
 @_picture('ranks')
 def jacobian(ranks: tuple[str, ...], axis: str, max_snr: float | None):
     """Numerical rank of Jacobians over noise levels.
@@ -184,14 +185,14 @@ def jacobian(ranks: tuple[str, ...], axis: str, max_snr: float | None):
     for item in ranks:
         label, path = cli.split_label(item)
         if label in series:
-            raise click.UsageError(f'--ranks {item}: two curves are called {label}; give LABELs that differ')
+            raise click.UsageError(f'--ranks {item}: two curves have the label {label}')
         series[label] = load_ranks(path)
     return TITLE, functools.partial(draw_ranks, series, axis, max_snr or math.inf)
 
 
 @main.command('phase-transition', cls=cli.ListCommand)
 @click.option('--results', metavar='JSON ...', multiple=True, required=True,
-              help='Files that reproduce.py phase-transition wrote.')
+              help='Files of reproduce.py phase-transition.')
 @_picture('results')
 def phase_transition(results: tuple[str, ...]):
     """Recovery of low-rank classes over the number of their samples.
