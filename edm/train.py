@@ -10,29 +10,30 @@ from training.config import ARCHITECTURES, IMAGE_ARCHITECTURES, TrainingConfig, 
 
 @cli.command()
 @cli.options('Main options',
-    click.option('--outdir', metavar='DIR', required=True, help='Where to save the results.'),
+    click.option('--outdir', metavar='DIR', required=True, help='Where to make the run folder.'),
     click.option('--data', metavar='ZIP|DIR', required=True, help='Images to train on.'),
     click.option('--cond', metavar='BOOL', type=bool, default=False,
-                 help='Use the data set\'s class labels.'),
-    click.option('--arch', type=click.Choice(IMAGE_ARCHITECTURES), default='ddpmpp', help='Network.'))
+                 help='Train a class-conditional model.'),
+    click.option('--arch', type=click.Choice(IMAGE_ARCHITECTURES), default='ddpmpp',
+                 help='Network architecture.'))
 @options.main_options(duration=200)
 @cli.options('Network',
-    click.option('--model_channels', metavar='INT', type=click.IntRange(min=1), default=128,
-                 help='Width of ddpmpp and ncsnpp.'))
+    click.option('--model_channels', metavar='INT', type=options.COUNT, default=128,
+                 help='Base width of ddpmpp and ncsnpp.'))
 @options.network_options
 @options.hyperparameters()
 @cli.options('Hyperparameters',
-    click.option('--xflip', metavar='BOOL', type=bool, default=False, help='Add all images mirrored in x.'))
+    click.option('--xflip', metavar='BOOL', type=bool, default=False, help='Add x-flips of all images.'))
 @options.performance_options
 @cli.options('Performance',
     click.option('--cache', metavar='BOOL', type=bool, default=True,
-                 help='Keep the decoded images in memory.'),
-    click.option('--workers', metavar='INT', type=click.IntRange(min=1), default=1,
-                 help='Threads that decode images, with --cache=0.'))
+                 help='Cache the decoded images in memory.'),
+    click.option('--workers', metavar='INT', type=options.COUNT, default=1,
+                 help='Threads that decode images, for --cache=0.'))
 @options.result_options()
 @cli.options('Output',
     click.option('--resume', metavar='PT|DIR|auto',
-                 help='Continue from a state, or the newest of a run\'s folder. auto: from the newest in '
+                 help='Resume from a state, or from the newest in a run folder. auto: from the newest in '
                       f'--outdir, with --nosubdir, {options.AUTO_HELP}'))
 def main(**opts):
     """Train a diffusion model on a data set of images.
@@ -52,7 +53,6 @@ def main(**opts):
             'class_name': 'training.dataset.ImageFolderDataset', 'path': opts['data'],
             'use_labels': opts['cond'], 'xflip': opts['xflip'], 'cache': opts['cache'],
             'resolution': dataset.resolution, 'max_size': len(dataset)},
-        data_loader_kwargs={'pin_memory': True, 'num_workers': opts['workers'], 'prefetch_factor': 2},
         network_kwargs=network_kwargs(opts),
         **options.shared_settings(opts, resume=opts['resume']))
     start_run(config, dataset, opts, outdir=opts['outdir'],
@@ -62,10 +62,9 @@ def main(**opts):
 def _check(opts: dict) -> None:
     """Refuse options that don't go together."""
     options.check_options(opts, resumes=bool(opts['resume']))
-    if opts['cache'] and 'workers' in options.given_options():
-        note(f'--workers {opts["workers"]}: without effect, as the images are decoded once; they are for '
-             '--cache 0')
-    if 'model_channels' in ARCHITECTURES[opts['arch']] and 'model_channels' in options.given_options():
+    if opts['cache'] and cli.given('workers'):
+        note(f'--workers {opts["workers"]}: no effect without --cache 0')
+    if 'model_channels' in ARCHITECTURES[opts['arch']] and cli.given('model_channels'):
         raise click.UsageError(f'--model_channels {opts["model_channels"]} is for ddpmpp and ncsnpp; '
                                f'{opts["arch"]} takes --cbase')
 

@@ -222,7 +222,7 @@ def test_what_has_no_effect_or_is_cut_is_said(images):
     said = run(train.main, *args, '--duration=0.0018', '--ema=0.0005', '--workers=3').stderr
     assert '--duration 0.0018: cut to whole thousands of images, 1 kimg' in said
     assert '--ema 0.0005: cut to whole thousands of images, 0 kimg' in said
-    assert '--workers 3: without effect' in said
+    assert '--workers 3: no effect' in said
     said = run(train.main, *args, '--duration=0.002', '--ema=0.001', '--workers=3', '--cache=0').stderr
     assert said == 'Dry run: nothing was written\n'
 
@@ -306,7 +306,7 @@ def test_two_processes_train_one_network_as_one_process_does(finished, images, t
     assert printed.count('rank 0: all checks passed') == printed.count('rank 1: all checks passed') == 1
     (folder,) = (tmp_path / 'two').iterdir()
     assert folder.name == '00000-faces-uncond-ddpmpp-edm-gpus2-batch400-fp32'
-    assert 'Batch: 400 = 2 processes x 2 rounds x 100 images' in (folder / 'log.txt').read_text()
+    assert 'Batch: 400 = 2 x 2 x 100 (processes' in (folder / 'log.txt').read_text()
     two = torch.load(folder / 'training-state-000001.pt')
     assert len(two['random_states']) == 2
     assert not torch.equal(two['random_states'][0]['cpu'], two['random_states'][1]['cpu'])
@@ -330,7 +330,7 @@ def test_two_machines_that_share_a_folder_train_as_one_with_two_processes(images
             '--batch=250')
     torchrun(2, 'train.py', f'--outdir={tmp_path / "one"}', *args)
     printed = torchrun_on_two_machines('train.py', f'--outdir={tmp_path / "two"}', *args)
-    assert printed.count('Batch: 250 = 2 processes x 1 round') == 1, printed
+    assert printed.count('Batch: 250 = 2 x 1 x 125') == 1, printed
     states = [torch.load(tmp_path / name / 'training-state-000001.pt') for name in ('one', 'two')]
     for state in states:
         del state['elapsed_sec'], state['run_id']

@@ -6,12 +6,19 @@ module, which other software executes to read the file), `class_name` and `state
 written and compared, never executed. Files from strangers are read by `torch_utils.safe_pickle`.
 """
 
+import collections
+import copy
 import functools
 import hashlib
 import importlib
 import pickle
 import sys
+import types
 from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
 
 VERSION = 6
 
@@ -88,3 +95,47 @@ def _reconstruct_persistent_obj(meta: dict):
     else:
         obj.__dict__.update(meta['state'])
     return obj
+
+
+def dump(contents: dict, file: BinaryIO) -> None:
+    """Pickle a snapshot: copies of its networks, on the CPU, in evaluation mode, float32, and plain values.
+
+    Raises TypeError for an object that other software could not read.
+    """
+    _Pickler(file, protocol=4).dump(_portable(contents))
+
+
+def _portable(value: Any) -> Any:
+    """A copy of its own, with Python's numbers for numpy's, whose pickles depend on numpy's version."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if type(value) is dict:
+        return {key: _portable(item) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_portable(item) for item in value)
+    if not is_persistent(type(value)):
+        return value
+    obj = copy.deepcopy(value)
+    is_module = isinstance(obj, torch.nn.Module)
+    for part in obj.modules() if is_module else [obj]:
+        for key in part.__dict__.keys() - {'_parameters', '_buffers', '_modules'}:
+            part.__dict__[key] = _portable(part.__dict__[key])
+    if is_module:
+        obj.eval().requires_grad_(False).to('cpu', torch.float32).to(memory_format=torch.contiguous_format)
+    return obj
+
+
+class _Pickler(pickle.Pickler):
+    """Writes the names that `safe_pickle.safe_load` knows and refuses all others."""
+
+    NAMES = (_reconstruct_persistent_obj, collections.OrderedDict, torch.nn.ModuleDict,
+             torch._utils._rebuild_parameter, torch._utils._rebuild_tensor_v2, torch.storage._load_from_bytes)
+    TYPES = (collections.OrderedDict, torch.nn.ModuleDict, torch.Tensor, torch.nn.Parameter,
+             torch.storage.TypedStorage)
+
+    def reducer_override(self, obj):
+        """Called for everything but numbers, texts and Python's own containers."""
+        named = isinstance(obj, (type, types.FunctionType))
+        if obj in self.NAMES if named else type(obj) in self.TYPES or is_persistent(type(obj)):
+            return NotImplemented
+        raise TypeError(f'a snapshot can\'t hold {obj!r}')

@@ -1,5 +1,6 @@
 """A run folder: its name, its log, and the files in it that a later run resumes from."""
 
+import contextlib
 import io
 import itertools
 import json
@@ -18,14 +19,14 @@ from torch_utils.files import make_output_dir, try_lock
 
 def run_name(*, data: str, conditional: bool, arch: str, precond: str, num_processes: int, batch_size: int,
              precision: str, desc: str | None = None) -> str:
-    """The name of a run's folder after its number, as in NVlabs/edm."""
+    """The name of a run folder after its number, as in NVlabs/edm."""
     name = (f'{data}-{"cond" if conditional else "uncond"}-{arch}-{precond}-gpus{num_processes}'
             f'-batch{batch_size}-{precision}')
     return f'{name}-{desc}' if desc else name
 
 
 def next_run_dir(outdir: str, name: str) -> Path:
-    """`outdir`/NNNNN-`name`: one more than the largest number that leads a folder's name there, or 0."""
+    """`outdir`/NNNNN-`name`: one more than the largest number of a run folder there, or 0."""
     outdir = Path(outdir)
     folders = [path.name for path in outdir.iterdir() if path.is_dir()] if outdir.is_dir() else []
     numbers = [int(match[0]) for match in map(re.compile(r'\d+').match, folders) if match]
@@ -37,19 +38,17 @@ def make_run_dir(outdir: str, name: str | None) -> Path:
     make_output_dir(outdir)
     while name is not None:
         run_dir = next_run_dir(outdir, name)
-        try:
+        with contextlib.suppress(FileExistsError):  # another run took the number just now
             run_dir.mkdir()
-        except FileExistsError:  # another run took the number just now
-            continue
-        return run_dir
+            return run_dir
     return Path(outdir)
 
 
-def dir_to_go_on_in(resume: str, outdir: str, name: str | None) -> Path | None:
+def resumed_dir(resume: str, outdir: str, name: str | None) -> Path | None:
     """The folder of the run to resume, if this one writes there, too; None if it gets a new one.
 
     It writes there if `outdir` is that folder and there is no name; or if `resume` is the folder itself, not
-    a state in it, and lies in `outdir` under this very name, after any number.
+    a state in it, and lies in `outdir` under this name, after any number.
     """
     path, outdir = Path(resume), Path(outdir).resolve()
     if name is None:
@@ -86,23 +85,21 @@ def _numbered(paths: Iterable[Path]) -> list[Path]:
 
 
 def find_states(path: str, option: str = '--resume') -> list[Path]:
-    """The state file itself or, of a run's folder, those in it, the newest first.
+    """The state file itself or, of a run folder, those in it, the newest first.
 
     Raises UserError naming `option` if there is none.
     """
-    path = Path(path)
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
+    if Path(path).is_file():
+        return [Path(path)]
+    if not Path(path).is_dir():
         raise UserError(f'{option} {path}: no such file or folder')
-    states = states_in(path)
-    if not states:
+    if not states_in(path):
         raise UserError(f'{option} {path}: no training-state-*.pt in this folder')
-    return states
+    return states_in(path)
 
 
 def find_snapshot(path_or_url: str, option: str = '--network') -> str:
-    """The snapshot itself or, of a run's folder, the newest one in it, which a line on stderr names.
+    """The snapshot itself or, of a run folder, the newest one in it, which a line on stderr names.
 
     Raises UserError naming `option` if a folder has none.
     """
@@ -116,12 +113,12 @@ def find_snapshot(path_or_url: str, option: str = '--network') -> str:
 
 
 def take_newest(context, parameter, value: str | None) -> str | None:
-    """Callback of an option that takes a snapshot, its URL, or a run's folder."""
+    """Callback of an option that takes a snapshot, its URL, or a run folder."""
     return value and find_snapshot(value, parameter.opts[0])
 
 
 def run_id(folder: str | os.PathLike) -> str | None:
-    """What the run of a folder is known by, also in its states; None in folders of other software."""
+    """The identity of the run in a folder, as its states record it; None in folders of other software."""
     try:
         options = json.loads(Path(folder, 'training_options.json').read_text(encoding='utf-8'))
         return options['made_by']['run_id']
@@ -129,7 +126,7 @@ def run_id(folder: str | os.PathLike) -> str | None:
         return None
 
 
-# Settings in which one and the same run may differ: where and how it is carried out, and what it leaves.
+# Settings in which a resumed run may differ: they leave the weights alone.
 _FREE = {'run_dir', 'device', 'resume_pkl', 'resume_kimg', 'resume_state_dump', 'kimg_per_tick',
          'snapshot_ticks', 'state_dump_ticks', 'states_kept', 'max_nan_steps', 'preview',
          'dataset_kwargs.cache', 'data_loader_kwargs.num_workers', 'data_loader_kwargs.pin_memory',
@@ -138,10 +135,9 @@ _FREE = {'run_dir', 'device', 'resume_pkl', 'resume_kimg', 'resume_state_dump', 
 
 def how_run_differs(folder: str | os.PathLike, settings: dict, data: str | None, ignored: Sequence[str] = (),
                     ) -> str | None:
-    """Why the run in `folder` is not one of these settings and this very data, in words; None if it is.
+    """Why the run in `folder` is not one of these settings and this data, in words; None if it is.
 
-    settings: as of `TrainingConfig.as_json`. ignored: keys that may differ besides those which can't change
-    the weights.
+    settings: as of `TrainingConfig.as_json`. ignored: keys that may differ besides `_FREE`.
     """
     from torch_utils.provenance import fingerprint
 
@@ -150,7 +146,7 @@ def how_run_differs(folder: str | os.PathLike, settings: dict, data: str | None,
         inputs = had.pop('made_by')['inputs']
         data_had = inputs.get(str(data))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return f'{folder} has no training_options.json that tells what its states are of'
+        return f'{folder} has no training_options.json of this software'
     had, wanted = _flattened(had), _flattened(json.loads(json.dumps(settings)))
     compared = [key for key in {**had, **wanted} if key not in _FREE and key not in ignored]
     differing = [f'{key} was {had.get(key)}, is {wanted.get(key)}' for key in compared
@@ -196,8 +192,8 @@ class RunLog:
 
     What the disk does not take is kept and tried again with the next line, after one warning.
 
-    history: folder of the run that this one continues, maybe the same: its lines before tick `next_tick` stay
-        or are copied. Without it, log.txt of an earlier run in `run_dir` goes on, stats.jsonl begins anew.
+    history: folder of the run to resume, maybe the same: its lines before tick `next_tick` stay or are
+        copied. Without it, lines are appended to a log.txt in `run_dir`, and stats.jsonl is replaced.
     Raises UserError while another process has the log of this folder.
     """
 

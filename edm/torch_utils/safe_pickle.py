@@ -22,6 +22,8 @@ from torch_utils.errors import shown
 from torch_utils.persistence import VERSION, source_hash
 
 MAX_TEXT = 1 << 20  # characters of a module's source
+MAX_PATH = 500  # characters in a tensor's name; a module that holds itself has endless ones
+MAX_NAMES = 20_000  # tensors, modules and None in all modules; NVIDIA's largest network has 1,000
 MAX_KEY = 1 << 60  # beyond 2**61 integers collide as keys of a dict, which then takes the square of its time
 
 
@@ -55,6 +57,36 @@ def safe_load(file: typing.BinaryIO) -> typing.Any:
     # A malformed pickle can make the machine fail in any way; none of them is worth a traceback.
     except Exception as err:
         raise pickle.UnpicklingError(f'it is damaged or no pickle at all ({type(err).__name__})') from err
+
+
+def collect_tensors(record: PersistentObject, size: int) -> tuple[dict[str, torch.Tensor], int, set[str]]:
+    """Tensors of a module's record by their path, the number of modules, and the hashes of their texts.
+
+    size: of the file, whose bytes bound what it may claim. Raises pickle.UnpicklingError.
+    """
+    tensors, sources, modules, claimed, names = {}, set(), 0, 0, 0
+    pending = [('', record)]
+    while pending:
+        prefix, module = pending.pop()
+        modules += 1
+        sources |= {module.source_hash} - {None}
+        kinds = [module.state.get(kind) for kind in ('_parameters', '_buffers', '_modules')]
+        require(all(type(kind) is dict for kind in kinds), f'an incomplete module {shown(prefix)}')
+        # A module that stands in several places, or in itself, can stand for endlessly many.
+        names += sum(map(len, kinds))
+        require(names <= MAX_NAMES, 'fewer tensors than it claims')
+        for name, value in (kinds[0] | kinds[1] | kinds[2]).items():
+            path = f'{prefix}{name}'
+            if isinstance(value, torch.Tensor):
+                tensors[path] = value
+                claimed += value.nbytes
+            elif type(value) is PersistentObject:
+                pending.append((f'{path}.', value))
+            else:
+                require(value is None, f'a plain {type(value).__name__} as {shown(path)}')
+            require(len(path) <= MAX_PATH and claimed <= size and modules + len(pending) <= size // 10,
+                    'fewer tensors than it claims')
+    return tensors, modules, sources
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -6,6 +6,8 @@ from types import ModuleType
 import numpy as np
 import torch
 
+from torch_utils import distributed
+
 
 class SampleGenerators:
     """One generator per sample, so that a sample depends on its seed alone, not on its batch.
@@ -48,3 +50,28 @@ def set_numpy_state(rng: np.random.RandomState | ModuleType, state: dict) -> Non
     words = np.array(state['rng_words'].tolist(), dtype=np.uint32)
     has_gauss, gauss = state['rng_gauss']
     rng.set_state(('MT19937', words, int(state['rng_position']), int(has_gauss), float(gauss)))
+
+
+def get_random_states(device: torch.device) -> list[dict]:
+    """The states of the generators that `seed_training` seeds, per process."""
+    states = {'cpu': torch.get_rng_state(), 'numpy': numpy_state(np.random)}
+    if device.type != 'cpu':
+        states['device'] = torch.get_device_module(device).get_rng_state(*_which(device))
+    return distributed.gather(states)
+
+
+def set_random_states(states: list[dict], device: torch.device) -> bool:
+    """Resume from `get_random_states`; False, and nothing done, for other processes or another device."""
+    if len(states) != distributed.world_size() or ('device' in states[0]) != (device.type != 'cpu'):
+        return False
+    own = states[distributed.rank()]
+    torch.set_rng_state(own['cpu'])
+    set_numpy_state(np.random, own['numpy'])
+    if device.type != 'cpu':
+        torch.get_device_module(device).set_rng_state(own['device'], *_which(device))
+    return True
+
+
+def _which(device: torch.device) -> tuple[torch.device, ...]:
+    """The argument that says which of several devices; there is only one MPS device."""
+    return (device,) if device.type == 'cuda' else ()

@@ -67,7 +67,7 @@ class Moments:
         return self._totals.to('cpu', copy=True)
 
     def restore(self, totals: Sequence[torch.Tensor]) -> None:
-        """Go on from all processes' `own_totals()`, by rank; if these were other processes, from the sum."""
+        """Resume from all processes' `own_totals()`, by rank; if these were other processes, from the sum."""
         self.clear()
         if len(totals) == distributed.world_size():
             self._totals.copy_(totals[distributed.rank()])

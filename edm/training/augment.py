@@ -54,30 +54,9 @@ class AugmentPipe:
                  translate_frac_std: float = 0.125, brightness: float = 0, contrast: float = 0,
                  lumaflip: float = 0, hue: float = 0, saturation: float = 0, brightness_std: float = 0.2,
                  contrast_std: float = 0.5, hue_max: float = 1, saturation_std: float = 1):
-        self.p = float(p)
-        self.xflip = float(xflip)
-        self.yflip = float(yflip)
-        self.rotate_int = float(rotate_int)
-        self.translate_int = float(translate_int)
-        self.translate_int_max = float(translate_int_max)
-        self.scale = float(scale)
-        self.rotate_frac = float(rotate_frac)
-        self.aniso = float(aniso)
-        self.translate_frac = float(translate_frac)
-        self.scale_std = float(scale_std)
-        self.rotate_frac_max = float(rotate_frac_max)
-        self.aniso_std = float(aniso_std)
-        self.aniso_rotate_prob = float(aniso_rotate_prob)
-        self.translate_frac_std = float(translate_frac_std)
-        self.brightness = float(brightness)
-        self.contrast = float(contrast)
-        self.lumaflip = float(lumaflip)
-        self.hue = float(hue)
-        self.saturation = float(saturation)
-        self.brightness_std = float(brightness_std)
-        self.contrast_std = float(contrast_std)
-        self.hue_max = float(hue_max)
-        self.saturation_std = float(saturation_std)
+        for name, value in [*locals().items()]:
+            if name != 'self':
+                setattr(self, name, float(value))
 
     def __call__(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         recolours = max(self.brightness, self.contrast, self.lumaflip, self.hue, self.saturation) > 0
@@ -151,7 +130,7 @@ class AugmentPipe:
         if self.translate_frac > 0:
             w = self._gate(torch.randn([2, n], device=device), self.translate_frac, [1, n])
             tx, ty = w[0] * width * self.translate_frac_std, w[1] * height * self.translate_frac_std
-            warp = warp @ _translation(-tx, -ty)
+            warp = warp @ _matrix([1, 0, -tx], [0, 1, -ty], [0, 0, 1])
             labels += [w[0], w[1]]
         return warp
 
@@ -199,10 +178,6 @@ def _scaling(x, y):
     return _matrix([x, 0, 0], [0, y, 0], [0, 0, 1])
 
 
-def _translation(x, y):
-    return _matrix([1, 0, x], [0, 1, y], [0, 0, 1])
-
-
 def _rotation(angle):
     return _matrix([angle.cos(), -angle.sin(), 0], [angle.sin(), angle.cos(), 0], [0, 0, 1])
 
@@ -232,28 +207,25 @@ def _mirror(index, size):
 
 
 def _warp(images, warp):
-    """Resample images at the places that `warp` [N, 3, 3] gives, through twice the resolution.
+    """Resample images at the places that `warp` [N, 3, 3] gives. Borders are mirrored.
 
-    Bilinear interpolation at twice the resolution, between a low-pass filter before and one after, neither
-    blurs nor aliases much. Borders are mirrored.
+    Bilinear interpolation at twice the resolution, between two low-pass filters, hardly blurs or aliases.
     """
     height, width = images.shape[2:]
     left, top, right, bottom = _margins(warp, height, width)
     images = pad(images, [left, right, top, bottom], mode='reflect')
-    constant = images.new_tensor
-    warp = _translation(constant((left - right) / 2), constant((top - bottom) / 2)) @ warp
 
+    def affine(scale_x, scale_y, x=0, y=0):
+        return warp.new_tensor([[scale_x, 0, x], [0, scale_y, y], [0, 0, 1]])
+
+    warp = affine(1, 1, (left - right) / 2, (top - bottom) / 2) @ warp
     images = _double(_double(images, axis=3), axis=2)
-    half = constant(0.5)
-    warp = _scaling(4 * half, 4 * half) @ warp @ _scaling(half, half)
-    warp = _translation(-half, -half) @ warp @ _translation(half, half)
-
+    warp = affine(2, 2) @ warp @ affine(0.5, 0.5)
+    warp = affine(1, 1, -0.5, -0.5) @ warp @ affine(1, 1, 0.5, 0.5)
     # affine_grid's coordinates run from -1 to 1 over the image.
-    target_height, target_width = 2 * (height + 2 * MARGIN), 2 * (width + 2 * MARGIN)
-    source = _scaling(constant(2 / images.shape[3]), constant(2 / images.shape[2]))
-    target = _scaling(constant(target_width / 2), constant(target_height / 2))
-    grid = affine_grid((source @ warp @ target)[:, :2], [*images.shape[:2], target_height, target_width],
-                       align_corners=False)
+    to_height, to_width = 2 * (height + 2 * MARGIN), 2 * (width + 2 * MARGIN)
+    warp = affine(2 / images.shape[3], 2 / images.shape[2]) @ warp @ affine(to_width / 2, to_height / 2)
+    grid = affine_grid(warp[:, :2], [*images.shape[:2], to_height, to_width], align_corners=False)
     images = grid_sample(images, grid, mode='bilinear', padding_mode='zeros', align_corners=False)
     return _halve(_halve(images, axis=3), axis=2)
 

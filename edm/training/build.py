@@ -13,16 +13,15 @@ def _named(path: str) -> type:
     return getattr(import_module(module), name)
 
 
-# The classes of --precond's choices, and of the augmentation, by the key that they have in snapshots.
 PRECONDS = {name: _named(choice.network) for name, choice in PRECONDITIONINGS.items()}
 LOSSES = {name: _named(choice.loss) for name, choice in PRECONDITIONINGS.items() if choice.loss}
-SNAPSHOT_CLASSES = {
-    'ema': [*PRECONDS.values(), *(_named(kwargs['class_name']) for kwargs in ARCHITECTURES.values()
-                                  if 'class_name' in kwargs)],
-    'loss_fn': [*LOSSES.values()], 'augment_pipe': [_named(AUGMENTATION['class_name'])]}
 
-_CLASSES = {f'{cls.__module__}.{cls.__name__}': cls for kind in SNAPSHOT_CLASSES.values() for cls in kind}
-_CLASSES |= {kwargs['class_name']: _named(kwargs['class_name']) for kwargs in OPTIMIZERS.values()}
+_PATHS = [path for choice in PRECONDITIONINGS.values() for path in choice if path]
+_PATHS += [kwargs['class_name'] for kwargs in (*ARCHITECTURES.values(), *OPTIMIZERS.values(), AUGMENTATION)
+           if 'class_name' in kwargs]
+_CLASSES = {path: _named(path) for path in _PATHS}
+
+NETWORKS = {cls.__name__: cls for cls in _CLASSES.values() if issubclass(cls, torch.nn.Module)}
 
 
 def build(kwargs: dict, *args, **more):
@@ -42,7 +41,3 @@ def build_network(network_kwargs: dict, dataset: Dataset) -> torch.nn.Module:
     return build(network_kwargs, img_resolution=dataset.resolution, img_channels=dataset.num_channels,
                  label_dim=dataset.label_dim)
 
-
-def build_optimizer(optimizer_kwargs: dict, parameters) -> torch.optim.Optimizer:
-    """An optimizer that updates all parameters in one kernel."""
-    return build(optimizer_kwargs, parameters, fused=True)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-AUTO = 'auto'  # of --resume: continue the run in the folder if it is the same
+AUTO = 'auto'  # of --resume: resume the run in the folder if it is the same
 
 # What `--arch` stands for: arguments of the preconditioned networks in training/networks.py, or a network
 # that needs no preconditioning. Those without model_channels have the width that an option gives.
@@ -50,16 +50,9 @@ AUGMENTATION = {'class_name': 'training.augment.AugmentPipe', 'xflip': 1e8, 'yfl
 AUGMENT_DIM = 9
 
 
-class Precision(NamedTuple):
-    """How a network computes on CUDA; weights, embeddings and the optimizer stay in float32 in any case."""
-
-    tf32: bool = False  # products of float32 numbers are rounded to ten bits
-    half: str | None = None  # the type of the features, by its name in torch
-
-
-# What `--precision` stands for.
-PRECISIONS = {'fp32': Precision(), 'tf32': Precision(tf32=True), 'fp16': Precision(half='float16'),
-              'bf16': Precision(half='bfloat16')}
+# What `--precision` stands for: whether to round float32 products to ten bits, and the features' half type.
+PRECISIONS = {'fp32': (False, None), 'tf32': (True, None), 'fp16': (False, 'float16'),
+              'bf16': (False, 'bfloat16')}
 
 # What `--compile` stands for: arguments of torch's compiler, None for none.
 COMPILERS = {'0': None, '1': {}, 'graphs': {'mode': 'reduce-overhead'}}
@@ -75,7 +68,7 @@ def network_kwargs(opts: Mapping, resolution: int | None = None) -> dict:
     """The class name and arguments of the network that the options of a training script describe.
 
     opts: `arch` and `precond`, and optionally model_channels, cbase, cres, num_blocks, attn_resolutions,
-    augment, dropout and fp16. resolution: of images too small for all levels of an --arch, which loses some.
+    augment, dropout and fp16. resolution: of images that may be too small for all levels of an --arch.
     """
     architecture = ARCHITECTURES[opts['arch']]
     if 'class_name' in architecture:
@@ -83,18 +76,13 @@ def network_kwargs(opts: Mapping, resolution: int | None = None) -> dict:
     network = {'class_name': PRECONDITIONINGS[opts['precond']].network,
                'model_channels': opts.get('model_channels') or 128} | architecture
     if resolution is not None and 'channel_mult' in network:
-        network['channel_mult'] = possible_levels(network['channel_mult'], resolution)
+        halvings = (resolution & -resolution).bit_length() - 1  # how often 2 divides it
+        network['channel_mult'] = network['channel_mult'][:halvings + 1]
     given = {'model_channels': opts.get('cbase'), 'channel_mult': opts.get('cres'),
              'num_blocks': opts.get('num_blocks'), 'attn_resolutions': opts.get('attn_resolutions'),
              'augment_dim': AUGMENT_DIM if opts.get('augment') else None}
     network |= {key: value for key, value in given.items() if value is not None}
     return network | {'dropout': opts.get('dropout', 0.13), 'use_fp16': opts.get('fp16', False)}
-
-
-def possible_levels(channel_mult: list[int], resolution: int) -> list[int]:
-    """The levels that the resolution can be halved to: adm has four, and 4x4 images only three."""
-    halvings = (resolution & -resolution).bit_length() - 1  # how often 2 divides it
-    return channel_mult[:halvings + 1]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,22 +91,17 @@ class TrainingConfig:
 
     The dicts `*_kwargs` hold a `class_name` (see `training.build`) and that class's arguments.
 
-    total_kimg: the run ends once so many thousand images were seen; 1 kimg is 1000 images.
-    ema_halflife_kimg: half-life of the averaged weights; at most ema_rampup_ratio (None: no such bound) times
-        the images seen so far.
-    lr_rampup_kimg: the learning rate rises linearly from 0 over so many images.
-    lr_decay: a key of LR_DECAYS.
+    ema_halflife_kimg: at most ema_rampup_ratio (None: no such bound) times the images seen so far.
+    lr_rampup_kimg: linear warm-up. lr_decay: a key of LR_DECAYS.
     batch_size: of all processes together. batch_gpu: largest micro-batch per process, None for no limit.
     loss_scaling: factor on the loss during the backward pass, taken out of the gradients again.
-    kimg_per_tick: how often progress is printed. snapshot_ticks, state_dump_ticks: how many ticks lie between
-        snapshots, and between states to resume from; None for only one at the end, or for no state at all.
-    states_kept: older states are deleted when a new one is written; None for none.
-    max_nan_steps: the run stops once so many steps had losses that were NaN or infinite.
-    resume_pkl: the snapshot to start from, or the one beside resume_state_dump, the state that the run
-        continues after resume_kimg.
-    preview: draw a grid of samples beside every snapshot.
+    snapshot_ticks, state_dump_ticks: ticks between snapshots and between states; None for only a snapshot at
+        the end, or for no state at all. states_kept: the newest ones, None for all.
+    max_nan_steps: the run stops once that many steps had losses that were NaN or infinite.
+    resume_pkl: the snapshot to start from, or the one beside resume_state_dump, the state resumed after
+        resume_kimg.
     precision: of the network on CUDA, a key of PRECISIONS. compile: a key of COMPILERS. memory_format: a key
-        of MEMORY_FORMATS, None for that of the rule in `training.kernels`.
+        of MEMORY_FORMATS, None for the rule in `training.kernels`.
     """
 
     run_dir: str
@@ -152,11 +135,6 @@ class TrainingConfig:
     compile: str = '0'
     memory_format: str | None = None
 
-    @property
-    def num_workers(self) -> int:
-        """Threads that read images ahead; none where these lie decoded in memory."""
-        return 0 if self.dataset_kwargs.get('cache', True) else self.data_loader_kwargs.get('num_workers', 1)
-
     def as_json(self) -> dict:
         """The settings as JSON takes them; what is not used is left out."""
         unused = {'augment_kwargs', 'resume_pkl', 'resume_kimg', 'resume_state_dump'}
@@ -164,8 +142,7 @@ class TrainingConfig:
                 if value is not None or key not in unused}
 
 
-@dataclass(frozen=True, kw_only=True)
-class BatchSplit:
+class BatchSplit(NamedTuple):
     """How one step's batch is shared: each process takes `rounds` micro-batches of `micro_batch` images."""
 
     per_process: int
@@ -185,4 +162,4 @@ def split_batch(batch_size: int, batch_gpu: int | None, num_processes: int) -> B
     if per_process % micro_batch:
         raise ValueError(f'--batch-gpu {batch_gpu} does not divide the {per_process} images that each of the '
                          f'processes ({num_processes}) gets of --batch {batch_size}')
-    return BatchSplit(per_process=per_process, micro_batch=micro_batch, rounds=per_process // micro_batch)
+    return BatchSplit(per_process, micro_batch, rounds=per_process // micro_batch)

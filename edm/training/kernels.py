@@ -13,25 +13,20 @@ from training.run import Run
 
 
 def set_precision(config: TrainingConfig) -> None:
-    """Let CUDA round as `precision` says, and choose among its convolutions as `cudnn_benchmark` says."""
+    """Set CUDA's rounding by `precision`, and whether cuDNN benchmarks."""
     torch.backends.cudnn.benchmark = config.cudnn_benchmark
-    torch.backends.cudnn.allow_tf32 = PRECISIONS[config.precision].tf32
-    torch.backends.cuda.matmul.allow_tf32 = PRECISIONS[config.precision].tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = PRECISIONS[config.precision][0]
     torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
 
 
 def choose_memory_format(config: TrainingConfig, device: torch.device) -> str:
-    """The one that the options name or else, by rule, channels_last where tensor cores compute in halves.
-
-    Their convolutions take that order alone; for others the layers between, which are written for the order
-    of PyTorch, decide.
-    """
-    halves = device.type == 'cuda' and PRECISIONS[config.precision].half is not None
-    return config.memory_format or ('channels_last' if halves else 'contiguous')
+    """The one that the options name, else channels_last in fp16 or bf16 on CUDA, whose kernels take it."""
+    in_half = device.type == 'cuda' and PRECISIONS[config.precision][1]
+    return config.memory_format or ('channels_last' if in_half else 'contiguous')
 
 
 def compile_network(net: torch.nn.Module, choice: str, device: torch.device, *, rounds: int) -> None:
-    """Let calls of `net` run compiled, as `choice`, a key of COMPILERS, says; it compiles in the first one.
+    """Compile `net` at its first call, as `choice`, a key of COMPILERS, says.
 
     rounds: of forward and backward passes in a step. Raises UserError where that can't be.
     """
@@ -41,8 +36,8 @@ def compile_network(net: torch.nn.Module, choice: str, device: torch.device, *, 
         if choice == 'graphs' and device.type != 'cuda':
             raise UserError(f'--compile graphs: CUDA graphs are for CUDA, and the device is {device}')
         if choice == 'graphs' and rounds > 1:  # a graph's gradients lie where the next round's would
-            raise UserError(f'--compile graphs: expected all images of a step at once, got {rounds} rounds; '
-                            'a larger --batch-gpu or a smaller --batch makes it one')
+            raise UserError(f'--compile graphs: expected one round per step, got {rounds}; a larger '
+                            '--batch-gpu or a smaller --batch makes it one')
         try:
             torch.compile(torch.sin)(torch.ones(2, device=device))
         except Exception as err:  # whatever the compiler, or its absence, comes up with
@@ -52,10 +47,7 @@ def compile_network(net: torch.nn.Module, choice: str, device: torch.device, *, 
 
 
 def share_gradients(net: torch.nn.Module) -> torch.nn.Module:
-    """`net` as a module whose backward passes leave the mean gradients of all processes, the same on each.
-
-    All get the parameters and buffers of rank 0. Without other processes it is `net` itself.
-    """
+    """`net`, or with several processes DDP around it, whose backward passes average their gradients."""
     if distributed.world_size() == 1:
         return net
     warnings.filterwarnings('ignore', 'Grad strides do not match bucket view strides')  # of 1x1 convolutions
@@ -64,10 +56,10 @@ def share_gradients(net: torch.nn.Module) -> torch.nn.Module:
 
 
 def settle_gradients(run: Run, dataset: Dataset) -> None:
-    """Make a backward pass that counts for nothing, after which DDP has its gradients in their final order.
+    """Make a backward pass whose gradients are dropped, after which DDP has put them in their final order.
 
-    It sorts them after its first pass. Where a gradient lies decides in which order three and more processes
-    add it up, so that without this a resumed run would differ from one that never stopped.
+    That order decides in which order three or more processes add them up, so that without this a resumed run
+    would differ from one that never stopped.
     """
     indices = [0] * run.split.micro_batch
     images, labels = (torch.from_numpy(values).to(run.device, torch.float32)

@@ -21,42 +21,28 @@ from data.batches import Batches
 from data.data_form import Dataset
 from torch_utils import distributed
 from torch_utils.errors import UserError
+from torch_utils.files import write_json
 from torch_utils.interrupt import StopSignals
 from torch_utils.run_dir import RunLog, snapshot_name, state_name
 from torch_utils.seeding import seed_training
 from torch_utils.training_stats import MEASURED, Moments
-from training import checkpoint
-from training.build import build, build_optimizer
+from training import checkpoint, kernels, saving
+from training.build import build
 from training.config import LR_DECAYS, MEMORY_FORMATS, PRECISIONS, TrainingConfig, split_batch
-from training.kernels import (
-    choose_memory_format,
-    compile_network,
-    set_precision,
-    settle_gradients,
-    share_gradients,
-)
 from training.run import Run
-from training.saving import (
-    check_all_saved,
-    resume,
-    save_options,
-    save_snapshot_and_preview,
-    save_state,
-)
-from training.ticks import describe, report
 
 
 def train(config: TrainingConfig, dataset: Dataset, make_net: Callable[[], torch.nn.Module], *,
           device: torch.device, state: dict | None = None, source: torch.nn.Module | None = None,
-          card: dict | None = None) -> int | None:
-    """Fit a network and leave options, snapshots, states, log.txt and stats.jsonl in the run's folder.
+          card: dict | None = None) -> Run:
+    """Fit a network and leave options, snapshots, states, log.txt and stats.jsonl in the run folder.
 
     Called on every process of the group. The folder exists.
 
     dataset: see `data.batches.Batches`. make_net: draws the network on the CPU.
-    state: from `checkpoint.load_state` and checked, to continue. source: on rank 0, a network whose weights
+    state: from `checkpoint.load_state` and checked, to resume. source: on rank 0, a network whose weights
         to start with. card: on rank 0, the model card for the run's files.
-    Returns the number of the signal that ended the run early, after a state was saved, else None.
+    Returns the run: finished, or ended by its `stop_signal` after a state was saved.
     Raises UserError if too many losses are NaN, another run writes in the folder, or its last files can't be
     written.
     """
@@ -67,10 +53,11 @@ def train(config: TrainingConfig, dataset: Dataset, make_net: Callable[[], torch
         run = prepare(config, dataset, make_net, device=device, log=log, state=state, source=source,
                       card=card, signals=signals)
         stack.enter_context(closing(run.batches))
-        save_options(run)
-        describe(run, dataset)
+        if log is not None:
+            write_json(run.dir / 'training_options.json', config.as_json() | {'made_by': run.card})
+        saving.describe(run, dataset)
         if run.finished:  # at the start: its state is resumed to make the last snapshot again
-            save_snapshot_and_preview(run)
+            saving.save_snapshot_and_preview(run)
         total = config.total_kimg * 1000
         hide = log is None or not sys.stderr.isatty()
         with tqdm(total=total, initial=run.cur_nimg, unit='img', unit_scale=True, disable=hide) as progress:
@@ -81,55 +68,57 @@ def train(config: TrainingConfig, dataset: Dataset, make_net: Callable[[], torch
                 progress.update(config.batch_size)
                 if run.finished or run.tick_is_full:
                     maintain(run)
-                if not run.finished and (received := stop_wanted(run)):
-                    return stop(run, received)
-        check_all_saved(run)
+                if not run.finished and stop_wanted(run):
+                    stop(run)
+                    return run
+        saving.check_all_saved(run)
         run.print(f'Done: {run.dir / snapshot_name(run.cur_nimg)}')
+        return run
 
 
 def _open_log(config: TrainingConfig, state: dict | None) -> RunLog:
-    run_dir, history = Path(config.run_dir), {}
-    if state is not None:
-        at_end = state['cur_nimg'] >= config.total_kimg * 1000  # where a tick may be told that isn't full
-        history = {'history': Path(config.resume_state_dump).parent, 'next_tick': state['cur_tick'] + at_end}
-    return RunLog(run_dir, **history)
+    if state is None:
+        return RunLog(Path(config.run_dir))
+    at_end = state['cur_nimg'] >= config.total_kimg * 1000  # where a tick may be told that isn't full
+    return RunLog(Path(config.run_dir), history=Path(config.resume_state_dump).parent,
+                  next_tick=state['cur_tick'] + at_end)
 
 
 def prepare(config: TrainingConfig, dataset: Dataset, make_net, *, device, log=None, state=None, source=None,
             card=None, signals=None) -> Run:
     """Build what a run needs, drawing random numbers in the recipe's order."""
     start_time = time.monotonic()
-    set_precision(config)
+    kernels.set_precision(config)
     seed_training(config.seed, distributed.rank(), distributed.world_size())
     torch.empty((), dtype=torch.int64).random_()  # what PyTorch's DataLoader draws as it starts
     net = make_net().train()
     if source is not None:
         copied = checkpoint.copy_tensors(source, net, f'--transfer {config.resume_pkl}')
         log.print(f'From {config.resume_pkl} come {copied}')
-    memory_format = MEMORY_FORMATS[choose_memory_format(config, device)]
+    memory_format = MEMORY_FORMATS[kernels.choose_memory_format(config, device)]
     net.to(device, memory_format=getattr(torch, memory_format))
-    shared_net = share_gradients(net)
+    shared_net = kernels.share_gradients(net)
     ema = copy.deepcopy(net).eval().requires_grad_(False)
     split = split_batch(config.batch_size, config.batch_gpu, distributed.world_size())
-    half = PRECISIONS[config.precision].half
-    if half is not None:
+    if half := PRECISIONS[config.precision][1]:
         net.use_fp16, net.half_type = True, getattr(torch, half)
-    compile_network(net, config.compile, device, rounds=split.rounds)
+    kernels.compile_network(net, config.compile, device, rounds=split.rounds)
     parameters = [*net.parameters()]
     run = Run(
         config=config, device=device, split=split, log=log, net=net, ema=ema, shared_net=shared_net,
         parameters=parameters, averages=[*ema.parameters()],
-        optimizer=build_optimizer(config.optimizer_kwargs, parameters),
+        optimizer=build(config.optimizer_kwargs, parameters, fused=True),  # all parameters in one kernel
         loss_fn=build(config.loss_kwargs),
         augment_pipe=build(config.augment_kwargs) if config.augment_kwargs else None,
         batches=Batches(dataset, size=split.micro_batch, seed=config.seed, device=device,
-                        workers=config.num_workers),
+                        workers=0 if config.dataset_kwargs.get('cache', True)
+                        else config.data_loader_kwargs.get('num_workers', 1)),
         moments={name: Moments(device) for name in MEASURED},
         card=card or {}, signals=signals or StopSignals(), start_time=start_time)
     if shared_net is not net:
-        settle_gradients(run, dataset)
+        kernels.settle_gradients(run, dataset)
     if state is not None:
-        resume(run, state)
+        saving.resume(run, state)
     run.tick_start_time, run.timed_from_nimg = time.monotonic(), run.cur_nimg
     run.maintenance_sec = run.tick_start_time - start_time
     return run
@@ -163,7 +152,7 @@ def train_step(run: Run) -> None:
 
 
 def note_at_all_processes(run: Run, bad_losses: torch.Tensor) -> None:
-    """Let every process know whether one has losses that are not finite, or was sent a signal."""
+    """Tell all processes whether one has losses that are not finite, or got a signal."""
     notes = torch.stack([bad_losses, bad_losses.new_tensor(run.signals.received or 0)])
     if distributed.world_size() > 1:
         torch.distributed.all_reduce(notes, op=torch.distributed.ReduceOp.MAX)
@@ -184,7 +173,7 @@ def clean(gradients: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
 
 @torch.no_grad()
 def update_ema(run: Run) -> None:
-    """Move the averaged weights towards the net's, with a half-life in images."""
+    """Move the EMA of the weights towards the net's, with a half-life in images."""
     halflife_nimg = run.config.ema_halflife_kimg * 1000
     if run.config.ema_rampup_ratio is not None:
         halflife_nimg = min(halflife_nimg, run.cur_nimg * run.config.ema_rampup_ratio)
@@ -197,40 +186,40 @@ def maintain(run: Run) -> None:
     """Report on a tick, save what is due, begin the next."""
     config, tick = run.config, run.cur_tick
     begin = time.monotonic()
-    report(run, begin)
+    saving.report(run, begin)
     if run.finished or run.snapshot_owed or (config.snapshot_ticks and tick % config.snapshot_ticks == 0):
-        save_snapshot_and_preview(run)
+        saving.save_snapshot_and_preview(run)
     state_due = run.finished or (config.state_dump_ticks and tick % config.state_dump_ticks == 0)
-    if run.tick_is_full:  # else the run ends within a tick, which one that resumes it completes
+    if run.tick_is_full:  # else the run ends within a tick, which a resumed one completes
         run.cur_tick += 1
         run.tick_start_nimg = run.cur_nimg
         for moments in run.moments.values():
             moments.clear()
     if run.state_owed or (state_due and tick > 0 and config.state_dump_ticks is not None):
-        save_state(run)
+        saving.save_state(run)
     run.tick_start_time, run.timed_from_nimg = time.monotonic(), run.cur_nimg
     run.maintenance_sec = run.tick_start_time - begin
 
 
-def stop_wanted(run: Run) -> int | None:
-    """The number of a signal that a process got, or None; the same on all processes.
+def stop_wanted(run: Run) -> bool:
+    """Whether a process got a signal, by now `stop_signal`; the same on all processes.
 
     Raises UserError once as many steps as `max_nan_steps` had losses that were NaN or infinite.
     """
     if run.bad_steps >= run.config.max_nan_steps:
         with distributed.shared_errors():
-            raise UserError(f'--max-nan {run.config.max_nan_steps}: the losses of so many steps were NaN or '
-                            f'infinite; stopped after {run.cur_nimg / 1000:g} kimg in {run.dir}')
-    alone = distributed.world_size() == 1
-    return (run.signals.received if alone else run.stop_signal) or None
+            raise UserError(f'--max-nan {run.config.max_nan_steps}: that many steps had losses that were NaN '
+                            f'or infinite; stopped after {run.cur_nimg / 1000:g} kimg in {run.dir}')
+    if distributed.world_size() == 1:
+        run.stop_signal = run.signals.received or 0
+    return run.stop_signal > 0
 
 
-def stop(run: Run, received: int) -> int:
-    """Save a state because of a signal; returns its number."""
+def stop(run: Run) -> None:
+    """Save a state because of a signal."""
     if run.saved_nimg != run.cur_nimg:
-        save_state(run)
+        saving.save_state(run)
     state = shlex.quote(str(run.dir / state_name(run.cur_nimg)))
-    run.print(f'Stopped by {signal.Signals(received).name} after {run.cur_nimg / 1000:g} kimg' + (
-        '' if run.state_owed else f'; to go on: --resume {state}'))
-    return received
+    run.print(f'Stopped by {signal.Signals(run.stop_signal).name} after {run.cur_nimg / 1000:g} kimg' + (
+        '' if run.state_owed else f'; resume with --resume {state}'))
 

@@ -20,18 +20,23 @@ import torch
 from torch_utils import persistence
 
 
-def _weighted_error(net, images, labels, augment_pipe, sigma, weight):
-    augment_labels = None
-    if augment_pipe is not None:
-        images, augment_labels = augment_pipe(images)
-    # Not randn_like, which fills images in channels_last order in another order.
-    noise = torch.randn(images.shape, dtype=images.dtype, device=images.device)
-    denoised = net(images + sigma * noise, sigma, labels, augment_labels=augment_labels)
-    return weight * (denoised - images)**2
+class _Loss:
+    """A subclass draws the noise levels: draw([B, 1, 1, 1], device) gives sigma and weight(sigma)."""
+
+    def __call__(self, net: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor | None = None,
+                 augment_pipe: Callable | None = None) -> torch.Tensor:
+        sigma, weight = self.draw([images.shape[0], 1, 1, 1], images.device)
+        augment_labels = None
+        if augment_pipe is not None:
+            images, augment_labels = augment_pipe(images)
+        # Not randn_like, which fills images in channels_last order in another order.
+        noise = torch.randn(images.shape, dtype=images.dtype, device=images.device)
+        denoised = net(images + sigma * noise, sigma, labels, augment_labels=augment_labels)
+        return weight * (denoised - images)**2
 
 
 @persistence.persistent_class
-class VPLoss:
+class VPLoss(_Loss):
     """For `VPPrecond`: times uniform in [epsilon_t, 1], errors counted in units of the noise."""
 
     def __init__(self, beta_d: float = 19.9, beta_min: float = 0.1, epsilon_t: float = 1e-5):
@@ -39,34 +44,27 @@ class VPLoss:
         self.beta_min = beta_min
         self.epsilon_t = epsilon_t
 
-    def __call__(self, net: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor | None = None,
-                 augment_pipe: Callable | None = None) -> torch.Tensor:
-        u = torch.rand([images.shape[0], 1, 1, 1], device=images.device)
-        sigma = self.sigma(1 + u * (self.epsilon_t - 1))
-        return _weighted_error(net, images, labels, augment_pipe, sigma, 1 / sigma**2)
-
-    def sigma(self, t: torch.Tensor) -> torch.Tensor:
-        """Noise level at time t, as in `VPPrecond`."""
-        return ((0.5 * self.beta_d * t**2 + self.beta_min * t).exp() - 1).sqrt()
+    def draw(self, shape, device):
+        t = 1 + torch.rand(shape, device=device) * (self.epsilon_t - 1)
+        sigma = ((0.5 * self.beta_d * t**2 + self.beta_min * t).exp() - 1).sqrt()  # as in VPPrecond
+        return sigma, 1 / sigma**2
 
 
 @persistence.persistent_class
-class VELoss:
+class VELoss(_Loss):
     """For `VEPrecond`: log noise levels uniform, errors counted in units of the noise."""
 
     def __init__(self, sigma_min: float = 0.02, sigma_max: float = 100):
         self.sigma_min = sigma_min
         self.sigma_max = sigma_max
 
-    def __call__(self, net: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor | None = None,
-                 augment_pipe: Callable | None = None) -> torch.Tensor:
-        u = torch.rand([images.shape[0], 1, 1, 1], device=images.device)
-        sigma = self.sigma_min * (self.sigma_max / self.sigma_min)**u
-        return _weighted_error(net, images, labels, augment_pipe, sigma, 1 / sigma**2)
+    def draw(self, shape, device):
+        sigma = self.sigma_min * (self.sigma_max / self.sigma_min)**torch.rand(shape, device=device)
+        return sigma, 1 / sigma**2
 
 
 @persistence.persistent_class
-class EDMLoss:
+class EDMLoss(_Loss):
     """For `EDMPrecond`: log noise levels normal; each level weighs the same at initialisation."""
 
     def __init__(self, P_mean: float = -1.2, P_std: float = 1.2, sigma_data: float = 0.5):
@@ -74,9 +72,6 @@ class EDMLoss:
         self.P_std = P_std
         self.sigma_data = sigma_data
 
-    def __call__(self, net: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor | None = None,
-                 augment_pipe: Callable | None = None) -> torch.Tensor:
-        normal = torch.randn([images.shape[0], 1, 1, 1], device=images.device)
-        sigma = (normal * self.P_std + self.P_mean).exp()
-        weight = (sigma**2 + self.sigma_data**2) / (sigma * self.sigma_data)**2
-        return _weighted_error(net, images, labels, augment_pipe, sigma, weight)
+    def draw(self, shape, device):
+        sigma = (torch.randn(shape, device=device) * self.P_std + self.P_mean).exp()
+        return sigma, (sigma**2 + self.sigma_data**2) / (sigma * self.sigma_data)**2

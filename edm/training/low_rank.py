@@ -19,22 +19,16 @@ from torch_utils import persistence
 def posterior_mean(x: torch.Tensor, sigma: torch.Tensor, bases: torch.Tensor) -> torch.Tensor:
     """D(x; sigma) as above, [B, n]. x: [B, n]. sigma: [B or 1, 1]. bases: U_k, orthonormal, [K, n, d]."""
     coordinates = torch.einsum('bn,knd->bkd', x, bases)
-    weights = class_weights(coordinates, sigma)
+    weights = (coordinates.square().sum(dim=2) / (2 * sigma**2 * (1 + sigma**2))).softmax(dim=1)
     return torch.einsum('bk,bkd,knd->bn', weights, coordinates, bases) / (1 + sigma**2)
-
-
-def class_weights(coordinates: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-    """Probabilities of the classes, [B, K]. coordinates: U_k^T x, [B, K, d]. sigma: [B or 1, 1]."""
-    return (coordinates.square().sum(dim=2) / (2 * sigma**2 * (1 + sigma**2))).softmax(dim=1)
 
 
 @persistence.persistent_class
 class LowRankDenoiser(torch.nn.Module):
     """D(x; sigma) above as a network to train, the "low-rank model" of paper 2; a preconditioner of its own.
 
-    Its Jacobian has the rank d where one class dominates and K d at most. The parameter `bases` [K, n, d] may
-    be any of full rank: the forward pass makes it orthonormal. Calls, attributes and results are those of the
-    preconditioners in networks.py.
+    The parameter `bases` [K, n, d] may be any of full rank: the forward pass makes it orthonormal. Calls,
+    attributes and results are those of the preconditioners in networks.py.
 
     class_num, per_class_dim: K and d. n is img_channels * img_resolution**2.
     Raises ValueError if K d exceeds n, or for class labels, which it has no use for.
@@ -78,8 +72,8 @@ class LowRankDenoiser(torch.nn.Module):
         """Begin with bases from which training separates the classes. Draws from torch's default generator.
 
         From independent random bases about one run in five would merge classes for good. Here all share all
-        directions but the first, which is a sample, for each class another one (`pick_directions`): the first
-        assignments follow these samples alone, so that each class begins with its own share of the data.
+        directions but the first, a sample of its own for each class (`pick_directions`), so that each begins
+        with its own share of the data.
         samples: clean images [N, C, H, W] or [N, n].
         """
         class_num, dim, per_class_dim = self.bases.shape

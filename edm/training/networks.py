@@ -1,26 +1,19 @@
-"""The U-Nets of diffusion models, a perceptron, and the preconditioners that make denoisers of them.
+"""U-Nets and a perceptron, and the preconditioners of Karras et al. 2022 that make denoisers of them.
 
-From small to big: initial weights, layers, the residual block, two embeddings of the noise level, the two
-U-Nets (DDPM++ / NCSN++ of Song et al. 2021, ADM of Dhariwal & Nichol 2021), and the four preconditioners of
-Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Generative Models", Table 1.
-
-Images are float [B, C, H, W] with H = W, values in [-1, 1] before noise is added; B is the batch, C the
-channels. Noise levels `sigma` are standard deviations in the images' units. `net` is a preconditioned
-denoiser, `model` the raw network in it.
+Images are float [B, C, H, W] with H = W, values in [-1, 1] before noise is added. Noise levels `sigma` are
+standard deviations in the images' units. `net` is a preconditioned denoiser, `model` the raw network in it.
 
 The text of this file travels inside snapshots and is executed by other software there, so it stands on
 torch and `torch_utils.persistence` alone.
 """
 
 import math
+from functools import partial
 
 import torch
 from torch.nn.functional import conv2d, conv_transpose2d, dropout, group_norm, linear, silu
 
 from torch_utils import persistence
-
-ENCODER_TYPES = ('standard', 'skip', 'residual')
-DECODER_TYPES = ('standard', 'skip')
 
 
 def weight_init(shape: list[int], mode: str, fan_in: int, fan_out: int) -> torch.Tensor:
@@ -33,8 +26,7 @@ def weight_init(shape: list[int], mode: str, fan_in: int, fan_out: int) -> torch
         return math.sqrt(3 / fan_in) * (torch.rand(*shape) * 2 - 1)
     if mode == 'kaiming_normal':
         return math.sqrt(1 / fan_in) * torch.randn(*shape)
-    modes = 'xavier_uniform, xavier_normal, kaiming_uniform, kaiming_normal'
-    raise ValueError(f'init_mode must be one of {modes}, got {mode!r}')
+    raise ValueError(f'init_mode must be xavier_ or kaiming_, uniform or normal, got {mode!r}')
 
 
 def _check_choice(argument: str, value: str, choices) -> None:
@@ -69,7 +61,6 @@ class Linear(torch.nn.Module):
                  init_mode: str = 'kaiming_normal', init_weight: float = 1, init_bias: float = 0):
         super().__init__()
         self.in_features = in_features
-        self.out_features = out_features
         init = {'mode': init_mode, 'fan_in': in_features, 'fan_out': out_features}
         self.weight = torch.nn.Parameter(weight_init([out_features, in_features], **init) * init_weight)
         self.bias = torch.nn.Parameter(weight_init([out_features], **init) * init_bias) if bias else None
@@ -95,8 +86,6 @@ class Conv2d(torch.nn.Module):
         super().__init__()
         if up and down:
             raise ValueError('a convolution can sample up or down, not both')
-        self.in_channels = in_channels
-        self.out_channels = out_channels
         self.up = up
         self.down = down
         self.fused_resample = fused_resample
@@ -136,22 +125,20 @@ class Conv2d(torch.nn.Module):
         if self.up:
             kernels = (4 * low_pass).expand(channels, 1, -1, -1)
             return conv_transpose2d(x, kernels, groups=channels, stride=2, padding=padding)
-        kernels = low_pass.expand(channels, 1, -1, -1)
-        return conv2d(x, kernels, groups=channels, stride=2, padding=padding)
+        return conv2d(x, low_pass.expand(channels, 1, -1, -1), groups=channels, stride=2, padding=padding)
 
 
 @persistence.persistent_class
 class GroupNorm(torch.nn.Module):
-    """Group normalisation (Wu & He 2018) with at least `min_channels_per_group` channels in each group."""
+    """Group normalisation (Wu & He 2018) with at least 4 channels in each of up to 32 groups."""
 
-    def __init__(self, num_channels: int, num_groups: int = 32, min_channels_per_group: int = 4,
-                 eps: float = 1e-5):
+    def __init__(self, num_channels: int, eps: float = 1e-5):
         super().__init__()
-        self.num_groups = min(num_groups, num_channels // min_channels_per_group)
+        self.num_groups = min(32, num_channels // 4)
         self.eps = eps
         if self.num_groups == 0 or num_channels % self.num_groups:
             raise ValueError(f'{num_channels} channels cannot be normalised in {self.num_groups} groups of '
-                             f'equal size and at least {min_channels_per_group} channels')
+                             'equal size and at least 4 channels')
         self.weight = torch.nn.Parameter(torch.ones(num_channels))
         self.bias = torch.nn.Parameter(torch.zeros(num_channels))
 
@@ -191,10 +178,11 @@ class UNetBlock(torch.nn.Module):
         super().__init__()
         init = init or {}
         init_zero = {'init_weight': 0} if init_zero is None else init_zero
-        self.in_channels = in_channels
-        self.out_channels = out_channels
-        self.emb_channels = emb_channels
-        self.num_heads = _count_heads(out_channels, num_heads, channels_per_head) if attention else 0
+        if num_heads is None:
+            num_heads = out_channels // channels_per_head
+        self.num_heads = num_heads if attention else 0
+        if self.num_heads and out_channels % self.num_heads:
+            raise ValueError(f'{out_channels} channels cannot be shared by {num_heads} attention heads')
         self.dropout = dropout
         self.skip_scale = skip_scale
         self.adaptive_scale = adaptive_scale
@@ -233,13 +221,6 @@ class UNetBlock(torch.nn.Module):
         q, k, v = qkv.reshape(batch * self.num_heads, channels // self.num_heads, 3, height * width).unbind(2)
         attended = attention_weights(q, k) @ v.transpose(1, 2)
         return self.proj(attended.transpose(1, 2).reshape(h.shape))
-
-
-def _count_heads(channels, num_heads, channels_per_head):
-    heads = channels // channels_per_head if num_heads is None else num_heads
-    if heads and channels % heads:
-        raise ValueError(f'{channels} channels cannot be shared by {heads} attention heads equally')
-    return heads
 
 
 # Embeddings of the noise level: [B] -> [B, num_channels], cosines first, then sines.
@@ -283,10 +264,7 @@ class FourierEmbedding(torch.nn.Module):
 
 
 def _add_labels(net, emb, class_labels):
-    """`emb` and what `net.map_label` makes of the labels, of which training drops some with `label_dropout`.
-
-    So that the network also learns to do without, all labels of an image become zero with that probability.
-    """
+    """Add `net.map_label` of the labels; training drops an image's with probability `label_dropout`."""
     if net.map_label is None:
         return emb
     if net.training and net.label_dropout:
@@ -304,65 +282,17 @@ def _add_augmentation(net, emb, augment_labels):
 # Modules of the encoder `enc` and the decoder `dec` are named after their resolution, as '16x16_block0'.
 
 
-@persistence.persistent_class
-class SongUNet(torch.nn.Module):
-    """DDPM++ and NCSN++ (Song et al. 2021), in the form of Karras et al. 2022, App. F.
+class _UNet(torch.nn.Module):
+    """What both U-Nets share; a subclass makes the embedding, and a last layer unless its decoder has one."""
 
-    label_dim, augment_dim: lengths of the class and augmentation labels, 0 for none.
-    model_channels, channel_mult: width of level i is model_channels * channel_mult[i]; each level halves the
-    resolution.
-    attn_resolutions: side lengths of the feature maps that get self-attention.
-    dropout, label_dropout: probabilities, in training, that a feature or an image's class labels become zero.
-    embedding_type: 'positional' (DDPM++) or 'fourier' (NCSN++).
-    encoder_type: how the resampled image joins: 'standard' not at all, 'skip' through 1x1 projections,
-    'residual' through strided convolutions (NCSN++).
-    decoder_type: 'standard' reads the finest level out, 'skip' sums outputs of all levels.
-    Raises ValueError if an argument is none of its choices or img_resolution cannot be halved often enough.
-    """
+    encoder_type, decoder_type = 'standard', None
+    attends_in_all_blocks = True  # of the decoder, or in the last one of a resolution only
 
-    def __init__(self, img_resolution: int, in_channels: int, out_channels: int, label_dim: int = 0,
-                 augment_dim: int = 0, model_channels: int = 128,
-                 channel_mult: tuple[int, ...] = (1, 2, 2, 2), channel_mult_emb: int = 4, num_blocks: int = 4,
-                 attn_resolutions: tuple[int, ...] = (16,), dropout: float = 0.10, label_dropout: float = 0,
-                 embedding_type: str = 'positional', channel_mult_noise: int = 1,
-                 encoder_type: str = 'standard', decoder_type: str = 'standard',
-                 resample_filter: tuple[int, ...] = (1, 1)):
-        super().__init__()
-        _check_choice('embedding_type', embedding_type, NOISE_EMBEDDINGS)
-        _check_choice('encoder_type', encoder_type, ENCODER_TYPES)
-        _check_choice('decoder_type', decoder_type, DECODER_TYPES)
-        self.resolutions = _level_resolutions(img_resolution, channel_mult)
-        self.num_blocks = num_blocks
-        self.label_dropout = label_dropout
-        self.encoder_type = encoder_type
-        self.decoder_type = decoder_type
-
-        emb_channels = model_channels * channel_mult_emb
-        noise_channels = model_channels * channel_mult_noise
-        init = {'init_mode': 'xavier_uniform'}
-        self.map_noise = NOISE_EMBEDDINGS[embedding_type](noise_channels)
-        self.map_label = Linear(label_dim, noise_channels, **init) if label_dim else None
-        self.map_augment = Linear(augment_dim, noise_channels, bias=False, **init) if augment_dim else None
-        self.map_layer0 = Linear(noise_channels, emb_channels, **init)
-        self.map_layer1 = Linear(emb_channels, emb_channels, **init)
-
-        widths = [model_channels * mult for mult in channel_mult]
-        block = {
-            'emb_channels': emb_channels, 'num_heads': 1, 'dropout': dropout, 'eps': 1e-6,
-            'skip_scale': math.sqrt(0.5), 'resample_filter': resample_filter, 'resample_proj': True,
-            'adaptive_scale': False,
-            'init': init, 'init_zero': init | {'init_weight': 1e-5},
-            'init_attn': init | {'init_weight': math.sqrt(0.2)},
-        }
-        skips = self._build_encoder(in_channels, model_channels, widths, attn_resolutions, block)
-        self._build_decoder(out_channels, widths, skips, attn_resolutions, block)
-
-    def _build_encoder(self, in_channels, model_channels, widths, attn_resolutions, block):
+    def _build_encoder(self, in_channels, width, widths, attn_resolutions, block):
         """Fill `enc`; returns the widths of the outputs that the decoder takes up again."""
-        init, resample_filter = block['init'], block['resample_filter']
+        init, resample_filter = block['init'], block.get('resample_filter')
         self.enc = torch.nn.ModuleDict()
-        width, aux_width = model_channels, in_channels
-        skips = []
+        aux_width, skips = in_channels, []
         for level, res in enumerate(self.resolutions):
             name = f'{res}x{res}'
             if level == 0:
@@ -398,11 +328,11 @@ class SongUNet(torch.nn.Module):
             else:
                 self.dec[f'{name}_up'] = UNetBlock(width, width, up=True, **block)
             for i in range(self.num_blocks + 1):
-                attention = i == self.num_blocks and res in attn_resolutions
+                attention = res in attn_resolutions and (i == self.num_blocks or self.attends_in_all_blocks)
                 self.dec[f'{name}_block{i}'] = UNetBlock(width + skips.pop(), widths[level],
                                                          attention=attention, **block)
                 width = widths[level]
-            if self.decoder_type == 'skip' or level == 0:
+            if self.decoder_type == 'skip' or (self.decoder_type and level == 0):
                 if self.decoder_type == 'skip' and level < coarsest:
                     self.dec[f'{name}_aux_up'] = Conv2d(out_channels, out_channels, kernel=0, up=True,
                                                         resample_filter=block['resample_filter'])
@@ -433,7 +363,63 @@ class SongUNet(torch.nn.Module):
                 out = layer(normed) if out is None else layer(normed) + out
             else:
                 x = layer(torch.cat([x, skips.pop()], dim=1) if '_block' in name else x, emb)
-        return out
+        return out if self.decoder_type else self.out_conv(silu(self.out_norm(x)))
+
+
+@persistence.persistent_class
+class SongUNet(_UNet):
+    """DDPM++ and NCSN++ (Song et al. 2021), in the form of Karras et al. 2022, App. F.
+
+    label_dim, augment_dim: lengths of the class and augmentation labels, 0 for none.
+    model_channels, channel_mult: width of level i is model_channels * channel_mult[i]; each level halves the
+    resolution.
+    attn_resolutions: side lengths of the feature maps that get self-attention.
+    dropout, label_dropout: probabilities, in training, that a feature or an image's class labels become zero.
+    embedding_type: 'positional' (DDPM++) or 'fourier' (NCSN++).
+    encoder_type: how the resampled image joins: 'standard' not at all, 'skip' through 1x1 projections,
+    'residual' through strided convolutions (NCSN++).
+    decoder_type: 'standard' reads the finest level out, 'skip' sums outputs of all levels.
+    Raises ValueError if an argument is none of its choices or img_resolution cannot be halved often enough.
+    """
+
+    attends_in_all_blocks = False
+
+    def __init__(self, img_resolution: int, in_channels: int, out_channels: int, label_dim: int = 0,
+                 augment_dim: int = 0, model_channels: int = 128,
+                 channel_mult: tuple[int, ...] = (1, 2, 2, 2), channel_mult_emb: int = 4, num_blocks: int = 4,
+                 attn_resolutions: tuple[int, ...] = (16,), dropout: float = 0.10, label_dropout: float = 0,
+                 embedding_type: str = 'positional', channel_mult_noise: int = 1,
+                 encoder_type: str = 'standard', decoder_type: str = 'standard',
+                 resample_filter: tuple[int, ...] = (1, 1)):
+        super().__init__()
+        _check_choice('embedding_type', embedding_type, NOISE_EMBEDDINGS)
+        _check_choice('encoder_type', encoder_type, ('standard', 'skip', 'residual'))
+        _check_choice('decoder_type', decoder_type, ('standard', 'skip'))
+        self.resolutions = _level_resolutions(img_resolution, channel_mult)
+        self.num_blocks = num_blocks
+        self.label_dropout = label_dropout
+        self.encoder_type = encoder_type
+        self.decoder_type = decoder_type
+
+        emb_channels = model_channels * channel_mult_emb
+        noise_channels = model_channels * channel_mult_noise
+        init = {'init_mode': 'xavier_uniform'}
+        self.map_noise = NOISE_EMBEDDINGS[embedding_type](noise_channels)
+        self.map_label = Linear(label_dim, noise_channels, **init) if label_dim else None
+        self.map_augment = Linear(augment_dim, noise_channels, bias=False, **init) if augment_dim else None
+        self.map_layer0 = Linear(noise_channels, emb_channels, **init)
+        self.map_layer1 = Linear(emb_channels, emb_channels, **init)
+
+        widths = [model_channels * mult for mult in channel_mult]
+        block = {
+            'emb_channels': emb_channels, 'num_heads': 1, 'dropout': dropout, 'eps': 1e-6,
+            'skip_scale': math.sqrt(0.5), 'resample_filter': resample_filter, 'resample_proj': True,
+            'adaptive_scale': False,
+            'init': init, 'init_zero': init | {'init_weight': 1e-5},
+            'init_attn': init | {'init_weight': math.sqrt(0.2)},
+        }
+        skips = self._build_encoder(in_channels, model_channels, widths, attn_resolutions, block)
+        self._build_decoder(out_channels, widths, skips, attn_resolutions, block)
 
     def _embed(self, noise_labels, class_labels, augment_labels):
         cos, sin = self.map_noise(noise_labels).chunk(2, dim=1)
@@ -444,15 +430,11 @@ class SongUNet(torch.nn.Module):
         return silu(self.map_layer1(silu(self.map_layer0(emb))))
 
 
-def _fixed_embedding(num_channels):
-    return PositionalEmbedding(num_channels, endpoint=True)
-
-
-NOISE_EMBEDDINGS = {'positional': _fixed_embedding, 'fourier': FourierEmbedding}
+NOISE_EMBEDDINGS = {'positional': partial(PositionalEmbedding, endpoint=True), 'fourier': FourierEmbedding}
 
 
 @persistence.persistent_class
-class DhariwalUNet(torch.nn.Module):
+class DhariwalUNet(_UNet):
     """ADM (Dhariwal & Nichol 2021), in the form of Karras et al. 2022, App. F. Arguments as in `SongUNet`."""
 
     def __init__(self, img_resolution: int, in_channels: int, out_channels: int, label_dim: int = 0,
@@ -481,56 +463,10 @@ class DhariwalUNet(torch.nn.Module):
         widths = [model_channels * mult for mult in channel_mult]
         block = {'emb_channels': emb_channels, 'channels_per_head': 64, 'dropout': dropout, 'init': init,
                  'init_zero': init_zero}
-        skips = self._build_encoder(in_channels, widths, attn_resolutions, block)
-        self._build_decoder(widths, skips, attn_resolutions, block)
+        skips = self._build_encoder(in_channels, widths[0], widths, attn_resolutions, block)
+        self._build_decoder(out_channels, widths, skips, attn_resolutions, block)
         self.out_norm = GroupNorm(widths[0])
         self.out_conv = Conv2d(widths[0], out_channels, kernel=3, **init_zero)
-
-    def _build_encoder(self, in_channels, widths, attn_resolutions, block):
-        """Fill `enc`; returns the widths of the outputs that the decoder takes up again."""
-        self.enc = torch.nn.ModuleDict()
-        width, skips = widths[0], []
-        for level, res in enumerate(self.resolutions):
-            name = f'{res}x{res}'
-            if level == 0:
-                self.enc[f'{name}_conv'] = Conv2d(in_channels, width, kernel=3, **block['init'])
-            else:
-                self.enc[f'{name}_down'] = UNetBlock(width, width, down=True, **block)
-            skips.append(width)
-            for i in range(self.num_blocks):
-                attention = res in attn_resolutions
-                self.enc[f'{name}_block{i}'] = UNetBlock(width, widths[level], attention=attention, **block)
-                width = widths[level]
-                skips.append(width)
-        return skips
-
-    def _build_decoder(self, widths, skips, attn_resolutions, block):
-        """Fill `dec`, from the coarsest level to the finest; uses up `skips`."""
-        self.dec = torch.nn.ModuleDict()
-        width = skips[-1]
-        for level, res in reversed(list(enumerate(self.resolutions))):
-            name = f'{res}x{res}'
-            if level == len(self.resolutions) - 1:
-                self.dec[f'{name}_in0'] = UNetBlock(width, width, attention=True, **block)
-                self.dec[f'{name}_in1'] = UNetBlock(width, width, **block)
-            else:
-                self.dec[f'{name}_up'] = UNetBlock(width, width, up=True, **block)
-            for i in range(self.num_blocks + 1):
-                attention = res in attn_resolutions
-                self.dec[f'{name}_block{i}'] = UNetBlock(width + skips.pop(), widths[level],
-                                                         attention=attention, **block)
-                width = widths[level]
-
-    def forward(self, x: torch.Tensor, noise_labels: torch.Tensor, class_labels: torch.Tensor | None = None,
-                augment_labels: torch.Tensor | None = None) -> torch.Tensor:
-        emb = self._embed(noise_labels, class_labels, augment_labels)
-        skips = []
-        for name, layer in self.enc.items():
-            x = layer(x) if name.endswith('_conv') else layer(x, emb)
-            skips.append(x)
-        for name, layer in self.dec.items():
-            x = layer(torch.cat([x, skips.pop()], dim=1) if '_block' in name else x, emb)
-        return self.out_conv(silu(self.out_norm(x)))
 
     def _embed(self, noise_labels, class_labels, augment_labels):
         emb = _add_augmentation(self, self.map_noise(noise_labels), augment_labels)
@@ -542,13 +478,12 @@ class DhariwalUNet(torch.nn.Module):
 class MLPBlock(torch.nn.Module):
     """Residual block of two fully connected layers, [B, channels] -> [B, channels]."""
 
-    def __init__(self, channels: int, emb_channels: int, dropout: float = 0, init: dict | None = None,
-                 init_zero: dict | None = None):
+    def __init__(self, channels: int, emb_channels: int, dropout: float, init: dict, init_zero: dict):
         super().__init__()
         self.dropout = dropout
-        self.layer0 = Linear(channels, channels, **(init or {}))
-        self.affine = Linear(emb_channels, channels, **(init or {}))
-        self.layer1 = Linear(channels, channels, **(init_zero or {}))
+        self.layer0 = Linear(channels, channels, **init)
+        self.affine = Linear(emb_channels, channels, **init)
+        self.layer1 = Linear(channels, channels, **init_zero)
 
     def forward(self, x: torch.Tensor, emb: torch.Tensor) -> torch.Tensor:
         h = silu(self.layer0(silu(x)) + self.affine(emb).to(x.dtype))
@@ -578,9 +513,8 @@ class MLP(torch.nn.Module):
         self.map_layer0 = Linear(width, width, **init)
         self.map_layer1 = Linear(width, width, **init)
         self.layer_in = Linear(in_channels * pixels, width, **init)
-        block = {'dropout': dropout, 'init': init, 'init_zero': init_zero}
         self.blocks = torch.nn.ModuleDict(
-            {f'block{i}': MLPBlock(width, width, **block) for i in range(num_blocks)})
+            {f'block{i}': MLPBlock(width, width, dropout, init, init_zero) for i in range(num_blocks)})
         self.layer_out = Linear(width, out_channels * pixels, **init_zero)
 
     def forward(self, x: torch.Tensor, noise_labels: torch.Tensor, class_labels: torch.Tensor | None = None,
@@ -605,9 +539,9 @@ def _as_tensor(x):
 class _Precond(torch.nn.Module):
     """Denoiser D(x; sigma) = c_skip x + c_out F(c_in x; c_noise) around a network F, the attribute `model`.
 
-    A subclass gives the four coefficients (Karras et al. 2022, Eq. 7 and Table 1), and sets sigma_min and
-    sigma_max, the range of noise levels it is made for. Further arguments go to the network.
-    Raises ValueError if model_type is none of `MODELS`.
+    A subclass has `coefficients`, which gives (c_skip, c_out, c_in, c_noise) for float32 noise levels
+    [B, 1, 1, 1] (Karras et al. 2022, Eq. 7 and Table 1), and sets sigma_min and sigma_max, the range of noise
+    levels it is made for. Further arguments go to the network. Raises ValueError for an unknown model_type.
     """
 
     half_type = torch.float16  # of the network's features with use_fp16; whoever wants bfloat16 replaces it
@@ -625,10 +559,6 @@ class _Precond(torch.nn.Module):
                                         out_channels=out_channels or img_channels, label_dim=label_dim,
                                         **model_kwargs)
 
-    def coefficients(self, sigma: torch.Tensor) -> tuple:
-        """(c_skip, c_out, c_in, c_noise) for float32 noise levels [B, 1, 1, 1]."""
-        raise NotImplementedError
-
     def round_sigma(self, sigma: torch.Tensor) -> torch.Tensor:
         """The nearest noise levels that the network knows; here all."""
         return _as_tensor(sigma)
@@ -639,25 +569,22 @@ class _Precond(torch.nn.Module):
 
         x: noisy images [B, C, H, W]. sigma: their noise levels, a scalar or [B].
         class_labels: [B, label_dim] or None for zeros; ignored by a network without classes.
-        force_fp32: use float32 also where use_fp16 would choose `half_type`.
         augment_labels: [B, augment_dim] from `AugmentPipe`, or None for images as they are.
         Returns float32 [B, C, H, W].
         """
         x = x.to(torch.float32)
         sigma = torch.as_tensor(sigma, dtype=torch.float32, device=x.device).reshape(-1, 1, 1, 1)
-        class_labels = self._labels(class_labels, x.device)
+        if self.label_dim == 0:
+            class_labels = None
+        elif class_labels is None:
+            class_labels = torch.zeros([1, self.label_dim], device=x.device)
+        else:
+            class_labels = class_labels.to(torch.float32).reshape(-1, self.label_dim)
         half = self.use_fp16 and not force_fp32 and x.device.type in self.half_devices
         c_skip, c_out, c_in, c_noise = self.coefficients(sigma)
         model_in = (c_in * x).to(self.half_type if half else torch.float32)
         model_out = self.model(model_in, c_noise.flatten(), class_labels, augment_labels=augment_labels)
         return c_skip * x + c_out * model_out[:, :self.img_channels].to(torch.float32)
-
-    def _labels(self, class_labels, device):
-        if self.label_dim == 0:
-            return None
-        if class_labels is None:
-            return torch.zeros([1, self.label_dim], device=device)
-        return class_labels.to(torch.float32).reshape(-1, self.label_dim)
 
 
 @persistence.persistent_class
@@ -672,9 +599,8 @@ class VPPrecond(_Precond):
         self.beta_min = beta_min
         self.M = M
         self.epsilon_t = epsilon_t
-        first, last = self.sigma(torch.tensor([epsilon_t, 1], dtype=torch.float32, device='cpu')).tolist()
-        self.sigma_min = first
-        self.sigma_max = last
+        limits = torch.tensor([epsilon_t, 1], dtype=torch.float32, device='cpu')
+        self.sigma_min, self.sigma_max = self.sigma(limits).tolist()
 
     def sigma(self, t: torch.Tensor) -> torch.Tensor:
         """Noise level at time t. exp(..) - 1, not expm1: networks were trained with its rounding."""
@@ -721,20 +647,13 @@ class iDDPMPrecond(_Precond):
         self.C_1 = C_1
         self.C_2 = C_2
         self.M = M
-        u = self._noise_levels()
-        self.register_buffer('u', torch.empty(M + 1).copy_(u))
-        self.sigma_min = float(u[M - 1])
-        self.sigma_max = float(u[0])
-
-    def _noise_levels(self):
-        """`u`, in float32 step by step: trained networks know these very numbers."""
-        steps = torch.arange(self.M + 1, device='cpu')
-        alpha_bar = self.alpha_bar(steps)
-        ratios = (alpha_bar[:-1] / alpha_bar[1:]).clip(min=self.C_1)
+        # In float32 step by step: trained networks know these numbers.
+        alpha_bar = self.alpha_bar(torch.arange(M + 1, device='cpu'))
         u = [torch.zeros([], device='cpu')]
-        for ratio in reversed(ratios):
+        for ratio in reversed((alpha_bar[:-1] / alpha_bar[1:]).clip(min=C_1)):
             u.append(((u[-1]**2 + 1) / ratio - 1).sqrt())
-        return torch.stack(u[::-1])
+        self.register_buffer('u', torch.empty(M + 1).copy_(torch.stack(u[::-1])))
+        self.sigma_min, self.sigma_max = float(u[1]), float(u[-1])
 
     def alpha_bar(self, j: torch.Tensor) -> torch.Tensor:
         """The share of the signal's variance that is left, over steps counted from the noisy end."""

@@ -48,7 +48,7 @@ class Run:
 
     @property
     def dir(self) -> Path:
-        """The run's folder."""
+        """The run folder."""
         return Path(self.config.run_dir)
 
     @property
@@ -59,8 +59,8 @@ class Run:
     @property
     def tick_is_full(self) -> bool:
         """Whether a tick's images were seen; tick 0 is the first step."""
-        tick_nimg = self.config.kimg_per_tick * 1000
-        return self.cur_tick == 0 or self.cur_nimg >= self.tick_start_nimg + tick_nimg
+        return self.cur_tick == 0 or (
+            self.cur_nimg >= self.tick_start_nimg + self.config.kimg_per_tick * 1000)
 
     def print(self, line: str) -> None:
         """Print and log, on rank 0."""

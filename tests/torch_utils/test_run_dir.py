@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from torch_utils.errors import UserError
-from torch_utils.run_dir import RunLog, dir_to_go_on_in, find_snapshot, make_run_dir, tick_after
+from torch_utils.run_dir import RunLog, find_snapshot, make_run_dir, resumed_dir, tick_after
 
 
 def stats(tick, kimg):
@@ -93,13 +93,13 @@ def test_a_run_goes_on_in_its_folder_where_it_would_write_anyway(tmp_path):
     folder = tmp_path / '00003-faces-x'
     folder.mkdir()
     (folder / 'state.pt').touch()
-    assert dir_to_go_on_in(str(folder), str(tmp_path), 'faces-x') == folder
-    assert dir_to_go_on_in(str(folder), str(tmp_path), 'faces') is None
-    assert dir_to_go_on_in(str(folder), str(tmp_path / 'other'), 'faces-x') is None
-    assert dir_to_go_on_in(str(folder / 'state.pt'), str(tmp_path), 'faces-x') is None
-    assert dir_to_go_on_in(str(folder), str(folder), None) == folder
-    assert dir_to_go_on_in(str(folder / 'state.pt'), str(folder), None) == folder
-    assert dir_to_go_on_in(str(folder), str(tmp_path), None) is None
+    assert resumed_dir(str(folder), str(tmp_path), 'faces-x') == folder
+    assert resumed_dir(str(folder), str(tmp_path), 'faces') is None
+    assert resumed_dir(str(folder), str(tmp_path / 'other'), 'faces-x') is None
+    assert resumed_dir(str(folder / 'state.pt'), str(tmp_path), 'faces-x') is None
+    assert resumed_dir(str(folder), str(folder), None) == folder
+    assert resumed_dir(str(folder / 'state.pt'), str(folder), None) == folder
+    assert resumed_dir(str(folder), str(tmp_path), None) is None
 
 
 def test_a_runs_folder_stands_for_its_newest_snapshot(tmp_path, capsys):

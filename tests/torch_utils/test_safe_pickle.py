@@ -63,7 +63,7 @@ def test_tensors_read_are_aligned_for_fast_kernels():
 def test_a_network_of_the_largest_published_structure_needs_a_fifth_of_the_budget(tmp_path, monkeypatch):
     monkeypatch.setattr(bounded, 'MAX_OPCODES', bounded.MAX_OPCODES // 5)
     monkeypatch.setattr(bounded, 'MAX_CALLS', bounded.MAX_CALLS // 5)
-    monkeypatch.setattr(snapshot, 'MAX_NAMES', snapshot.MAX_NAMES // 5)
+    monkeypatch.setattr(safe_pickle, 'MAX_NAMES', safe_pickle.MAX_NAMES // 5)
     net = EDMPrecond(64, 3, label_dim=1000, model_type='DhariwalUNet', model_channels=32,
                      channel_mult=[1, 2, 3, 4], num_blocks=3)  # as edm-imagenet-64x64-cond-adm, but narrow
     snapshot.save_snapshot(tmp_path / 'net.pkl', ema=net)

@@ -13,10 +13,9 @@ from PIL import Image
 
 from helpers import DATA, assert_equal, golden
 from torch_utils.errors import UserError
-from training import checkpoint, loop, saving
+from training import checkpoint, launch, loop, saving
 from training.build import build, build_network
 from training.config import TrainingConfig
-from training.launch import continued
 
 CPU = torch.device('cpu')
 GOLDEN = json.loads((DATA / 'training.json').read_text())
@@ -116,7 +115,7 @@ def test_resuming_equals_never_stopping(tmp_path):
                             for name in ('whole', 'first', 'second'))
     train(whole)
     train(replace(first, total_kimg=2))  # ends inside the tick that begins at 400 images
-    resumed, state = continued(replace(second, resume_state_dump=first.run_dir))
+    resumed, state = launch.resumed(replace(second, resume_state_dump=first.run_dir))
     assert (state['cur_nimg'], state['tick_start_nimg'], resumed.resume_kimg) == (2000, 400, 2)
     state['elapsed_sec'] = 1e6
     # Reading ahead in threads must not move the place in the data order.
@@ -149,7 +148,8 @@ def test_what_no_option_repeats_comes_from_the_state(tmp_path):
 
 def test_other_processes_resume_with_fresh_random_numbers(tmp_path, capsys):
     train(tiny_config(tmp_path, total_kimg=1))
-    config, state = continued(tiny_config(tmp_path / 'more', total_kimg=2, resume_state_dump=str(tmp_path)))
+    config = tiny_config(tmp_path / 'more', total_kimg=2, resume_state_dump=str(tmp_path))
+    config, state = launch.resumed(config)
     state['random_states'] *= 2
     train(config, state=state)
     assert 'saved by other processes' in capsys.readouterr().out
@@ -272,8 +272,8 @@ def test_a_run_of_nan_losses_stops(tmp_path, monkeypatch, capsys):
     assert 'NaN or inf: 9600 in losses' in capsys.readouterr().out
     # The count goes on in a resumed run.
     calls[:] = [1, 1]
-    resumed, state = continued(tiny_config(tmp_path / 'more', total_kimg=9, max_nan_steps=3,
-                                           resume_state_dump=str(tmp_path)))
+    resumed, state = launch.resumed(tiny_config(tmp_path / 'more', total_kimg=9, max_nan_steps=3,
+                                                resume_state_dump=str(tmp_path)))
     assert (state['cur_nimg'], state['bad_steps']) == (1600, 2)
     with pytest.raises(UserError, match=r'after 2\.4 kimg'):
         train(resumed, state=state)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from torch_utils import persistence
-from training.low_rank import LowRankDenoiser, class_weights, pick_directions, posterior_mean
+from training.low_rank import LowRankDenoiser, pick_directions, posterior_mean
 from training.snapshot import load_network, save_snapshot
 
 
@@ -41,9 +41,10 @@ def test_the_posterior_mean_is_bayes_rule():
 
 
 def test_classes_are_certain_at_low_noise_and_open_at_high_noise():
-    coordinates = torch.tensor([[[1.0, 1.0], [0.9, 0.1]]])
-    assert class_weights(coordinates, torch.tensor([[0.01]]))[0].tolist() == [1, 0]
-    torch.testing.assert_close(class_weights(coordinates, torch.tensor([[1e4]]))[0], torch.full([2], 0.5))
+    bases, x = torch.eye(2)[:, :, None], torch.tensor([[1.0, 0.9]])  # the classes are the axes
+    for sigma, weights in (0.01, [[1.0, 0.0]]), (1e4, [[0.5, 0.5]]):
+        mean = posterior_mean(x, torch.tensor([[sigma]]), bases)
+        torch.testing.assert_close(mean * (1 + sigma**2), x * torch.tensor(weights))
 
 
 def test_the_jacobian_has_rank_d_at_low_noise_and_kd_at_high_noise():

@@ -115,7 +115,7 @@ def test_auto_starts_goes_on_and_ends_the_same_run(data, whole, tmp_path, interr
     folder = tmp_path / 'auto'
     args = arguments(data, folder, '--duration=0.003', '--resume=auto')
     assert interrupted('kill', 7, args) == [-signal.SIGKILL]  # a new run: there is no folder yet
-    assert interrupted('term', 3, args) == [143]  # goes on from tick 1
+    assert interrupted('term', 3, args) == [143]  # resumes tick 1
     assert load_state(folder / 'training-state-000002.pt')['cur_nimg'] == 1250 + 3 * 250
     run(train.main, *args)
     assert_equal_runs(whole, folder, 3)
@@ -131,12 +131,12 @@ def test_auto_starts_goes_on_and_ends_the_same_run(data, whole, tmp_path, interr
 
 
 def auto(data, folder, *args):
-    """The state that --resume=auto would go on from, or None, and what is said about it."""
+    """The state that --resume=auto would resume, or None, and what is said about it."""
     done = run(train.main, *arguments(data, folder, '--duration=0.003', '--resume=auto', *args, '--dry-run'))
     return json.loads(done.stdout).get('resume_state_dump'), done.stderr
 
 
-def test_auto_starts_anew_with_other_settings_or_data_and_says_why(data, whole, tmp_path):
+def test_auto_starts_from_scratch_with_other_settings_or_data_and_says_why(data, whole, tmp_path):
     folder, newest = copy_run(whole, tmp_path), 'training-state-000003.pt'
     for args, why in ((['--lr=0.1'], 'optimizer_kwargs.lr was 0.001, is 0.1'),
                       (['--seed=4'], 'seed was 3, is 4'),
@@ -145,7 +145,7 @@ def test_auto_starts_anew_with_other_settings_or_data_and_says_why(data, whole, 
                       (['--duration=0.002'], 'the run has seen 3 kimg, total_kimg is 2')):
         state, said = auto(data, folder, *args)
         assert state is None, args
-        assert said.count('Starts anew: ') == 1
+        assert said.count('Starts from scratch: ') == 1
         assert why in said
     assert auto(data, tmp_path / 'nothing', '--lr=0.1') == (None, 'Dry run: nothing was written\n')
     assert auto(data, folder)[0] == str(folder / newest)
@@ -154,7 +154,7 @@ def test_auto_starts_anew_with_other_settings_or_data_and_says_why(data, whole, 
     (folder / 'training_options.json').write_text(json.dumps(options))
     state, said = auto(data, folder)
     assert state is None
-    assert f'Starts anew: {data} has other contents now' in said
+    assert f'Starts from scratch: {data} has other contents now' in said
     refuse(train.main, f'--data={data}', f'--outdir={folder}', '--resume=auto', status=2,
            says=('--resume auto', '--nosubdir'))
 
@@ -165,7 +165,7 @@ def test_auto_goes_on_with_other_settings_that_leave_the_weights_alone(data, who
     said = run(train.main, *arguments(
         data, folder, '--duration=0.003', '--resume=auto', '--workers=3', '--cache=0', '--dump=7', '--keep=1',
         '--snap=2', '--tick=2', '--max-nan=5', '--preview')).stderr
-    assert 'anew' not in said
+    assert 'from scratch' not in said
     assert json.loads((folder / 'training_options.json').read_text())['resume_kimg'] == 2
     states = [load_state(path / newest) for path in (whole, folder)]
     for key in ('net', 'ema', 'optimizer_state', 'data_order', 'random_states', 'cur_nimg'):
@@ -192,7 +192,7 @@ def test_auto_passes_over_a_damaged_state_with_a_warning(data, whole, tmp_path):
         path.write_bytes(b'')
     state, said = auto(data, folder)
     assert state is None
-    assert 'Starts anew: ' in said
+    assert 'Starts from scratch: ' in said
 
 
 def test_auto_passes_over_states_of_other_software(data, whole, tmp_path):
@@ -215,7 +215,7 @@ def test_processes_that_find_different_states_do_not_train(data, whole, tmp_path
     folder = copy_run(whole, tmp_path)
     monkeypatch.setattr(launch.distributed, 'gather', lambda value: [value, None])
     refuse(train.main, *arguments(data, folder, '--duration=0.004', '--resume=auto'), status=1,
-           says=('--resume: process 0 found one after 3 kimg', 'process 1 no state', 'share'))
+           says=('--resume: the processes found different states (3 kimg, none)', 'share'))
 
 
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
@@ -304,7 +304,7 @@ def test_states_of_other_software_resume_with_a_warning(form, data, whole, tmp_p
     again = load_state(other / 'training-state-000004.pt')
     assert again['optimizer_state']['state'][0]['step'] == 16  # Adam's moments went on
     (folder / 'network-snapshot-000003.pkl').unlink()
-    assert 'averaged weights' in load_state(path)['not_restored'][-1]
+    assert 'the EMA' in load_state(path)['not_restored'][-1]
 
 
 def test_an_old_state_of_another_network_is_refused(data, whole, tmp_path):

@@ -74,9 +74,9 @@ def test_golden_snapshots_hold_the_golden_networks(name, tmp_path, capsys):
 def test_the_other_keys_of_a_snapshot(golden_path):
     contents = snapshot.load_snapshot(str(golden_path))
     assert list(contents) == ['ema', 'loss_fn', 'augment_pipe', 'dataset_kwargs']
-    assert type(contents['loss_fn']) is loss.EDMLoss
-    assert type(contents['augment_pipe']) is augment.AugmentPipe
-    assert contents['augment_pipe'].p == 0.12
+    assert contents['loss_fn'].class_name == 'EDMLoss'
+    assert contents['augment_pipe'].class_name == 'AugmentPipe'
+    assert contents['augment_pipe'].state['p'] == 0.12
     assert type(contents['dataset_kwargs']) is dict
     assert contents['dataset_kwargs']['max_size'] == 100
 
@@ -160,7 +160,7 @@ def test_tensors_that_do_not_fit_are_named(tmp_path):
     refuse(edited(tmp_path, wider), 'model.map_layer1.bias', '[65]', '[64]')
     refuse(edited(tmp_path, integers), 'model.map_layer1.bias', 'int64')
     refuse(edited(tmp_path, lambda ema: layer(ema).state['_parameters'].pop('bias')),
-           'has no tensor model.map_layer1.bias')
+           'model.map_layer1.bias', 'is nothing')
     refuse(edited(tmp_path, lambda ema: layer(ema).state['_buffers'].update(more=torch.zeros(2))),
            'model.map_layer1.more')
 
@@ -176,8 +176,9 @@ def test_an_unknown_loss_does_not_keep_the_network_from_being_used(tmp_path):
     contents = load_foreign(golden_bytes())
     contents['loss_fn'].meta['class_name'] = 'FlowLoss'
     path = write(tmp_path / 'net.pkl', dump_foreign(contents))
-    refuse(path, 'loss_fn', 'FlowLoss')
-    assert same_tensors(snapshot.load_network(str(path), CPU), golden_network('edm-ddpmpp')[0])
+    contents = snapshot.load_snapshot(str(path))
+    assert contents['loss_fn'].class_name == 'FlowLoss'
+    assert same_tensors(contents['ema'], golden_network('edm-ddpmpp')[0])
 
 
 @pytest.mark.parametrize(('name', 'value'), [
@@ -192,14 +193,14 @@ def test_modules_without_end_are_refused(tmp_path):
     itself = torch.nn.ModuleDict()
     itself._modules['again'] = itself
     refuse(write(tmp_path / 'net.pkl', dump_foreign({'ema': module('EDMPrecond', _modules={'a': itself})})),
-           'claims more')
+           'than it claims')
     doubling = module('Linear')
     for _ in range(60):  # 2^60 paths in a small file
         doubling = module('Linear', _modules={'a': doubling, 'b': doubling})
-    refuse(write(tmp_path / 'net.pkl', dump_foreign({'ema': doubling})), 'claims more')
+    refuse(write(tmp_path / 'net.pkl', dump_foreign({'ema': doubling})), 'than it claims')
     shared = torch.zeros(10_000)
     many = module('EDMPrecond', _buffers={f'b{i}': shared for i in range(1000)})
-    refuse(write(tmp_path / 'net.pkl', dump_foreign({'ema': many})), 'claims more')
+    refuse(write(tmp_path / 'net.pkl', dump_foreign({'ema': many})), 'than it claims')
 
 
 def test_files_of_other_kinds_are_named(tmp_path):
@@ -232,8 +233,8 @@ def test_what_is_written_is_read_back_exactly(cls, tmp_path, capsys):
     contents = snapshot.load_snapshot(str(tmp_path / 'net.pkl'))
     assert same_tensors(contents['ema'], net)
     assert contents['ema']._init_kwargs == net._init_kwargs
-    assert contents['loss_fn'].sigma_data == 0.25
-    assert contents['augment_pipe'].xflip == 1e8
+    assert contents['loss_fn'].state['sigma_data'] == 0.25
+    assert contents['augment_pipe'].state['xflip'] == 1e8
     assert contents['dataset_kwargs'] == {'path': 'data.zip', 'resolution': 4, 'max_size': None}
     assert net.training  # the caller's network stays as it was
     assert capsys.readouterr().err == ''
@@ -279,21 +280,11 @@ def test_written_tensors_are_contiguous_and_their_own(tmp_path):
     assert same_tensors(ema, net)
 
 
-class Optimized(torch.nn.Module):
-    """The outside of what torch.compile makes, without the seconds that its import takes."""
-
-    def __init__(self, net):
-        super().__init__()
-        self._orig_mod = net
-
-
-def test_wrappers_stay_outside(tmp_path):
-    net, compiled = tiny_net(), tiny_net()
+def test_a_compiled_network_is_written_without_its_code(tmp_path):
+    compiled = tiny_net()
     compiled._compiled_call_impl = refuse  # as compiled.compile() does
-    for number, wrapped in enumerate([torch.nn.DataParallel(Optimized(net)), compiled]):
-        path = tmp_path / f'{number}.pkl'
-        snapshot.save_snapshot(path, ema=wrapped)
-        assert same_tensors(snapshot.load_network(str(path), CPU), net)
+    snapshot.save_snapshot(tmp_path / 'net.pkl', ema=compiled)
+    assert same_tensors(snapshot.load_network(str(tmp_path / 'net.pkl'), CPU), compiled)
 
 
 def test_what_others_cannot_read_is_not_written(tmp_path):
