@@ -2,6 +2,7 @@
 
 import re
 from functools import partial
+from pathlib import Path
 
 import click
 
@@ -79,6 +80,8 @@ def main(source: str, dest: str, max_images: int | None, random_subset: int | No
     if random_subset is not None and max_images is None:
         raise click.UsageError(f'--random-subset={random_subset} needs --max-images')
     check_size(transform, resolution)
+    if not dest.lower().endswith('.zip') and Path(dest).resolve().is_relative_to(Path(source).resolve()):
+        raise click.UsageError(f'--dest {dest}: lies in --source {source}, which its images would join')
 
     from data.dataset import kept_by_max_size
     from data.dataset_writer import write_dataset

@@ -264,6 +264,9 @@ def test_pipes_and_dead_links_among_the_images_are_named(tmp_path):
     ('{"labels": [["a.png", [NaN]]]}', 'the label of a.png'),
     ('{"labels": [["a.png", [1' + '0' * 400 + ']]]}', 'the label of a.png'),
     ('{"labels": [["a.png", 1], ["a.png", 2]]}', 'gives a.png two labels, 1 and 2'),
+    ('{"labels": [["a.png", 1], [".\\\\a.png", 2], ["b.png", 0]]}', 'gives a.png two labels, 1 and, as'),
+    ('{"labels": [["a.png", 1], ["b.png", [1]]]}', 'the labels of a.png and b.png differ'),
+    ('{"labels": [["a.png", [1, 2]], ["b.png", [1]]]}', 'the labels of a.png and b.png differ'),
 ])
 def test_labels_that_are_none_are_refused(tmp_path, text, says):
     path = write(tmp_path / 'set', {'a.png': RGB, 'b.png': RGB})

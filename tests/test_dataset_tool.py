@@ -496,3 +496,10 @@ def test_an_interrupted_run_leaves_nothing_that_looks_finished(tmp_path, monkeyp
     for dest in ('out', 'out.zip'):
         run(dataset_tool.main, '--source', tmp_path / 'set', '--dest', tmp_path / dest, status=130)
     assert [path.name for path in tmp_path.iterdir()] == ['set']
+
+
+def test_a_folder_is_not_written_into_its_source(tmp_path):
+    source = write(tmp_path / 'source', {'a.png': np.zeros((4, 4, 3), np.uint8)})
+    refuse(dataset_tool.main, '--source', source, '--dest', source / 'sub' / '..' / 'set', status=2,
+           says=('--dest', 'lies in --source'))
+    assert [path.name for path in source.iterdir()] == ['a.png']

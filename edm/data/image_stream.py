@@ -52,14 +52,7 @@ class EncodedImages:
         found = read_labels(self.files, self.names, self._where)
         if found.problem:
             raise UserError(f'{self._where}: {found.problem}')
-        if not found:
-            return None
-        kinds = [len(label) if isinstance(label, list) else None for label in found.labels]
-        for name, kind in zip(self.names, kinds, strict=True):
-            if kind != kinds[0]:
-                raise UserError(f'{self._where}: dataset.json: the labels of {self.names[0]} and {name} '
-                                'differ in kind or length')
-        return np.array(found.labels)
+        return np.array(found.labels) if found else None
 
     def _decode(self, index: int) -> np.ndarray:
         pixels = np.asarray(self.read(index))

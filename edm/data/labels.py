@@ -57,7 +57,7 @@ def read_labels(files: Folder | Zip, names: Sequence[str], where: str) -> FileLa
     if not isinstance(content, dict) or not isinstance(content.get('labels'), list | None):
         raise UserError(f'{where} must be of the form {{"labels": [[name, label], ...]}}')
     by_name = _by_name(content.get('labels') or [], where)
-    labels, problem = _match(names, by_name), ''
+    labels, problem = _match(names, by_name, where), ''
     missing = [name for name, label in zip(names, labels, strict=True) if label is None]
     if by_name and missing:
         problem = (f'dataset.json has no label for {missing[0]}; {len(missing):,} of {len(names):,} images '
@@ -81,15 +81,26 @@ def _by_name(entries: list, where: str) -> dict[str, int | list]:
             label = int(label)
         if labels.setdefault(name, label) != label:
             raise UserError(f'{where} gives {name} two labels, {_short(labels[name])} and {_short(label)}')
+    kinds = {name: len(label) if isinstance(label, list) else None for name, label in labels.items()}
+    for name, kind in kinds.items():
+        if kind != (first := next(iter(kinds.items())))[1]:
+            raise UserError(f'{where}: the labels of {first[0]} and {name} differ in kind or length')
     return labels
 
 
-def _match(names: Sequence[str], by_name: dict[str, int | list]) -> list[int | list | None]:
-    """A label for each name: that of the very name, else the one of a name that is spelled otherwise."""
-    files, others = set(names), {}
+def _match(names: Sequence[str], by_name: dict[str, int | list], where: str) -> list[int | list | None]:
+    """A label for each name: that of the very name, else the one of a name that is spelled otherwise.
+
+    Raises UserError if two spellings of one file have two labels.
+    """
+    files, spelled, others = set(names), {}, {}
     for name, label in by_name.items():
-        if name not in files and others.setdefault(_plain(name), label) != label:
-            others[_plain(name)] = None  # two spellings with two labels
+        first = spelled.setdefault(_plain(name), name)
+        if by_name[first] != label and not files >= {first, name}:
+            raise UserError(f'{where} gives {first} two labels, {_short(by_name[first])} and, as {name}, '
+                            f'{_short(label)}')
+        if name not in files:
+            others[_plain(name)] = label
     return [by_name[name] if name in by_name else others.get(_plain(name)) for name in names]
 
 
