@@ -141,7 +141,7 @@ def _encode(text, encoding):
 def _numpy_type(code, align=False, copy=True):
     require(type(code) is str and re.fullmatch('b1|[iu][1248]|f[248]', code) is not None,
             'a numpy value of a type that is no number')
-    return np.dtype(code)
+    return np.dtype(code, copy=True)  # its byte order follows
 
 
 def _numpy_scalar(kind, data):
@@ -292,8 +292,9 @@ class _SafeUnpickler(pickle._Unpickler):
         state = self.stack.pop()
         target = self.stack[-1]
         if isinstance(target, np.dtype):
-            require(type(state) is tuple and len(state) >= 5 and state[1] in ('<', '=', '|')
-                    and state[2:5] == (None, None, None), 'a numpy type with parts or other byte order')
+            require(type(state) is tuple and len(state) >= 5 and state[1] in ('<', '=', '>', '|')
+                    and state[2:5] == (None, None, None), 'a numpy type with parts')
+            target.__setstate__((3, state[1], None, None, None, -1, -1, 0))
         elif type(target) is np.ndarray:
             self._budget.spend_call(state if type(state) is tuple else ())
             _set_array(target, state)

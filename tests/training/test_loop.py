@@ -141,7 +141,7 @@ def test_resuming_equals_never_stopping(tmp_path):
 
 def test_what_no_option_repeats_comes_from_the_state(tmp_path):
     train(tiny_config(tmp_path, total_kimg=1, seed=7, ema_rampup_ratio=None))
-    resumed, _ = continued(tiny_config(tmp_path / 'more', ema_rampup_ratio=0.05,
+    resumed, _ = launch.resumed(tiny_config(tmp_path / 'more', ema_rampup_ratio=0.05,
                                        resume_state_dump=str(tmp_path)))
     assert (resumed.seed, resumed.ema_rampup_ratio) == (7, None)
 
