@@ -110,6 +110,9 @@ def _launch(config: TrainingConfig, dataset: Dataset, make_net: Callable, state:
             config = replace(config, run_dir=str(folder or make_dir()), device=str(device))
     config = distributed.from_rank0(config)
     run = train(config, dataset, make_net, device=device, state=state, source=source, card=card)
+    # DDP must not be the last to hold the process group: it would wait, with the GIL held, for a thread that
+    # may wait for the GIL to drop a tensor.
+    run.shared_net = run.net
     distributed.shutdown()
     if not run.finished:
         sys.exit(128 + run.stop_signal)
