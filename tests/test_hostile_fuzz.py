@@ -22,7 +22,7 @@ from data.image_decoding import decode_image
 from hostile_files import CALL, TWO_FLOATS, call, name, tensor, value, whole
 from image_sets import encode
 from scores.features import read_arrays
-from torch_utils import safe_pickle
+from torch_utils import persistence, safe_pickle
 from torch_utils.errors import UserError
 from training import checkpoint, networks, snapshot
 
@@ -36,7 +36,7 @@ def snapshot_file() -> bytes:
     net = networks.EDMPrecond(4, 1, model_type='SongUNet', model_channels=8, channel_mult=[1], num_blocks=1,
                               attn_resolutions=[])
     file = io.BytesIO()
-    snapshot._Pickler(file, protocol=4).dump({'ema': net.eval().requires_grad_(False)})
+    persistence.dump({'ema': net.eval().requires_grad_(False)}, file)
     return file.getvalue()
 
 

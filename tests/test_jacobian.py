@@ -284,7 +284,7 @@ def test_the_plot_command_names_its_curves(tmp_path):
         assert image.size[0] == 2025
         assert 'CIFAR-10: dimension 48' in image.info['Description']
     twice = ('--ranks', f'{tmp_path}/a.npz=x', f'{tmp_path}/b.npz=x')
-    refuse(plot.main, 'jacobian', *twice, f'--out={out}', status=2, says=('--ranks', 'called x'))
+    refuse(plot.main, 'jacobian', *twice, f'--out={out}', status=2, says=('--ranks', 'label x'))
     refuse(plot.main, 'jacobian', '--ranks', tmp_path / 'a.npz', '--max_snr=0.01', f'--out={out}', status=1,
            says=('0.01',))
 
