@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 from tqdm import tqdm
 
+from data.image_names import refuse_images
 from data.image_stream import ImageStream
 from scores.features import save_features
 from torch_utils import distributed
@@ -72,6 +73,15 @@ def _rows_in_order(images: ImageStream, descriptor, batch: int,
         header = f'{image.mode} {image.width} {image.height} '.encode()
         return pixels, hashlib.sha256(header + image.tobytes()).digest()
 
+    def refuse_all() -> None:
+        where, faults = images.where(0).removesuffix(f': {images.names[0]}'), []
+        for index in range(total):
+            try:
+                prepare(index)
+            except UserError as err:
+                faults.append(str(err).removeprefix(f'{where}: '))
+        refuse_images(faults, total, where)
+
     parts = (indices[start:start + _TASK] for indices in own for start in range(0, len(indices), _TASK))
     prepared = itertools.chain.from_iterable(
         map_ahead(prepare_all, parts, workers, ahead=max(2 * batch // _TASK, 2 * workers)))
@@ -79,6 +89,10 @@ def _rows_in_order(images: ImageStream, descriptor, batch: int,
         part = None
         with distributed.shared_errors():
             if number < len(own):
-                pixels, digests = zip(*itertools.islice(prepared, len(own[number])), strict=True)
+                try:
+                    pixels, digests = zip(*itertools.islice(prepared, len(own[number])), strict=True)
+                except UserError:
+                    refuse_all()
+                    raise
                 part = descriptor.compute(np.stack(pixels)), b''.join(digests)
         yield from (part for part in distributed.gather(part) if part is not None)

@@ -146,3 +146,12 @@ def test_an_error_comes_in_order_and_ends_the_work():
     with pytest.raises(ValueError, match='4'):
         list(results)
     assert len(started) < 100
+
+
+def test_all_images_that_cannot_be_used_are_named_at_once(tmp_path):
+    files = dict(zip('abcd', map(encode, pixels(4)), strict=True))
+    files |= {'b': b'no image', 'd': encode(pixels(size=8)[0])}
+    source = write(tmp_path / 'set', {f'{name}.png': data for name, data in files.items()})
+    with pytest.raises(UserError, match=r'set: 2 of 4 images can\'t be used: b\.png.*; d\.png is'):
+        run(source, tmp_path / 'a.npz', batch=2)
+    assert not (tmp_path / 'a.npz').exists()
