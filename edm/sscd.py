@@ -1,15 +1,15 @@
 """Compare images: descriptors, RP and GL scores, MAE scores, matrices of all pairs of models."""
 
 import functools
-import os
-import re
 import shlex
 from pathlib import Path
 
 import click
 
+from scores import results
+from scores import score_options as options
 from scores.descriptors import DESCRIPTORS
-from scores.score_table import REFERENCES, SCORES, Row, Score, add_rows, read_table
+from scores.score_table import REFERENCES, SCORES, Row, Score
 from torch_utils import cli
 from torch_utils.errors import UserError, note
 
@@ -28,43 +28,13 @@ def main() -> None:
     """
 
 
-def _npz_name(ctx, param, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
-    for path in [value] if isinstance(value, str) else value:
-        if not path.lower().endswith('.npz') or os.path.isdir(path):
-            raise click.BadParameter(f'{path} must name a file that ends with .npz')
-    return value
-
-
-def _names_of_models(ctx, param, values: tuple[str, ...]) -> tuple[str, ...]:
-    for value in values:
-        if not value.isprintable() or value != value.strip() or ' vs ' in value or re.fullmatch(
-                r'\d*(-\d+)*', value):
-            raise click.BadParameter(f'{value!r}: expected a name that is no number and has no " vs " in it')
-    if len(set(values)) < len(values):
-        raise click.BadParameter(f'{", ".join(values)}: two models have one name')
-    return values
-
-
-_workers_option = click.option('--workers', metavar='INT', type=click.IntRange(min=1),
-                               help='Threads that decode images, per process.  [default: cores, at most 8]')
-_ignore_names_option = click.option('--ignore-names', is_flag=True,
-                                    help='Pair rows whatever their file names: in the order of the numbers '
-                                         'in the names, else row by row.')
-_json_option = click.option('--json', 'json_path', metavar='FILE',
-                            help='Write the score to this file, with its inputs and provenance.')
-_table_option = click.option('--table', metavar='CSV',
-                             help='Add the scores to this table for plot.py; the same score again replaces '
-                                  'its row.')
-_names_option = click.option('--names', metavar='STR ...', multiple=True, callback=_names_of_models,
-                             help='For --table: names of the models.')
-
-
 @main.command()
 @cli.options('Main options',
     click.option('--images', metavar='ZIP|DIR|NPZ', required=True,
                  help='Images; rows follow the order of their names.'))
 @cli.options('Output',
-    click.option('--features', metavar='NPZ', required=True, callback=_npz_name, help='File to write.'))
+    click.option('--features', metavar='NPZ', required=True, callback=options.npz_name,
+                 help='File to write.'))
 @cli.options('Descriptor',
     click.option('--descriptor', type=click.Choice(list(DESCRIPTORS)), default='sscd',
                  help='sscd: the network of --model, on images resized to 320x320. pixel: similarity is the '
@@ -76,7 +46,7 @@ _names_option = click.option('--names', metavar='STR ...', multiple=True, callba
 @cli.options('Performance',
     click.option('--batch', metavar='INT', type=click.IntRange(min=1), default=64,
                  help='Batch size per process.'),
-    _workers_option,
+    options.workers_option,
     cli.device_option)
 @cli.writes(['images', 'model'], features='features')
 def feature(images: str, features: str, descriptor: str, model: str | None, batch: int, workers: int | None,
@@ -131,13 +101,9 @@ def _feature_card(images: str, device) -> dict:
     return card | {'command': shlex.join(words), 'options': options}
 
 
-_THRESHOLD_HELP = ('Similarity above which images are the same. 0.6 suits SSCD descriptors; pixel '
-                   'descriptors need more, such as 0.97.')
-
-
 def _score_command(name: str, kind: Score) -> click.Command:
     """The sub-command of a kind of score."""
-    own = [_ignore_names_option,
+    own = [options.ignore_names_option,
            click.option('--reference', type=click.Choice(list(REFERENCES)),
                         help='--target is samples of this closed-form denoiser, so the score in --table is '
                              + ' or '.join(REFERENCES.values()) + '.')]
@@ -145,16 +111,16 @@ def _score_command(name: str, kind: Score) -> click.Command:
         own = [click.option('--nested', is_flag=True,
                             help='Compare with the first --size rows of --target only; rows after the '
                                  'largest size are held-out images, whose score is the control.')]
-    output = [_json_option, _table_option,
+    output = [options.json_option, options.table_option,
               click.option('--size', 'sizes', metavar='N ...', type=click.IntRange(min=1), multiple=True,
                            help='For --table: size of the training set, one per --source.' + (
                                '' if kind.paired else '  [default: rows of --target]')),
               click.option('--width', 'widths', metavar='INT ...', type=click.IntRange(min=1), multiple=True,
                            help='For --table: width of the model' + ('; of both.' if kind.paired else '.')),
-              _names_option]
+              options.names_option]
     if not kind.paired:
         output.append(click.option(
-            '--neighbors', metavar='NPZ ...', callback=_npz_name, multiple=True,
+            '--neighbors', metavar='NPZ ...', callback=options.npz_name, multiple=True,
             help='Write nearest training images and similarities, for plot.py; one file per --source.'))
     target = ('Features of the other model\'s samples from the same noises' if kind.paired else
               'Features of the training images')
@@ -167,13 +133,13 @@ def _score_command(name: str, kind: Score) -> click.Command:
                      help=f'{target}; one file, or one per --source.'),
         click.option('--t', 'thresholds', metavar='FLOAT ...', type=cli.FiniteRange(min=-1, max=1),
                      default=[0.6], multiple=True,
-                     help=_THRESHOLD_HELP),
+                     help=options.THRESHOLD_HELP),
         *own, cli.device_option)
     @cli.options('Output', *output)
     @cli.writes(['sources', 'targets'], json_path='scores', table=None, **(
         {} if kind.paired else {'neighbors': 'neighbors'}))
-    def command(**options) -> None:
-        _score(name, **options)
+    def command(**given) -> None:
+        _score(name, **given)
     return command
 
 
@@ -188,17 +154,17 @@ def _score(name: str, *, sources, targets, thresholds, device, json_path, table,
     from torch_utils.distributed import pick_device
 
     kind, called = SCORES[name], REFERENCES.get(reference, name)
-    labels = _labels(SCORES[called].models, widths, names, table)
+    labels = options.model_labels(SCORES[called].models, widths, names, table)
     several = len(sources) * len(thresholds) > 1
     _check_options(table, json_path, labels, nested, several, len(sources), targets=targets, sizes=sizes,
                    neighbors=neighbors)
     for path in neighbors or (None,):
-        _prepare(json=json_path, table=table, neighbors=path)
+        results.prepare(json=json_path, table=table, neighbors=path)
     device = None if kind.paired else pick_device(device)
     load, rows = functools.lru_cache(maxsize=2)(load_features), []
     for i, (source, target) in enumerate(zip(sources, targets * (len(sources) // len(targets)), strict=True)):
         first, second = load(source, '--source'), load(target, '--target')
-        _mention(thresholds, first, second)
+        results.mention(thresholds, first, second)
         if kind.paired:
             second = pair_features(first, second, force=ignore_names)
         size = sizes[i] if sizes else None if kind.paired else len(second.values)
@@ -213,16 +179,16 @@ def _score(name: str, *, sources, targets, thresholds, device, json_path, table,
             controls = [] if control is None else [
                 score_row(name, kind.control, control, threshold, **kept)]
             if several:
-                _print_line(kind, rows[-1], source, target)
+                results.print_line(kind, rows[-1], source, target)
             else:
-                _print(kind, rows[-1], controls, num_training)
+                results.print_score(kind, rows[-1], controls, num_training)
             rows += controls if reference is None else []
         if neighbors:
             save_neighbors(neighbors[i], similarity, nearest, thresholds[0], first, second,
                            provenance.record(inputs=[source, target]), size)
             print(f'wrote {neighbors[i]}: the nearest training images')
-    _add_to_table(table, rows)
-    _write(json_path, kind, rows[0], sources[0], targets[0])
+    results.add_to_table(table, rows)
+    results.write_score(json_path, kind, rows[0], source=sources[0], target=targets[0])
 
 
 def _check_options(table, json_path, labels, nested: bool, several: bool, total: int, *, targets, sizes,
@@ -238,35 +204,6 @@ def _check_options(table, json_path, labels, nested: bool, several: bool, total:
         raise click.UsageError('--json: holds one score; for several at a time give --table')
 
 
-def _print_line(kind: Score, row: Row, source: str, target: str) -> None:
-    """A score among several."""
-    print(f'{kind.printed} of {source} and {target} at {row.threshold:g}: {row.value} ({row.count} of '
-          f'{row.total}; {_interval(row)})')
-
-
-def _print(kind: Score, row: Row, controls: list[Row], num_training: int) -> None:
-    """A score by itself, as the papers' software prints it, its counts and its control."""
-    rest = row.rest()
-    print(f'{kind.printed} = ', row.value if kind.paired else 1 - rest.value)
-    print(f'{row.count} of {row.total} {kind.says.format(t=f"{row.threshold:g}")}; {_interval(row)}' + (
-        '' if kind.paired else f'. Memorized fraction: {rest.value} ({rest.count} of {rest.total}, '
-                               f'{num_training} training images)'))
-    for each in controls:
-        print(f'{SCORES[each.score].label}: {each.value} ({each.count} of {each.total}; {_interval(each)})')
-
-
-def _labels(wanted: int, widths, names, table: str | None) -> tuple[str, ...]:
-    """Labels of the models in the table, the wider first."""
-    of = {1: 'one, of --source', 2: 'two that differ, of --source and --target'}[wanted]
-    for option, given in (('--width', widths), ('--names', names)):
-        if given and (len(given) != wanted or len(set(given)) != wanted or (widths and names)):
-            raise click.UsageError(f'{option} {", ".join(map(str, given))}: expected ' + (
-                'either --width or --names' if widths and names else of))
-    if table is not None and not (widths or names):
-        raise click.UsageError(f'--table needs --width or --names: {of}')
-    return tuple(map(str, sorted(widths, reverse=True))) or names
-
-
 for _name, _kind in SCORES.items():
     if _kind.command:
         _score_command(_name, _kind)
@@ -279,8 +216,8 @@ for _name, _kind in SCORES.items():
                  help='Samples of the other model from the same noises, of the same names.'),
     click.option('--t', 'threshold', metavar='FLOAT', type=cli.FiniteRange(min=0, max=255), default=15,
                  help='Mean difference of pixels, of 255, below which images are the same.'),
-    _workers_option)
-@cli.options('Output', _json_option, _table_option, _names_option)
+    options.workers_option)
+@cli.options('Output', options.json_option, options.table_option, options.names_option)
 @cli.writes(['source', 'target'], json_path='scores', table=None)
 def maescore(source: str, target: str, threshold: float, json_path: str | None, table: str | None,
              names: tuple[str, ...], workers: int | None) -> None:
@@ -295,16 +232,16 @@ def maescore(source: str, target: str, threshold: float, json_path: str | None, 
     from scores.pixel_errors import mae_shares
     from torch_utils.processes import default_workers
 
-    labels = _labels(2, (), names, table)
+    labels = options.model_labels(2, (), names, table)
     streams = [open_images(source, '--source'), open_images(target, '--target')]
-    _prepare(json=json_path, table=table)
+    results.prepare(json=json_path, table=table)
     share = mae_shares(streams, threshold, workers or default_workers())[0, 1]
     row = Row(share.count, share.total, threshold=threshold, score='mae', models=labels, size=None)
     print('MAE score = ', row.value)
     print(f'{row.count} of {row.total} pairs differ by less than {threshold:g} of 255 on average; '
-          f'{_interval(row)}')
-    _add_to_table(table, [row])
-    _write(json_path, SCORES['mae'], row, source, target)
+          f'{results.interval_words(row)}')
+    results.add_to_table(table, [row])
+    results.write_score(json_path, SCORES['mae'], row, source=source, target=target)
 
 
 @main.command(cls=cli.ListCommand)
@@ -312,17 +249,17 @@ def maescore(source: str, target: str, threshold: float, json_path: str | None, 
     click.option('--features', metavar='NPZ ...', multiple=True, help='Features of each model\'s samples.'),
     click.option('--images', metavar='DIR|ZIP|NPZ ...', multiple=True,
                  help='Samples of each model, for MAE scores.'),
-    click.option('--names', metavar='STR ...', required=True, multiple=True, callback=_names_of_models,
+    click.option('--names', metavar='STR ...', required=True, multiple=True, callback=options.names_of_models,
                  help='Names of the models, in this order.'),
     click.option('--t', 'threshold', metavar='FLOAT', type=cli.FiniteRange(min=-1, max=1), default=0.6,
-                 help=_THRESHOLD_HELP),
+                 help=options.THRESHOLD_HELP),
     click.option('--mae-t', 'mae_threshold', metavar='FLOAT', type=cli.FiniteRange(min=0, max=255),
                  default=15, help='Mean difference of pixels, of 255, below which images are the same.'),
-    _ignore_names_option)
+    options.ignore_names_option)
 @cli.options('Output',
     click.option('--table', metavar='CSV', required=True,
                  help='Add the scores to this table for plot.py; the same score again replaces its row.'))
-@cli.options('Performance', _workers_option)
+@cli.options('Performance', options.workers_option)
 @cli.writes(['features', 'images'], adds_overwrite=False, table=None)
 def matrix(features: tuple[str, ...], images: tuple[str, ...], names: tuple[str, ...], threshold: float,
            mae_threshold: float, table: str, ignore_names: bool, workers: int | None) -> None:
@@ -349,17 +286,17 @@ def matrix(features: tuple[str, ...], images: tuple[str, ...], names: tuple[str,
 
     loaded = [load_features(path, '--features') for path in features]
     streams = [open_images(path, '--images') for path in images]
-    _prepare(table=table)
+    results.prepare(table=table)
     rows = []
     if loaded:
-        _mention([threshold], *loaded)
+        results.mention([threshold], *loaded)
         aligned = [pair_features(loaded[0], each, force=ignore_names) for each in loaded]
         kind = next((each.descriptor for each in loaded if each.descriptor), '')
         rows += _matrix_rows('rp', names, rp_shares(aligned, threshold), threshold=threshold, descriptor=kind)
     if streams:
         shares = mae_shares(streams, mae_threshold, workers or default_workers())
         rows += _matrix_rows('mae', names, shares, threshold=mae_threshold)
-    _add_to_table(table, rows)
+    results.add_to_table(table, rows)
 
 
 def _matrix_rows(score: str, names: tuple[str, ...], shares: dict, **more) -> list[Row]:
@@ -370,63 +307,6 @@ def _matrix_rows(score: str, names: tuple[str, ...], shares: dict, **more) -> li
         print(' '.join(f'{value:.4f}' for value in values), name)
     return [Row(share.count, share.total, score=score, models=(names[i], names[j]), size=None, **more)
             for (i, j), share in shares.items()]
-
-
-def _prepare(**outputs: str | None) -> None:
-    """Refuse files of options such as `--json` that can't be written, before any work."""
-    from torch_utils.files import make_output_dir
-
-    for option, path in outputs.items():
-        if path is not None:
-            if os.path.isdir(path):
-                raise click.UsageError(f'--{option} {path}: is a folder, expected the name of a file')
-            if option == 'table' and os.path.exists(path):
-                read_table(path)
-            make_output_dir(Path(path).parent, f'--{option}')
-
-
-def _mention(thresholds, *features) -> None:
-    """Note what is doubtful of features, and a threshold for SSCD that is left for pixels."""
-    for doubt in (doubt for each in features for doubt in each.doubts()):
-        note(doubt)
-    source = click.get_current_context().get_parameter_source
-    is_default = click.core.ParameterSource.DEFAULT in (source('threshold'), source('thresholds'))
-    if is_default and any(each.descriptor == 'pixel' for each in features):
-        note(f'--t is left at {thresholds[0]:g}, which suits SSCD; these are pixel descriptors, whose '
-             'similarities are higher')
-
-
-def _interval(share) -> str:
-    return f'95 % interval {share.low:.4f} .. {share.high:.4f} (Wilson)'
-
-
-def _add_to_table(table: str | None, rows: list[Row]) -> None:
-    if table is None:
-        return
-    if len({row.key for row in rows}) < len({(row.key, row.value, row.count) for row in rows}):
-        raise click.UsageError('--table: several of these scores have one row; give each --source its --size')
-    add_rows(table, rows)
-    print(f'wrote {table}: {len(rows)} scores')
-
-
-def _write(json_path: str | None, kind: Score, row: Row, source: str, target: str) -> None:
-    """`--json`: the score, its inputs and its provenance."""
-    from torch_utils import provenance
-    from torch_utils.files import write_json
-
-    if json_path is None:
-        return
-    record = provenance.record(inputs=[source, target])
-    rest = (row.total - row.count) / row.total
-    numbers = {kind.key: row.value} if kind.paired else {kind.key: 1 - rest, 'memorized_fraction': rest}
-    models = {'size': row.size, 'widths': row.widths, 'names': None if row.widths else row.models}
-    files = {name: {'path': path, 'sha256': record['inputs'][path]}
-             for name, path in (('source', source), ('target', target))}
-    write_json(json_path, {**numbers, 'low': row.low, 'high': row.high, 'count': row.count,
-                           'total': row.total, 'threshold': row.threshold,
-                           'descriptor': row.descriptor or None,
-                           **{name: value for name, value in models.items() if value}, **files,
-                           'record': record})
 
 
 if __name__ == '__main__':

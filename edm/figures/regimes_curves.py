@@ -69,18 +69,21 @@ def collect_curves(rows: Sequence[Row], *, data: str, kimg: float | None, thresh
     rows = [row for row in rows if row.size is not None and row.widths is not None]
     if not rows:
         raise UserError(f'{where}: no score has a size and widths, as sscd.py --size and --width give them')
-    descriptor = only(rows, 'descriptor', where)
-    thresholds = sorted({row.threshold for row in rows}, reverse=True)
+    main_rows = [row for row in rows if row.score in ('rp', 'gl')] or rows[:1]
+    descriptor = only(main_rows, 'descriptor', where)
+    rows = [row for row in rows if row.descriptor == descriptor]
+    thresholds = sorted({row.key[0] for row in rows if row.key[0] is not None}, reverse=True)
+    if not thresholds:
+        raise UserError(f'{where}: holds no RP or GL scores')
     listed = ', '.join(f'{t:g}' for t in thresholds)
     if threshold is None and len(thresholds) > 1:
         raise UserError(f'{where}: has the thresholds {listed}; --threshold says which one is the main one')
     main = thresholds[0] if threshold is None else threshold
     if main not in thresholds:
         raise UserError(f'--threshold {main:g}: the scores are at {listed}')
-    main_rows = [row for row in rows if row.score in ('rp', 'gl')] or rows[:1]
     return Regimes(data=data, kimg=kimg, descriptor=descriptor, threshold=main,
                    noises=totals(main_rows),
-                   curves={t: _curves([row for row in rows if row.threshold == t])
+                   curves={t: _curves([row for row in rows if row.key[0] in (t, None)])
                            for t in (main, *(t for t in thresholds if t != main))},
                    sizes=sorted({row.size for row in rows}))
 
@@ -95,7 +98,7 @@ def only(rows: Sequence[Row], field: str, where: str):
 
 def totals(rows: Sequence[Row]) -> str:
     """The number of samples per score, smallest to largest, as text."""
-    found = [row.total for row in rows]
+    found = [row.total or 0 for row in rows]
     return ' to '.join(map(str, sorted({min(found), max(found)})))
 
 
@@ -103,8 +106,9 @@ def _curves(rows: Sequence[Row]) -> Curves:
     found = defaultdict(lambda: defaultdict(list))
     for row in sorted(rows, key=lambda row: row.size):
         found[row.score][row.widths].append(row)
-    return {score: {widths: Curve(*(np.array([getattr(row, name) for row in curve])
-                                    for name in ('size', 'value', 'low', 'high')))
+    return {score: {widths: Curve(np.array([row.size for row in curve]),
+                                  *(np.array([getattr(row, name) for row in curve], dtype=np.float64)
+                                    for name in ('value', 'low', 'high')))
                     for widths, curve in curves.items()} for score, curves in found.items()}
 
 

@@ -1,7 +1,6 @@
 """The score table: a CSV file with one row per score, which sscd.py writes and plot.py draws.
 
-A new kind of score is a function in `copy_scores` and an entry of SCORES, which also gives sscd.py its
-sub-command.
+A new kind of score is a function and an entry of SCORES.
 """
 
 import csv
@@ -22,10 +21,13 @@ from torch_utils.files import atomic_write, locked
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """A kind of score: a share of samples.
+    """A kind of score.
 
-    label: in tables and figures. models: how many models a row names. control: the kind of score that
-    `scores.comparison` computes beside it for comparison. key: its name in --json.
+    label: in tables and figures. models: how many models a row names. is_share: whether it is a share of
+    samples, with count, total and the Wilson interval; other scores have a value and an interval alone.
+    thresholded: whether scores at several thresholds are several scores; others have none, or their own.
+    control: the kind of score that `scores.comparison` computes beside it for comparison. key: its name in
+    --json.
     For a sub-command of sscd.py: command, its name; help; printed, what it calls the score; says, what it
     counts, {t} being the threshold; measure: (source [N, D], target [M, D], device) -> similarities,
     float64 [N], and the rows of `target` in question, int64 [N], or None; paired: source and target are
@@ -35,6 +37,8 @@ class Score:
 
     label: str
     models: int
+    is_share: bool = True
+    thresholded: bool = True
     control: str = ''
     key: str = ''
     command: str = ''
@@ -92,24 +96,38 @@ _VS = ' vs '  # between names of models; between widths, a dash
 
 
 @dataclass(frozen=True)
-class Row(Share):
-    """One score, a share of samples, and what it is the score of.
+class Row:
+    """One score with its 95 % interval, and what it is the score of.
 
+    A share of samples is given by count and total alone, which decide value and interval; any other score by
+    value, low and high, where an interval that is not known is None. threshold: None for scores without one.
     score: key of SCORES. models: names of models, or widths, as text. size: N, the number of training
     images, or None. descriptor: what images were compared by, or empty.
     """
 
+    count: int | None = None
+    total: int | None = None
     _: KW_ONLY
-    threshold: float
     score: str
     models: tuple[str, ...]
     size: int | None
+    threshold: float | None = None
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
     descriptor: str = ''
+
+    def __post_init__(self):
+        if self.count is not None:
+            share = Share(self.count, self.total)
+            for name in 'value', 'low', 'high':
+                object.__setattr__(self, name, getattr(share, name))
 
     @property
     def key(self) -> tuple:
         """Of two rows with equal keys, the later replaces the earlier."""
-        return self.threshold, self.score, self.models, self.size, self.descriptor
+        threshold = self.threshold if SCORES[self.score].thresholded else None
+        return threshold, self.score, self.models, self.size, self.descriptor
 
     @property
     def widths(self) -> tuple[int, ...] | None:
@@ -147,7 +165,8 @@ def add_rows(path: str | os.PathLike, rows: Iterable[Row]) -> None:
 def _order(row: Row) -> tuple:
     """High thresholds, the kinds as in SCORES, wide models and small sizes first; names as they came."""
     models = [-int(name) if _is_width(name) else 0 for name in row.models]
-    return -row.threshold, list(SCORES).index(row.score), models, row.size or 0, row.descriptor
+    threshold = math.inf if row.key[0] is None else -row.threshold
+    return threshold, list(SCORES).index(row.score), models, row.size or 0, row.descriptor
 
 
 def read_table(path: str | os.PathLike) -> list[Row]:
@@ -194,10 +213,20 @@ def _parse(cells: list[str], where: str) -> Row:
     if len(models) != wanted or not all(name and name.isprintable() for name in models):
         raise UserError(f'{where}: models is {shown(text["models"])}, expected {wanted} for {text["score"]}, '
                         'such as 16-8 or A vs B')
+    kind = SCORES[text['score']]
+    has_threshold = text['threshold'] or kind.thresholded
+    more = {'score': text['score'], 'models': models, 'descriptor': text['descriptor'],
+            'size': number('size', int, 1, 10**12) if text['size'] else None,
+            'threshold': number('threshold', float, -1, 255) if has_threshold else None}
+    if not kind.is_share:
+        low, high = (number(name, float, -1e300, 1e300) if text['low'] or text['high'] else None
+                     for name in ('low', 'high'))
+        if text['count'] or text['total'] or (low is not None and low > high):
+            raise UserError(f'{where}: expected a value, low up to high, and neither count nor total for '
+                            f'{text["score"]}, which is no share of samples')
+        return Row(value=number('value', float, -1e300, 1e300), low=low, high=high, **more)
     total = number('total', int, 1, 10**12)
-    row = Row(number('count', int, 0, total), total, threshold=number('threshold', float, -1, 255),
-              score=text['score'], models=models, descriptor=text['descriptor'],
-              size=number('size', int, 1, 10**12) if text['size'] else None)
+    row = Row(number('count', int, 0, total), total, **more)
     for name in 'value', 'low', 'high':
         if abs(number(name, float, 0, 1) - getattr(row, name)) > 1e-9:
             raise UserError(f'{where}: {name} is {text[name]}, expected {getattr(row, name)} for {row.count} '

@@ -8,7 +8,16 @@ import pytest
 
 from helpers import ROOT
 from scores.copy_scores import Share
-from scores.score_table import COLUMNS, REFERENCES, SCORES, Row, add_rows, format_table, read_table
+from scores.score_table import (
+    COLUMNS,
+    REFERENCES,
+    SCORES,
+    Row,
+    Score,
+    add_rows,
+    format_table,
+    read_table,
+)
 from torch_utils.errors import UserError
 
 
@@ -38,6 +47,35 @@ def test_the_columns_are_plain_numbers_and_text(tmp_path):
     assert line == {'threshold': '0.97', 'score': 'rp', 'models': '16-8', 'size': '64', 'value': '0.3',
                     'low': repr(share.low), 'high': repr(share.high), 'count': '3', 'total': '10',
                     'descriptor': 'pixel'}
+
+
+NO_SHARE = {'score': 'distance', 'models': ('16',), 'size': 64, 'descriptor': 'pixel'}
+
+
+@pytest.fixture
+def distance(monkeypatch):
+    monkeypatch.setitem(SCORES, 'distance', Score(label='D', models=1, is_share=False, thresholded=False))
+
+
+@pytest.mark.usefixtures('distance')
+def test_a_score_that_is_no_share_has_a_value_and_its_interval_alone(tmp_path):
+    one = Row(value=12.5, low=-1, high=14, **NO_SHARE)
+    add_rows(tmp_path / 't.csv', [one, row(), Row(value=3.5, **NO_SHARE | {'size': None})])
+    assert (tmp_path / 't.csv').read_text().splitlines()[2:] == [
+        ',distance,16,,3.5,,,,,pixel', ',distance,16,64,12.5,-1,14,,,pixel']
+    assert read_table(tmp_path / 't.csv')[2] == one
+    for wrong in ('distance,16,64,12.5,-1,14,3,10,pixel', 'distance,16,64,12.5,14,-1,,,pixel',
+                  'distance,16,64,nan,,,,,pixel', 'distance,16,64,1,inf,inf,,,pixel'):
+        (tmp_path / 't.csv').write_text(f'{GOOD}\n,{wrong}\n')
+        with pytest.raises(UserError, match='line 2'):
+            read_table(tmp_path / 't.csv')
+
+
+@pytest.mark.usefixtures('distance')
+def test_a_threshold_of_its_own_does_not_make_another_score(tmp_path):
+    for threshold in (0.5, 0.7):
+        add_rows(tmp_path / 't.csv', [Row(value=threshold, threshold=threshold, **NO_SHARE)])
+    assert [each.threshold for each in read_table(tmp_path / 't.csv')] == [0.7]
 
 
 def test_the_same_score_again_replaces_its_row(tmp_path):
