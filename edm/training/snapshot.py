@@ -5,19 +5,15 @@ A snapshot is a pickled dict: `ema`, the preconditioned network, and with what i
 arguments and fills it with the recorded tensors, whose names and shapes must be ours.
 """
 
-import contextlib
 import os
 import pickle
-from collections.abc import Iterator
 
-import numpy as np
 import torch
-from torch.nn.modules.module import register_module_module_registration_hook
-from torch.overrides import TorchFunctionMode
 
 from torch_utils import downloads, files, persistence, safe_pickle
 from torch_utils.errors import UserError, note
 from torch_utils.safe_pickle import PersistentObject, shown
+from torch_utils.sketch import sketch
 from training.build import NETWORKS
 
 # SHA-256 of texts of our networks that mean what ours mean: of other software, here the placeholder of the
@@ -26,9 +22,6 @@ KNOWN_SOURCES = {'61a8bf19fac82cd0bab50c8ca26c2ad9d5bacde91413250bf1a357d0914fe6
                  '3becf4c171a029cdc131cf76f96556b0d0258a306d26844e984a84e414f066bb',
                  'a00e82d3a55c73bc48fefdcaf9edc275e9032209355f20a45900958bd9d27326',
                  '6b2dd30f5d3ff24b65fc7d8f9876e6c3bca3886dd5e0671ec63c791d0413210b'}
-
-MAX_INTEGER = 100_000  # among a network's constructor arguments: width, resolution, classes, steps
-MAX_ARGUMENTS = 10_000  # values there, in lists of lists counted as often as they stand there
 
 
 def load_snapshot(path_or_url: str, option: str = '--network') -> dict:
@@ -90,71 +83,17 @@ def _sketch(record: PersistentObject, modules: int) -> torch.nn.Module:
 
     Its tensors are on the meta device, so that arguments that ask for too much cost nothing.
     """
+    if record.class_name == 'Precond':
+        raise Unfit('it is an EDM2 network (Karras et al. 2024), an architecture that is not read')
     if record.class_name not in NETWORKS:
         raise Unfit(f'ema is of class {shown(record.class_name)}, expected one of {", ".join(NETWORKS)}')
     args, kwargs = record.state.get('_init_args', ()), record.state.get('_init_kwargs', {})
     if type(args) is not tuple or type(kwargs) is not dict:
         raise Unfit('ema lacks its constructor arguments')
-    # The arguments are a stranger's and can make a constructor fail in any way.
     try:
-        left = iter(range(MAX_ARGUMENTS))
-        args, kwargs = _plain_arguments(args, left), _plain_arguments(kwargs, left)
-        with _limited_modules(modules), _ShapesOnly():
-            return NETWORKS[record.class_name](*args, **kwargs)
-    except Exception as err:
-        raise Unfit(f'{record.class_name} can\'t be built as recorded ({shown(err, 200)})') from err
-
-
-def _plain_arguments(value, left: Iterator):
-    """Recorded constructor arguments as plain values, small enough for the constructor to end soon.
-
-    left: has an item for each value that may still come; lists that share lists could hold billions.
-    """
-    if isinstance(value, np.ndarray) and value.size <= MAX_ARGUMENTS:
-        value = value.tolist()
-    if next(left, None) is None:
-        raise ValueError(f'more than {MAX_ARGUMENTS} values are beyond any network')
-    if isinstance(value, dict):
-        return {key: _plain_arguments(item, left) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(_plain_arguments(item, left) for item in value)
-    if type(value) is int and abs(value) > MAX_INTEGER:
-        raise ValueError(f'{shown(value)} is beyond any network')
-    if value is None or type(value) in (int, float, bool, str):
-        return value
-    raise ValueError(f'an argument is a {type(value).__name__}')
-
-
-@contextlib.contextmanager
-def _limited_modules(count):
-    """Fail once the constructors inside have put together more than `count` modules."""
-    left = iter(range(count))
-
-    def check(*_):
-        if next(left, None) is None:
-            raise ValueError('more modules than the file has')
-
-    handle = register_module_module_registration_hook(check)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-class _ShapesOnly(TorchFunctionMode):
-    """Inside, tensors that constructors draw or fill have a shape and no memory (the meta device).
-
-    Arithmetic with numbers is skipped: for its first one PyTorch would load its compiler, for seconds.
-    """
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        if func in (torch.empty, torch.ones, torch.zeros, torch.rand, torch.randn):
-            return func(*args, **{'device': 'meta'} | kwargs)
-        tensors = [arg for arg in args if isinstance(arg, torch.Tensor)]
-        if func.__name__ in ('mul', 'sub') and len(tensors) == 1 and tensors[0].is_meta:
-            return tensors[0]
-        return func(*args, **kwargs)
+        return sketch(NETWORKS[record.class_name], args, kwargs, modules)
+    except ValueError as err:
+        raise Unfit(f'{record.class_name} can\'t be built as recorded ({err})') from err
 
 
 def _build_network(record, size: int, path) -> torch.nn.Module:

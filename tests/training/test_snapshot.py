@@ -168,6 +168,7 @@ def test_tensors_that_do_not_fit_are_named(tmp_path):
 def test_classes_and_arguments_that_we_lack_are_named(tmp_path):
     refuse(edited(tmp_path, lambda ema: ema.meta.update(class_name='FlowPrecond')), 'FlowPrecond', 'EDM')
     refuse(edited(tmp_path, lambda ema: ema.meta.update(class_name='Linear')), 'Linear')
+    refuse(edited(tmp_path, lambda ema: ema.meta.update(class_name='Precond')), 'EDM2', 'not read')
     refuse(edited(tmp_path, lambda ema: ema.meta.update(version=7)), 'version')
     refuse(edited(tmp_path, lambda ema: ema.state['_init_kwargs'].update(rotary=True)), 'rotary')
 
