@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 _BLOCK = 2048  # rows of source and of target at a time: 16 MiB of similarities
-_Z95 = 1.959963984540054  # the standard normal's 97.5 % point
+Z95 = 1.959963984540054  # the standard normal's 97.5 % point
 
 
 # Similarities
@@ -151,7 +151,7 @@ def wilson_interval(successes: int, total: int) -> tuple[float, float]:
     """95 % interval of a share, successes out of total (Wilson 1927, without continuity correction)."""
     if not 0 <= successes <= total or total < 1:
         raise ValueError(f'expected 0 <= successes <= total and total >= 1, got {successes} of {total}')
-    share, weight = successes / total, _Z95 ** 2 / total
+    share, weight = successes / total, Z95 ** 2 / total
     center = (share + weight / 2) / (1 + weight)
     half = math.sqrt(share * (1 - share) * weight + weight ** 2 / 4) / (1 + weight)
     low = 0.0 if successes == 0 else center - half  # what the formula gives but for rounding
