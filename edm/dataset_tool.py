@@ -38,6 +38,8 @@ class Size(click.ParamType):
                  help='Folder (empty or absent) or .zip to write; an existing .zip data set is replaced.'),
     click.option('--max-images', metavar='INT', type=click.IntRange(min=1),
                  help='Number of images to keep, the first ones.  [default: all]'),
+    click.option('--skip-images', metavar='INT', type=click.IntRange(min=0), default=0,
+                 help='Number of images to leave out, the first ones.'),
     click.option('--random-subset', metavar='SEED', type=click.IntRange(0, 2 ** 31 - 1),
                  help='Keep a random subset of --max-images images, drawn with this seed, in source order.'),
     click.option('--class-order', type=click.Choice(['names', 'natural']), default='names',
@@ -54,8 +56,9 @@ class Size(click.ParamType):
     click.option('--workers', metavar='INT', type=click.IntRange(1, 256),
                  help='Processes that decode and encode.  [default: one per core]'))
 @cli.writes(['source'], dest='dataset')
-def main(source: str, dest: str, max_images: int | None, random_subset: int | None, class_order: str,
-         transform: str | None, resolution: tuple[int, int] | None, workers: int | None) -> None:
+def main(source: str, dest: str, max_images: int | None, skip_images: int, random_subset: int | None,
+         class_order: str, transform: str | None, resolution: tuple[int, int] | None,
+         workers: int | None) -> None:
     """Convert images into a training set.
 
     The data set is a folder or an uncompressed .zip of square PNG images, whose side is a power of two, and
@@ -96,6 +99,9 @@ def main(source: str, dest: str, max_images: int | None, random_subset: int | No
     images = open_source(source, class_order=class_order)
     if class_order == 'natural' and not images.by_folder:
         raise UserError(f'--class-order=natural: the labels of {source} are not from the names of folders')
+    if skip_images >= images.total:
+        raise UserError(f'--skip-images={skip_images}: {source} holds {images.total} images')
+    images = images.some(range(skip_images, images.total)) if skip_images else images
     if random_subset is not None:
         images = images.some(kept_by_max_size(images.total, max_images, random_subset))
     done = write_dataset(images, dest, partial(TRANSFORMS[transform], size=resolution), max_images=max_images,

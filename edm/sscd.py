@@ -28,13 +28,13 @@ def main() -> None:
     """
 
 
-@main.command()
+@main.command(cls=cli.ListCommand)
 @cli.options('Main options',
-    click.option('--images', metavar='ZIP|DIR|NPZ', required=True,
+    click.option('--images', metavar='ZIP|DIR|NPZ ...', required=True, multiple=True,
                  help='Images; rows follow the order of their names.'))
 @cli.options('Output',
-    click.option('--features', metavar='NPZ', required=True, callback=options.npz_name,
-                 help='File to write.'))
+    click.option('--features', metavar='NPZ ...', required=True, multiple=True, callback=options.npz_name,
+                 help='File to write; one per --images.'))
 @cli.options('Descriptor',
     click.option('--descriptor', type=click.Choice(list(DESCRIPTORS)), default='sscd',
                  help='sscd: the network of --model, on images resized to 320x320. pixel: similarity is the '
@@ -49,8 +49,8 @@ def main() -> None:
     options.workers_option,
     cli.device_option)
 @cli.writes(['images', 'model'], features='features')
-def feature(images: str, features: str, descriptor: str, model: str | None, batch: int, workers: int | None,
-            device: str) -> None:
+def feature(images: tuple[str, ...], features: tuple[str, ...], descriptor: str, model: str | None,
+            batch: int, workers: int | None, device: str) -> None:
     """Compute one descriptor per image.
 
     The .npz file has an array `features`, float32 [N, D]. Under torchrun, processes share the images, and
@@ -63,6 +63,8 @@ def feature(images: str, features: str, descriptor: str, model: str | None, batc
     """
     if model is not None and not DESCRIPTORS[descriptor].takes_model:
         raise click.UsageError(f'--model is for --descriptor sscd, got {descriptor}')
+    if len(features) != len(images):
+        raise click.UsageError(f'--features: {len(features)} for {len(images)} --images, expected one each')
 
     from data.image_stream import open_images
     from scores.extraction import extract
@@ -73,18 +75,20 @@ def feature(images: str, features: str, descriptor: str, model: str | None, batc
     device = distributed.pick_device(device)
     distributed.init(device)
     with distributed.shared_errors():
-        stream = open_images(images, '--images')
-        make_output_dir(Path(features).parent, '--features')
+        streams = [open_images(path, '--images') for path in images]
+        for path in features:
+            make_output_dir(Path(path).parent, '--features')
         compute = DESCRIPTORS[descriptor].make(model, device)
-    verb = 'replaced' if Path(features).exists() else 'wrote'
-    values = extract(stream, compute, features, batch=batch, workers=workers or default_workers(),
-                     provenance=_feature_card(images, device))
-    if values is not None:
-        num_zero = len(values) - int(values.any(axis=1).sum())
-        if num_zero:
-            note(f'{num_zero} of {len(values)} images are one grey value: they are similar to none, not even '
-                 'to themselves')
-        print(f'{verb} {features}: {len(values)} descriptors of {values.shape[1]} numbers')
+    for source, stream, path in zip(images, streams, features, strict=True):
+        verb = 'replaced' if Path(path).exists() else 'wrote'
+        values = extract(stream, compute, path, batch=batch, workers=workers or default_workers(),
+                         provenance=_feature_card(source, device))
+        if values is not None:
+            num_zero = len(values) - int(values.any(axis=1).sum())
+            if num_zero:
+                note(f'--images {source}: {num_zero} of {len(values)} images are one grey value: they are '
+                     'similar to none, not even to themselves')
+            print(f'{verb} {path}: {len(values)} descriptors of {values.shape[1]} numbers')
     distributed.shutdown()
 
 
@@ -94,7 +98,7 @@ def _feature_card(images: str, device) -> dict:
 
     card = provenance.record(images=images)
     del card['time_utc'], card['inputs']
-    options = {name: value for name, value in sorted(card['options'].items())
+    options = {name: value for name, value in sorted((card['options'] | {'images': images}).items())
                if name not in ('device', 'features', 'overwrite', 'workers') and value is not None}
     options['device'] = device.type
     words = ['sscd.py', 'feature', *(f'--{name}={value}' for name, value in options.items())]
@@ -105,8 +109,9 @@ def _score_command(name: str, kind: Score) -> click.Command:
     """The sub-command of a kind of score."""
     own = [options.ignore_names_option,
            click.option('--reference', type=click.Choice(list(REFERENCES)),
-                        help='--target is samples of this closed-form denoiser, so the score in --table is '
-                             + ' or '.join(REFERENCES.values()) + '.')]
+                        help='--target is samples of this closed-form denoiser, or of a model of the same '
+                             'width trained on as many other images (disjoint), so the score in --table is '
+                             f'{", ".join(REFERENCES.values())}.')]
     if not kind.paired:
         own = [click.option('--nested', is_flag=True,
                             help='Compare with the first --size rows of --target only; rows after the '
@@ -177,12 +182,12 @@ def _score(name: str, *, sources, targets, thresholds, device, json_path, table,
         for threshold in thresholds:
             rows.append(score_row(name, called, similarity, threshold, **kept))
             controls = [] if control is None else [
-                score_row(name, kind.control, control, threshold, **kept)]
+                score_row(name, SCORES[called].control or kind.control, control, threshold, **kept)]
             if several:
                 results.print_line(kind, rows[-1], source, target)
             else:
                 results.print_score(kind, rows[-1], controls, num_training)
-            rows += controls if reference is None else []
+            rows += controls if SCORES[called].control else []
         if neighbors:
             save_neighbors(neighbors[i], similarity, nearest, thresholds[0], first, second,
                            provenance.record(inputs=[source, target]), size)

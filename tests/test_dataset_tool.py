@@ -215,6 +215,15 @@ def test_a_random_subset_is_the_choice_that_training_would_make(tmp_path, place)
     assert (tmp_path / 'all.zip').read_bytes() == (tmp_path / 'plain.zip').read_bytes()
 
 
+def test_the_first_images_can_be_skipped(tmp_path):
+    path = write(tmp_path / 'set', {f'{i}.png': picture(i) for i in range(7)})
+    tool(path, tmp_path / 'rest.zip', '--skip-images=2', '--max-images=3')
+    np.testing.assert_array_equal(ImageDataset(tmp_path / 'rest.zip').images(),
+                                  ImageDataset(path).images([2, 3, 4]))
+    refuse(dataset_tool.main, '--source', path, '--dest', tmp_path / 'none.zip', '--skip-images=7', status=1,
+           says=('--skip-images=7', '7 images'))
+
+
 @pytest.mark.parametrize('source', [CIFAR10, MNIST])
 def test_a_random_subset_of_an_archive_keeps_its_labels(inputs, tmp_path, source):
     tool(inputs / source, tmp_path / 'all.zip')

@@ -82,6 +82,9 @@ def test_features_are_the_images_descriptors_in_order_of_names(folder, tmp_path,
         assert file['descriptor'] == 'pixel'
     again = run(sscd.main, 'feature', '--images', path, '--features', out, *PIXEL)
     assert again.stdout.startswith('replaced')
+    several = tmp_path / 'first.npz', tmp_path / 'second.npz'
+    run(sscd.main, 'feature', '--images', path, path, '--features', *several, *PIXEL)
+    assert {file.read_bytes() for file in several} == {out.read_bytes()}
 
 
 def test_a_model_that_copies_its_training_images_does_not_generalize(folder, tmp_path):
@@ -289,6 +292,8 @@ def test_mistakes_are_told_in_one_line(folder, tmp_path):
            says=('--model', 'no such file'))
     refuse(sscd.main, 'feature', '--images', path, '--features', out, *PIXEL, '--model', missing, status=2,
            says=('--model', 'pixel'))
+    refuse(sscd.main, 'feature', '--images', path, path, '--features', out, *PIXEL, status=2,
+           says=('--features: 1 for 2 --images',))
     refuse(sscd.main, 'rpscore', *source, '--target', target, '--width', 64, status=2, says=('--width',))
     refuse(sscd.main, 'mscore', *source, '--target', target, '--width', 6, 8, status=2, says=('--width',))
     refuse(sscd.main, 'mscore', *source, '--target', target, '--neighbors', 'x.txt', status=2,

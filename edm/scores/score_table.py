@@ -88,9 +88,12 @@ SCORES = {
     'heldout_gl': Score(label='GL, held-out images', models=0),
     'optimal_rp': Score(label='RP vs optimal denoiser', models=1),
     'gaussian_rp': Score(label='RP vs Gaussian denoiser', models=1),
+    'disjoint_rp': Score(label='RP, disjoint training sets', models=1, control='chance_disjoint_rp'),
+    'chance_disjoint_rp': Score(label='RP, disjoint training sets, different noises', models=1),
     'mae': Score(label='MAE', models=2, key='mae_score'),
 }
-REFERENCES = {'optimal': 'optimal_rp', 'gaussian': 'gaussian_rp'}  # by closed-form denoiser, for --reference
+# RP scores of one model with another that has no width of its own: kinds by what --reference calls that one.
+REFERENCES = {'optimal': 'optimal_rp', 'gaussian': 'gaussian_rp', 'disjoint': 'disjoint_rp'}
 
 _VS = ' vs '  # between names of models; between widths, a dash
 
