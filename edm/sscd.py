@@ -11,7 +11,7 @@ from scores import score_options as options
 from scores.descriptors import DESCRIPTORS
 from scores.score_table import REFERENCES, SCORES, Row, Score
 from torch_utils import cli
-from torch_utils.errors import UserError, note
+from torch_utils.errors import UserError
 
 
 @click.group(cls=cli.Group, context_settings={'show_default': True, 'max_content_width': 100})
@@ -38,31 +38,45 @@ def main() -> None:
 @cli.options('Descriptor',
     click.option('--descriptor', type=click.Choice(list(DESCRIPTORS)), default='sscd',
                  help='sscd: the network of --model, on images resized to 320x320. pixel: similarity is the '
-                      'Pearson correlation of two images of one size; needs higher thresholds.'),
+                      'Pearson correlation of two images of one size; needs higher thresholds. l2: pixels '
+                      'as they are, for distances. torchscript: any network of --model, for distances.'),
     click.option('--model', metavar='PATH|URL',
-                 help='TorchScript file of the sscd descriptor; it runs code of its own, which can write any '
-                      'file.  [default: the published sscd_disc_large.torchscript.pt, downloaded once to '
-                      '$SSCD_CACHE or pretrainedmodels/]'))
+                 help='TorchScript file of the sscd or torchscript descriptor; it runs code of its own, '
+                      'which can write any file.  [default for sscd: the published '
+                      'sscd_disc_large.torchscript.pt, downloaded once to $SSCD_CACHE or '
+                      'pretrainedmodels/]'),
+    click.option('--resolution', metavar='INT', type=click.IntRange(min=1),
+                 help='For torchscript: height and width to which images are resized, bilinear and '
+                      'antialiased.  [default: their own]'),
+    click.option('--mean', metavar='FLOAT|R,G,B', callback=options.per_channel,
+                 help='For torchscript: the network sees (pixels / 255 - mean) / std.  [default: 0]'),
+    click.option('--std', metavar='FLOAT|R,G,B', callback=options.per_channel,
+                 help='For torchscript: see --mean.  [default: 1]'),
+    click.option('--unit-length', is_flag=True,
+                 help='For torchscript: scale descriptors to length 1, for rpscore and mscore at a '
+                      'threshold.'))
 @cli.options('Performance',
     click.option('--batch', metavar='INT', type=click.IntRange(min=1), default=64,
                  help='Batch size per process.'),
     options.workers_option,
     cli.device_option)
 @cli.writes(['images', 'model'], features='features')
-def feature(images: tuple[str, ...], features: tuple[str, ...], descriptor: str, model: str | None,
-            batch: int, workers: int | None, device: str) -> None:
+def feature(images: tuple[str, ...], features: tuple[str, ...], descriptor: str, batch: int,
+            workers: int | None, device: str, **own) -> None:
     """Compute one descriptor per image.
 
-    The .npz file has an array `features`, float32 [N, D]. Under torchrun, processes share the images, and
-    the file stays the same.
+    The .npz file has an array `features`, float32 [N, D], and says in `length` whether its rows have unit
+    length or are raw. Under torchrun, processes share the images, and the file stays the same.
 
     \b
     Example:
       torchrun --standalone --nproc_per_node=4 edm/sscd.py feature --images=datasets/train.zip \\
           --features=evaluation/train.npz
     """
-    if model is not None and not DESCRIPTORS[descriptor].takes_model:
-        raise click.UsageError(f'--model is for --descriptor sscd, got {descriptor}')
+    own = {name: value for name, value in own.items() if value not in (None, False)}
+    for name in own.keys() - {*DESCRIPTORS[descriptor].takes}:
+        of = ' or '.join(kind for kind, each in DESCRIPTORS.items() if name in each.takes)
+        raise click.UsageError(f'--{name.replace("_", "-")} is for --descriptor {of}, got {descriptor}')
     if len(features) != len(images):
         raise click.UsageError(f'--features: {len(features)} for {len(images)} --images, expected one each')
 
@@ -78,16 +92,12 @@ def feature(images: tuple[str, ...], features: tuple[str, ...], descriptor: str,
         streams = [open_images(path, '--images') for path in images]
         for path in features:
             make_output_dir(Path(path).parent, '--features')
-        compute = DESCRIPTORS[descriptor].make(model, device)
+        compute = DESCRIPTORS[descriptor].make(device, **own)
     for source, stream, path in zip(images, streams, features, strict=True):
         verb = 'replaced' if Path(path).exists() else 'wrote'
         values = extract(stream, compute, path, batch=batch, workers=workers or default_workers(),
                          provenance=_feature_card(source, device))
         if values is not None:
-            num_zero = len(values) - int(values.any(axis=1).sum())
-            if num_zero:
-                note(f'--images {source}: {num_zero} of {len(values)} images are one grey value: they are '
-                     'similar to none, not even to themselves')
             print(f'{verb} {path}: {len(values)} descriptors of {values.shape[1]} numbers')
     distributed.shutdown()
 
@@ -99,7 +109,7 @@ def _feature_card(images: str, device) -> dict:
     card = provenance.record(images=images)
     del card['time_utc'], card['inputs']
     options = {name: value for name, value in sorted((card['options'] | {'images': images}).items())
-               if name not in ('device', 'features', 'overwrite', 'workers') and value is not None}
+               if name not in ('device', 'features', 'overwrite', 'workers') and value not in (None, False)}
     options['device'] = device.type
     words = ['sscd.py', 'feature', *(f'--{name}={value}' for name, value in options.items())]
     return card | {'command': shlex.join(words), 'options': options}

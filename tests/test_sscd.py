@@ -16,7 +16,7 @@ from scores.features import load_features
 from scores.neighbors import load_neighbors
 from scores.score_table import read_table
 from scores.sscd_model import SscdDescriptor
-from scripted import pooled, save_script
+from scripted import pooled, save, save_script
 
 GOLDEN = json.loads((DATA / 'scores.json').read_text())
 
@@ -100,10 +100,11 @@ def test_doubtful_comparisons_are_mentioned_on_stderr(folder, tmp_path):
     run(sscd.main, 'feature', '--images', path, '--features', tmp_path / 'a.npz', *PIXEL)
     Image.new('RGB', (4, 4), 'gray').save(path / '000002.png')
     result = run(sscd.main, 'feature', '--images', path, '--features', tmp_path / 'b.npz', *PIXEL)
-    assert '1 of 5 images are one grey value' in result.stderr
+    assert '1 of 5 images are of one colour' in result.stderr
     both = ('--source', tmp_path / 'a.npz', '--target', tmp_path / 'b.npz')
     assert '0.6, which suits SSCD' in run(sscd.main, 'rpscore', *both).stderr
-    assert not run(sscd.main, 'mscore', *both, '--t', '0.6').stderr
+    (told,) = run(sscd.main, 'mscore', *both, '--t', '0.6').stderr.splitlines()
+    assert 'b.npz: 1 of 5 images are of one colour' in told
     values = 2 * load_features(tmp_path / 'a.npz', '').values
     np.savez(tmp_path / 'c.npz', features=values)
     stderr = run(sscd.main, 'rpscore', *both[:2], '--target', tmp_path / 'c.npz', '--t', '0.97').stderr
@@ -263,6 +264,36 @@ def test_sscd_features_are_the_networks_and_the_same_from_two_processes(folder, 
     assert (features.descriptor, features.identity) == ('sscd', descriptor.identity)
     assert features.provenance['command'] == (
         f'sscd.py feature --batch=2 --descriptor=sscd --images={path} --model={model} --device=cpu')
+
+
+def test_raw_features_say_so_and_are_refused_where_a_similarity_is_asked_for(folder, tmp_path):
+    path, images = folder
+    run(sscd.main, 'feature', '--images', path, '--features', tmp_path / 'l2.npz', '--descriptor', 'l2')
+    model = save(tmp_path / 'm.pt', torch.nn.Flatten(), torch.rand(2, 3, 4, 4))
+    own = ('feature', '--images', path, '--model', model, '--descriptor', 'torchscript', '--device', 'cpu')
+    run(sscd.main, *own, '--features', tmp_path / 'own.npz', '--mean', '0.5', '--std', '0.5,0.25,1')
+    l2, features = (load_features(tmp_path / f'{name}.npz', '') for name in ('l2', 'own'))
+    np.testing.assert_array_equal(l2.values, images.reshape(5, -1))
+    seen = (images / 255 - 0.5) / np.array([0.5, 0.25, 1])[:, None, None]
+    np.testing.assert_allclose(features.values, seen.reshape(5, -1), rtol=1e-5, atol=1e-6)
+    assert (l2.length, features.length, features.descriptor) == ('raw', 'raw', 'torchscript')
+    for name in ('l2', 'own'):
+        both = ('--source', tmp_path / f'{name}.npz', '--target', tmp_path / f'{name}.npz')
+        for score in ('rpscore', 'mscore'):
+            refuse(sscd.main, score, *both, status=1, says=('raw descriptors', 'needs descriptors of unit'))
+    refuse(sscd.main, 'matrix', '--features', tmp_path / 'l2.npz', tmp_path / 'l2.npz', '--names', 'a', 'b',
+           '--table', tmp_path / 't.csv', status=1, says=('raw descriptors (l2)',))
+    unit = tmp_path / 'unit.npz'
+    run(sscd.main, *own, '--features', unit, '--unit-length', '--resolution', '4')
+    printed = run(sscd.main, 'rpscore', '--source', unit, '--target', unit).stdout
+    assert printed.startswith('RP score =  1.0\n')
+    for option in (('--mean', '1,2'), ('--mean', 'x'), ('--std', '0'), ('--std', '1,2,3,4')):
+        refuse(sscd.main, *own, '--features', unit, *option, status=2, says=(option[0],))
+    refuse(sscd.main, *own[:3], '--features', unit, *own[5:7], status=2, says=('torchscript needs --model',))
+    refuse(sscd.main, *own[:5], '--features', unit, '--descriptor', 'l2', status=2,
+           says=('--model is for --descriptor sscd or torchscript, got l2',))
+    refuse(sscd.main, *own[:3], '--features', unit, '--mean', '1', status=2,
+           says=('--mean is for --descriptor torchscript, got sscd',))
 
 
 def test_features_of_two_models_are_not_compared(folder, tmp_path):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from scores.copy_scores import Share, pair_similarities
-from scores.features import Features, check_comparable
+from scores.features import Features, check_comparable, check_length
 from scores.score_table import SCORES, Row
 
 
@@ -20,6 +20,7 @@ def compare(name: str, samples: Features, others: Features, device, *, num_train
     Returns similarities float64 [N]; the nearest training images int64 [N], None for pairs; and the control,
     float64 [M], or None: the samples with those of the next noise, or held-out with training images.
     """
+    check_length('unit', 'a similarity', samples, others)
     check_comparable(samples, others)
     kind, target = SCORES[name], others.values[:num_training]
     similarity, nearest = kind.measure(samples.values, target, device)
@@ -41,6 +42,7 @@ def score_row(name: str, called: str, similarity: np.ndarray, threshold: float, 
 
 def rp_shares(features: Sequence[Features], threshold: float) -> dict[tuple[int, int], Share]:
     """RP scores of the models i <= j, from features whose row k is of the same noise in all."""
+    check_length('unit', 'a similarity', *features)
     shares = {}
     for (i, a), (j, b) in itertools.combinations_with_replacement(enumerate(features), 2):
         check_comparable(a, b)

@@ -1,4 +1,4 @@
-"""Descriptors of images: vectors whose inner product is the similarity of two images."""
+"""Descriptors of images: vectors by which images are compared."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from scores.sscd_model import SscdDescriptor
+from scores.torchscript import TorchScriptDescriptor
 
 if TYPE_CHECKING:
     import torch
@@ -20,17 +21,19 @@ class PixelDescriptor:
 
     A new descriptor is a class with these attributes and its place in DESCRIPTORS. identity: what exactly it
     computes; features of equal identity can be compared. similarity: the inner product of two, in words.
-    takes_model: whether --model is for it.
+    length: 'unit' if that is a similarity because all have length 1, 'raw' if lengths mean something.
+    takes: options of sscd.py feature that are for it; `make` takes those that are given.
     """
 
     kind = 'pixel'
     identity = 'pixel: all channels, without their mean, at length 1'
     similarity = 'the Pearson correlation of the pixels'
-    takes_model = False
+    length = 'unit'
+    takes = ()
 
     @classmethod
-    def make(cls, model: str | None, device: torch.device) -> PixelDescriptor:
-        """The descriptor of a path or URL of a network, or None, on a device; this one runs on the CPU."""
+    def make(cls, device: torch.device) -> PixelDescriptor:
+        """The descriptor on a device; this one runs on the CPU."""
         return cls()
 
     def prepare(self, image: Image.Image) -> np.ndarray:
@@ -60,7 +63,21 @@ def pixel_descriptor(images: np.ndarray) -> np.ndarray:
     return descriptors
 
 
-DESCRIPTORS = {kind.kind: kind for kind in (SscdDescriptor, PixelDescriptor)}  # by --descriptor
+class L2Descriptor(PixelDescriptor):
+    """The pixels as they are, from 0 to 255: distances are Euclidean distances of images."""
+
+    kind = 'l2'
+    identity = 'l2: all channels, from 0 to 255'
+    similarity = 'the inner product of the pixels'
+    length = 'raw'
+
+    def compute(self, images: np.ndarray) -> np.ndarray:
+        """float32 [N, C*H*W] of N prepared images, uint8 [N, C, H, W]; exact."""
+        return images.reshape(len(images), -1).astype(np.float32)
+
+
+DESCRIPTORS = {kind.kind: kind for kind in (  # by --descriptor
+    SscdDescriptor, PixelDescriptor, L2Descriptor, TorchScriptDescriptor)}
 
 
 def similarity_words(kind: str | None) -> str:

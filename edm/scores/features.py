@@ -12,6 +12,7 @@ from torch_utils.errors import UserError, shown
 from torch_utils.files import atomic_write
 from torch_utils.npz import open_npz
 
+LENGTHS = ('unit', 'raw')  # of rows
 _UNIT = 1e-3  # how far from 1 the length of a descriptor may be; half-precision networks reach 5e-4
 _BLOCK = 4096  # rows at a time in float64
 _EXPECTED = ('expected features as sscd.py feature writes them, or as NumPy does: numpy.savez(FILE, '
@@ -22,13 +23,15 @@ _EXPECTED = ('expected features as sscd.py feature writes them, or as NumPy does
 class Features:
     """Descriptors of images, and what is known about them.
 
-    values: float32 [N, D], rows of length 1 (or 0: images without descriptor). where: what messages call the
-    file. rescaled: how many rows of the file had another length.
+    values: float32 [N, D]. length: 'unit' if all rows have length 1 (or 0: images without descriptor), 'raw'
+    if lengths mean something. where: what messages call the file. rescaled: how many rows of a file of unit
+    length had another.
     file_names: one per row, or None. descriptor: its kind ('sscd', 'pixel'), or None. identity: what exactly
     it computes, with the model's hash, or None. provenance: what made them; empty if unknown.
     """
 
     values: np.ndarray
+    length: str = 'unit'
     where: str = 'features'
     rescaled: int = 0
     file_names: list[str] | None = None
@@ -44,6 +47,10 @@ class Features:
         if self.rescaled:
             told.append(f'{self.where}: {self.rescaled} of {total} features are not of length 1; they are '
                         'scaled to it')
+        plain = self.provenance.get('images_of_one_colour', total - int(self.values.any(axis=1).sum()))
+        if isinstance(plain, int) and plain > 0:
+            told.append(f'{self.where}: {plain} of {total} images are of one colour; black ones are what a '
+                        'network leaves whose output is NaN')
         if equal > total / 10:
             told.append(f'{self.where}: {equal} of {total} descriptors equal another one bit for bit; are '
                         'the images blank, or copies?')
@@ -82,21 +89,27 @@ def load_features(path: str | os.PathLike, option: str) -> Features:
         raise UserError(f'{where}: `features` is {values.dtype} {list(values.shape)}, expected floats [N, D]')
     with np.errstate(over='ignore'):
         values = np.require(values, np.float32, ['C', 'W'])
-    rescaled = _to_unit_length(values, where)
+    length = text_in(arrays, 'length') or 'unit'  # of files of others, or from before there were raw ones
+    if length not in LENGTHS:
+        raise UserError(f'{where}: `length` is {shown(length)}, expected one of {", ".join(LENGTHS)}')
+    rescaled = _check_rows(values, where, to_unit_length=length == 'unit')
     file_names = arrays.get('file_names')
     if file_names is not None and file_names.dtype.kind == 'S':
         file_names = np.array([os.fsdecode(name) for name in file_names.ravel()]).reshape(file_names.shape)
     if file_names is not None and (file_names.dtype.kind != 'U' or file_names.shape != values.shape[:1]):
         raise UserError(f'{where}: `file_names` is {file_names.dtype} {list(file_names.shape)}, expected '
                         f'{len(values)} strings')
-    return Features(values=values, where=where, rescaled=rescaled,
+    return Features(values=values, length=length, where=where, rescaled=rescaled,
                     file_names=None if file_names is None else file_names.tolist(),
                     descriptor=text_in(arrays, 'descriptor'), identity=text_in(arrays, 'identity'),
                     provenance=_provenance(arrays, where))
 
 
-def _to_unit_length(values: np.ndarray, where: str) -> int:
-    """Bring the rows to length 1 in place, but for those that have it or are zero; returns how many."""
+def _check_rows(values: np.ndarray, where: str, *, to_unit_length: bool) -> int:
+    """Refuse numbers that are not finite; bring rows to length 1 in place if told so; returns how many.
+
+    Those that have length 1, or are zero, stay.
+    """
     rescaled = 0
     for start in range(0, len(values), _BLOCK):
         rows = values[start:start + _BLOCK]
@@ -104,6 +117,8 @@ def _to_unit_length(values: np.ndarray, where: str) -> int:
         if len(wrong):
             raise UserError(f'{where}: `features` has numbers that are not finite, first in row '
                             f'{start + wrong[0]}')
+        if not to_unit_length:
+            continue
         lengths = np.sqrt(np.einsum('nd,nd->n', rows, rows, dtype=np.float64))
         other = np.flatnonzero((abs(lengths - 1) > _UNIT) & (lengths > 0))
         rows[other] /= lengths[other, None]
@@ -111,10 +126,22 @@ def _to_unit_length(values: np.ndarray, where: str) -> int:
     return rescaled
 
 
+def check_length(length: str, score: str, *features: Features) -> None:
+    """Raises UserError unless all have this length, which `score`, in words, needs."""
+    for each in features:
+        if each.length != length:
+            made = f' ({each.descriptor})' if each.descriptor else ''
+            needs = {'unit': 'descriptors of unit length, such as sscd or pixel',
+                     'raw': 'raw descriptors, such as l2'}
+            raise UserError(f'{each.where}: {needs[each.length].split(",")[0]}{made}; {score} needs '
+                            f'{needs[length]}')
+
+
 def check_comparable(first: Features, second: Features) -> None:
     """Raises UserError unless both are made by the same descriptor, as far as known."""
     pair = f'{first.where} and {second.where}'
-    for a, b in ((first.descriptor, second.descriptor), (first.identity, second.identity)):
+    for a, b in ((first.descriptor, second.descriptor), (first.identity, second.identity),
+                 (first.length, second.length)):
         if a and b and a != b:
             raise UserError(f'{pair}: the descriptors differ, {a} and {b}')
     if first.values.shape[1] != second.values.shape[1]:

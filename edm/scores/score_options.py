@@ -5,6 +5,8 @@ import re
 
 import click
 
+from torch_utils.cli import FiniteRange
+
 
 def npz_name(ctx, param, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
     """Callback: files to write must be named NAME.npz."""
@@ -12,6 +14,17 @@ def npz_name(ctx, param, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
         if not path.lower().endswith('.npz') or os.path.isdir(path):
             raise click.BadParameter(f'{path} must name a file that ends with .npz')
     return value
+
+
+def per_channel(ctx, param, value: str | None) -> tuple[float, ...] | None:
+    """Callback: one number, or three for R, G and B; those of --std above 0."""
+    if value is None:
+        return None
+    number = FiniteRange(min=0, min_open=True) if param.name == 'std' else FiniteRange()
+    numbers = tuple(number.convert(item, param, ctx) for item in value.split(','))
+    if len(numbers) not in (1, 3):
+        raise click.BadParameter(f'{value}: expected one number, or three as R,G,B')
+    return numbers
 
 
 def names_of_models(ctx, param, values: tuple[str, ...]) -> tuple[str, ...]:

@@ -23,7 +23,8 @@ from data.image_stream import open_images
 from image_sets import encode
 from scores.descriptors import PixelDescriptor
 from scores.extraction import extract
-from scores.sscd_model import MEAN, SIZE, STD, SscdDescriptor, normalize, resize
+from scores.sscd_model import MEAN, SIZE, STD, SscdDescriptor
+from scores.torchscript import normalize, resize
 from scripted import save
 from torch_utils.processes import default_workers, map_ahead
 
@@ -71,8 +72,9 @@ def _preprocessing(images: list[Image.Image]) -> Row:
     batches = [images[i:i + _BATCH] for i in range(0, len(images), _BATCH)]
 
     def ours():
-        resized = map_ahead(lambda batch: np.stack([resize(image) for image in batch]), batches, 2, ahead=4)
-        return [normalize(pixels, torch.device('cpu')) for pixels in resized]
+        resized = map_ahead(lambda batch: np.stack([resize(image, SIZE) for image in batch]), batches, 2,
+                            ahead=4)
+        return [normalize(pixels, torch.device('cpu'), MEAN, STD) for pixels in resized]
 
     def loop():
         return [torch.stack([one(image) for image in batch]) for batch in batches]

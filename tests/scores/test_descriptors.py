@@ -6,6 +6,7 @@ import pytest
 import sscd
 from scores import descriptors
 from scores.descriptors import DESCRIPTORS, pixel_descriptor, similarity_words
+from scores.features import LENGTHS
 
 
 def images(n, channels=3, size=5, seed=0):
@@ -58,10 +59,21 @@ def test_the_given_images_stay_as_they_are():
     np.testing.assert_array_equal(a, images(2))
 
 
+def test_l2_descriptors_are_the_pixels_and_distances_euclidean():
+    a, b = images(4), images(4, seed=1)
+    first, second = (DESCRIPTORS['l2'].make(None).compute(each) for each in (a, b))
+    np.testing.assert_array_equal(first, a.reshape(4, -1))
+    assert first.dtype == np.float32
+    squares = ((a.astype(int) - b) ** 2).sum(axis=(1, 2, 3))
+    np.testing.assert_array_equal(((first - second) ** 2).sum(axis=1), squares)
+
+
 def test_the_registry_feeds_the_option_and_the_words_of_captions():
     (option,) = (param for param in sscd.feature.params if param.name == 'descriptor')
     assert tuple(option.type.choices) == tuple(DESCRIPTORS)
     for name, kind in DESCRIPTORS.items():
         assert kind.kind == name
+        assert kind.length in LENGTHS
+        assert {*kind.takes} <= {param.name for param in sscd.feature.params}
         assert similarity_words(name) == kind.similarity
     assert similarity_words('of another software') == 'the inner product of descriptors'

@@ -46,7 +46,7 @@ def test_all_sources_give_the_descriptors_in_order_of_names(tmp_path, kind):
 class Corner:
     """A descriptor that takes images of any size, as SSCD does."""
 
-    kind, identity = 'corner', 'corner'
+    kind, identity, length = 'corner', 'corner', 'raw'
 
     def prepare(self, image):
         return np.asarray(image.convert('RGB').crop((0, 0, 1, 1)))[0, 0]

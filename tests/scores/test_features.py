@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from helpers import DATA
-from scores.features import check_comparable, load_features, save_features
+from scores.features import check_comparable, check_length, load_features, save_features
 from torch_utils.errors import UserError
 
 
@@ -17,9 +17,9 @@ def unit(rows, dim=4, seed=0):
     return (values / np.linalg.norm(values, axis=1, keepdims=True)).astype(np.float32)
 
 
-def write(path, values, names=None, descriptor='pixel', identity='pixel'):
+def write(path, values, names=None, descriptor='pixel', identity='pixel', length='unit'):
     save_features(path, values, names or [f'{i}.png' for i in range(len(values))], descriptor=descriptor,
-                  identity=identity, provenance=json.dumps({'images': 'some.zip'}))
+                  identity=identity, length=length, provenance=json.dumps({'images': 'some.zip'}))
     return path
 
 
@@ -62,6 +62,27 @@ def test_golden_features_stay_as_they_are():
     assert features.rescaled == 0
 
 
+def test_raw_features_keep_their_lengths(tmp_path):
+    values = 100 * unit(3) * np.float32([[0.01], [1], [2]])
+    features = load_features(write(tmp_path / 'f.npz', values, descriptor='l2', length='raw'), '--source')
+    np.testing.assert_array_equal(features.values, values)
+    assert (features.length, features.rescaled) == ('raw', 0)
+    np.savez(tmp_path / 'g.npz', features=values, length=np.array('raw'))
+    assert load_features(tmp_path / 'g.npz', '--source').length == 'raw'
+    values[1, 2] = np.inf
+    with pytest.raises(UserError, match='not finite, first in row 1'):
+        load_features(write(tmp_path / 'f.npz', values, length='raw'), '--source')
+
+
+def test_a_score_refuses_features_of_the_other_length(tmp_path):
+    kinds = {kind: load_features(write(tmp_path / f'{kind}.npz', unit(3), length=kind, descriptor='some'), '')
+             for kind in ('unit', 'raw')}
+    for wanted, other in (('unit', 'raw'), ('raw', 'unit')):
+        check_length(wanted, 'this score', kinds[wanted])
+        with pytest.raises(UserError, match=f'{other}.*some.*this score needs .*{wanted}'):
+            check_length(wanted, 'this score', kinds[wanted], kinds[other])
+
+
 def test_rows_are_brought_to_length_one_but_for_zeros(tmp_path):
     values = unit(4) * np.float32([[1], [3], [0], [1.0004]])  # the last is half precision's rounding
     np.savez(tmp_path / 'f.npz', features=values)
@@ -80,6 +101,7 @@ BAD_FILES = {
     'too large': ({'features': np.array([[1e300, 2]])}, 'row 0'),
     'names': ({'features': np.eye(2), 'file_names': np.array(['a'])}, '2 strings'),
     'provenance': ({'features': np.eye(2), 'provenance': np.array('{')}, 'JSON'),
+    'length': ({'features': np.eye(2), 'length': np.array('long')}, "'long', expected one of unit, raw"),
     'objects': ({'features': np.array([{}, None], dtype=object)}, 'readable'),
 }
 
@@ -148,3 +170,9 @@ def test_many_rows_that_equal_others_are_doubtful(tmp_path):
     assert '5 of 6 descriptors equal another one' in told
     np.savez(tmp_path / 'f.npz', features=unit(40)[[0, *range(40)]])
     assert load_features(tmp_path / 'f.npz', '--source').doubts() == []
+
+
+def test_images_of_one_colour_are_doubtful(tmp_path):
+    np.savez(tmp_path / 'f.npz', features=unit(4) * np.float32([[1], [0], [1], [1]]))
+    (told,) = load_features(tmp_path / 'f.npz', '--source').doubts()
+    assert '1 of 4 images are of one colour' in told

@@ -3,19 +3,33 @@
 import http.server
 import threading
 
+import click
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from scores import sscd_model
-from scores.sscd_model import SscdDescriptor, find_model, normalize, resize
+from scores import sscd_model, torchscript
+from scores.sscd_model import MEAN, SIZE, STD, SscdDescriptor
+from scores.torchscript import TorchScriptDescriptor
 from scripted import pooled, save, save_script
 from torch_utils import downloads
 from torch_utils.errors import UserError
 from torch_utils.files import sha256_file
 
 CPU = torch.device('cpu')
+
+
+def normalize(batch, device):
+    return torchscript.normalize(batch, device, MEAN, STD)
+
+
+def resize(image):
+    return torchscript.resize(image, SIZE)
+
+
+def find_model(model=None):
+    return torchscript.find_network(model or sscd_model.URL)
 
 
 def images(n=4, size=(32, 32), seed=0):
@@ -62,6 +76,31 @@ def test_a_batch_computes_what_single_images_do(tmp_path):
     batch = np.stack([descriptor.prepare(image) for image in images()])
     single = np.concatenate([descriptor.compute(batch[i:i + 1]) for i in range(4)])
     np.testing.assert_allclose(descriptor.compute(batch), single, atol=1e-6)
+
+
+def test_other_networks_see_what_the_options_say_and_keep_their_lengths(tmp_path):
+    path = save(tmp_path / 'm.pt', torch.nn.Flatten(), torch.rand(2, 3, 8, 8))
+    given = images(3, (9, 5))
+    plain = TorchScriptDescriptor(path, CPU)
+    batch = np.stack([plain.prepare(image) for image in given])
+    pixels = np.stack([np.array(image) for image in given]).transpose(0, 3, 1, 2) / 255
+    np.testing.assert_allclose(plain.compute(batch), pixels.reshape(3, -1), rtol=1e-6)
+    own = TorchScriptDescriptor(path, CPU, resolution=4, mean=(0.5,), std=(0.1, 0.2, 0.3))
+    batch = np.stack([own.prepare(image) for image in given])
+    np.testing.assert_array_equal(batch, [image.resize((4, 4), Image.Resampling.BILINEAR) for image in given])
+    seen = (batch.transpose(0, 3, 1, 2) / 255 - 0.5) / np.array([0.1, 0.2, 0.3])[:, None, None]
+    np.testing.assert_allclose(own.compute(batch), seen.reshape(3, -1), rtol=1e-5, atol=1e-6)
+    unit = TorchScriptDescriptor(path, CPU, unit_length=True)
+    assert (plain.length, unit.length, SscdDescriptor.length) == ('raw', 'unit', 'unit')
+    assert len({plain.identity, own.identity, unit.identity}) == 3
+
+
+def test_no_network_is_loaded_that_the_user_has_not_named(capsys, tmp_path):
+    with pytest.raises(click.UsageError, match='needs --model'):
+        TorchScriptDescriptor.make(CPU)
+    path = save_script(tmp_path / 'm.pt', pooled)
+    assert TorchScriptDescriptor.make(CPU, model=str(path)).kind == 'torchscript'
+    assert f'--model {path}: TorchScript runs code of its own' in capsys.readouterr().err
 
 
 def test_models_are_told_apart_by_their_contents(tmp_path):
@@ -171,9 +210,9 @@ def test_the_published_model_is_downloaded_once(serve, monkeypatch, tmp_path, ca
         assert path == tmp_path / 'models' / 'model.torchscript.pt'
         assert path.read_bytes() == content
     assert len(server.requests) == 1
-    assert SscdDescriptor.make(None, CPU).kind == 'sscd'
+    assert SscdDescriptor.make(CPU).kind == 'sscd'
     assert 'not known to be the published' not in capsys.readouterr().err
-    record = sscd_model._record(path)
+    record = torchscript.download_record(path)
     assert (record['size'], record['url']) == (len(content), server.url)
 
 
@@ -229,16 +268,16 @@ def test_a_path_is_used_as_it_is(tmp_path):
 
 def test_any_other_network_is_warned_of_by_name(tmp_path, monkeypatch, capsys):
     path = save_script(tmp_path / 'm.pt', pooled)
-    SscdDescriptor.make(str(path), CPU)
+    SscdDescriptor.make(CPU, model=str(path))
     warned = capsys.readouterr().err
     assert warned.startswith(f'--model {path}: not known to be the published SSCD network')
     assert 'code of its own' in warned
     monkeypatch.setattr(sscd_model, 'SHA256', sha256_file(path))  # once it is known, by its contents
-    SscdDescriptor.make(str(path), CPU)
+    SscdDescriptor.make(CPU, model=str(path))
     assert capsys.readouterr().err == ''
 
 
 def test_models_lie_beside_the_code_unless_the_environment_says_otherwise(monkeypatch, tmp_path):
     monkeypatch.delenv('SSCD_CACHE', raising=False)
-    assert sscd_model.models_dir().name == 'pretrainedmodels'
-    assert (sscd_model.models_dir().parent / 'edm').is_dir()
+    assert torchscript.models_dir().name == 'pretrainedmodels'
+    assert (torchscript.models_dir().parent / 'edm').is_dir()
