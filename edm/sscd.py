@@ -9,6 +9,7 @@ import click
 from scores import results
 from scores import score_options as options
 from scores.descriptors import DESCRIPTORS
+from scores.quality_commands import COMMANDS
 from scores.score_table import REFERENCES, SCORES, Row, Score
 from torch_utils import cli
 from torch_utils.errors import UserError
@@ -16,7 +17,7 @@ from torch_utils.errors import UserError
 
 @click.group(cls=cli.Group, context_settings={'show_default': True, 'max_content_width': 100})
 def main() -> None:
-    """Reproducibility (RP) and generalization (GL) scores of samples.
+    """Reproducibility (RP), generalization (GL) and quality of samples.
 
     \b
     Example: are the samples of two models alike, and are they new?
@@ -39,12 +40,13 @@ def main() -> None:
     click.option('--descriptor', type=click.Choice(list(DESCRIPTORS)), default='sscd',
                  help='sscd: the network of --model, on images resized to 320x320. pixel: similarity is the '
                       'Pearson correlation of two images of one size; needs higher thresholds. l2: pixels '
-                      'as they are, for distances. torchscript: any network of --model, for distances.'),
+                      'as they are, for distances. inception: the 2048 features of FID. torchscript: any '
+                      'network of --model, for distances.'),
     click.option('--model', metavar='PATH|URL',
-                 help='TorchScript file of the sscd or torchscript descriptor; it runs code of its own, '
-                      'which can write any file.  [default for sscd: the published '
-                      'sscd_disc_large.torchscript.pt, downloaded once to $SSCD_CACHE or '
-                      'pretrainedmodels/]'),
+                 help='TorchScript file of the sscd, inception or torchscript descriptor; it runs code of '
+                      'its own, which can write any file.  [default for sscd and inception: the published '
+                      'sscd_disc_large.torchscript.pt or inception-2015-12-05.pt, downloaded once to '
+                      '$SSCD_CACHE or pretrainedmodels/]'),
     click.option('--resolution', metavar='INT', type=click.IntRange(min=1),
                  help='For torchscript: height and width to which images are resized, bilinear and '
                       'antialiased.  [default: their own]'),
@@ -222,6 +224,8 @@ def _check_options(table, json_path, labels, nested: bool, several: bool, total:
 for _name, _kind in SCORES.items():
     if _kind.command:
         _score_command(_name, _kind)
+for _command in COMMANDS:
+    main.add_command(_command)
 
 
 @main.command(cls=cli.ListCommand)

@@ -1,15 +1,17 @@
-"""Small networks as TorchScript files, in the place of SSCD."""
+"""Small networks as TorchScript files, in the place of SSCD and Inception."""
 
 import warnings
 
 import torch
 
 
-def save(path, network, example):
-    """Trace a network, as the published one is, into a file; returns path."""
+def save(path, network, example=None):
+    """Trace a network, as the published one is, into a file; without an example, script it; returns path."""
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # TorchScript is deprecated, and what SSCD is published in
-        torch.jit.trace(network, example, check_trace=False).save(path)
+        script = torch.jit.script(network) if example is None else torch.jit.trace(
+            network, example, check_trace=False)
+        script.save(path)
     return path
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
+from scores.inception import InceptionDescriptor
 from scores.sscd_model import SscdDescriptor
 from scores.torchscript import TorchScriptDescriptor
 
@@ -77,7 +78,7 @@ class L2Descriptor(PixelDescriptor):
 
 
 DESCRIPTORS = {kind.kind: kind for kind in (  # by --descriptor
-    SscdDescriptor, PixelDescriptor, L2Descriptor, TorchScriptDescriptor)}
+    SscdDescriptor, PixelDescriptor, L2Descriptor, InceptionDescriptor, TorchScriptDescriptor)}
 
 
 def similarity_words(kind: str | None) -> str:

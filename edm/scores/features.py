@@ -70,9 +70,10 @@ def save_features(path: str | os.PathLike, values: np.ndarray, file_names: list[
                  **{name: np.array(text, dtype=np.str_) for name, text in texts.items()})
 
 
-def load_features(path: str | os.PathLike, option: str) -> Features:
+def load_features(path: str | os.PathLike, option: str, *, unmarked: str = 'unit') -> Features:
     """Read an `.npz` with an array `features`, float [N, D], or an `.npy` of that array.
 
+    unmarked: the length of rows in files of other software, which don't say it.
     Raises UserError naming `option` and the file if it is missing or damaged, or its features are missing,
     empty or not finite.
     """
@@ -89,7 +90,8 @@ def load_features(path: str | os.PathLike, option: str) -> Features:
         raise UserError(f'{where}: `features` is {values.dtype} {list(values.shape)}, expected floats [N, D]')
     with np.errstate(over='ignore'):
         values = np.require(values, np.float32, ['C', 'W'])
-    length = text_in(arrays, 'length') or 'unit'  # of files of others, or from before there were raw ones
+    # Files with a descriptor and no length are from before there were raw ones.
+    length = text_in(arrays, 'length') or ('unit' if 'descriptor' in arrays else unmarked)
     if length not in LENGTHS:
         raise UserError(f'{where}: `length` is {shown(length)}, expected one of {", ".join(LENGTHS)}')
     rescaled = _check_rows(values, where, to_unit_length=length == 'unit')
@@ -132,7 +134,7 @@ def check_length(length: str, score: str, *features: Features) -> None:
         if each.length != length:
             made = f' ({each.descriptor})' if each.descriptor else ''
             needs = {'unit': 'descriptors of unit length, such as sscd or pixel',
-                     'raw': 'raw descriptors, such as l2'}
+                     'raw': 'raw descriptors, such as l2 or inception'}
             raise UserError(f'{each.where}: {needs[each.length].split(",")[0]}{made}; {score} needs '
                             f'{needs[length]}')
 

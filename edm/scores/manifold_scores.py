@@ -84,21 +84,26 @@ class _Inside:
         self.on_real = torch.zeros(num_samples, dtype=torch.bool, device=device)
         self.balls = torch.zeros(num_samples, dtype=torch.int64, device=device)
 
-    def add(self, rows: slice, columns: slice, distances: torch.Tensor, errors: torch.Tensor,
+    def add(self, rows: slice, columns: slice, distances: torch.Tensor, error: torch.Tensor,
             real_radii: torch.Tensor, sample_radii: torch.Tensor) -> None:
-        """Squared distances of real images (rows) and samples (columns), with their errors."""
-        real, sample = real_radii[rows, None], sample_radii[None, columns]
-        self.on_real[columns] |= (distances <= real + errors).any(dim=0)
-        self.on_sample[rows] |= (distances <= sample + errors).any(dim=1)
-        within = distances < real - errors
-        self.balls[columns] += within.sum(dim=0)
-        self.covered[rows] |= within.any(dim=1)
+        """Squared distances of real images (rows) and samples (columns), overwritten, and their error."""
+        import torch
+
+        depth = distances.sub_(real_radii[rows, None])  # below 0 in a real image's ball
+        self.on_real[columns] |= depth.amin(dim=0) <= error
+        self.covered[rows] |= depth.amin(dim=1) < -error
+        self.balls[columns] += (depth < -error).sum(dim=0, dtype=torch.int32)
+        depth.add_(real_radii[rows, None]).sub_(sample_radii[columns])
+        self.on_sample[rows] |= depth.amin(dim=1) <= error
 
 
 def _squared_distances(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """|x_i - y_j|^2, and a bound of what rounding adds to the difference of two such, both [M, N]."""
-    lengths = x.square().sum(dim=1)[:, None] + y.square().sum(dim=1)
-    return (x @ y.T).mul_(-2).add_(lengths), lengths * (4 * (x.shape[1] + 2) * 2.0 ** -53)
+    """|x_i - y_j|^2, float64 [M, N], and a bound of what rounding adds to the difference of two such."""
+    import torch
+
+    a, b = x.square().sum(dim=1), y.square().sum(dim=1)
+    error = (a.max() + b.max()) * (4 * (x.shape[1] + 4) * 2.0 ** -53)
+    return torch.addmm(b, x, y.T, alpha=-2).add_(a[:, None]), error
 
 
 def _squared_radii(blocks: RowBlocks, k: int, progress: tqdm) -> torch.Tensor:
@@ -107,14 +112,14 @@ def _squared_radii(blocks: RowBlocks, k: int, progress: tqdm) -> torch.Tensor:
 
     radii = torch.empty(len(blocks.values), dtype=torch.float64, device=blocks.device)
     for rows, x in blocks:
-        nearest = torch.full((len(x), 0), torch.inf, dtype=torch.float64, device=blocks.device)
+        nearest, errors = [], []
         for columns, y in blocks:
-            distances, errors = _squared_distances(x, y)
-            distances[distances < errors] = 0
+            distances, error = _squared_distances(x, y)
+            errors.append(error)
             if columns == rows:
                 distances.fill_diagonal_(torch.inf)
-            nearest = torch.cat([nearest, distances], dim=1)
-            nearest = nearest.topk(min(k, nearest.shape[1]), dim=1, largest=False).values
+            nearest.append(distances.topk(min(k, len(y)), dim=1, largest=False).values)
             progress.update()
-        radii[rows] = nearest[:, -1]
+        kth = torch.cat(nearest, dim=1).kthvalue(k, dim=1).values
+        radii[rows] = torch.where(kth <= max(errors), 0, kth)
     return radii

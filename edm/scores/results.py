@@ -86,9 +86,30 @@ def write_score(json_path: str | None, kind: Score, row: Row, **files: str) -> N
     if not kind.paired:
         rest = (row.total - row.count) / row.total
         numbers = {kind.key: 1 - rest, 'memorized_fraction': rest}
-    more = {'size': row.size, 'widths': row.widths, 'names': None if row.widths else row.models}
     write_json(json_path, {
         **numbers, **{name: getattr(row, name) for name in ('low', 'high', 'count', 'total', 'threshold')},
-        'descriptor': row.descriptor or None, **{name: value for name, value in more.items() if value},
-        **{name: {'path': path, 'sha256': record['inputs'][path]} for name, path in files.items()},
-        'record': record})
+        **_about(row), **_files(files, record), 'record': record})
+
+
+def _about(row: Row) -> dict:
+    """What a row is the score of."""
+    more = {'size': row.size, 'widths': row.widths, 'names': None if row.widths else row.models}
+    return {'descriptor': row.descriptor or None, **{name: value for name, value in more.items() if value}}
+
+
+def _files(files: dict[str, str], record: dict) -> dict:
+    return {name: {'path': path, 'sha256': record['inputs'][path]} for name, path in files.items()}
+
+
+def write_scores(json_path: str | None, rows: list[Row], **files: str) -> None:
+    """Write several scores of one pair of files to `--json`, if it is given, each by its name in SCORES."""
+    from torch_utils import provenance
+    from torch_utils.files import write_json
+
+    if json_path is None:
+        return
+    record = provenance.record(inputs=files.values())
+    numbers = ('value', 'low', 'high', 'count', 'total', 'threshold')
+    write_json(json_path, {
+        **{row.score: {name: getattr(row, name) for name in numbers} for row in rows},
+        **_about(rows[0]), **_files(files, record), 'record': record})

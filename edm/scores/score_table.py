@@ -91,6 +91,18 @@ SCORES = {
     'disjoint_rp': Score(label='RP, disjoint training sets', models=1, control='chance_disjoint_rp'),
     'chance_disjoint_rp': Score(label='RP, disjoint training sets, different noises', models=1),
     'mae': Score(label='MAE', models=2, key='mae_score'),
+    'fd': Score(label='FD', models=1, is_share=False, thresholded=False,
+                says='the Frechet distance from real images: 0 at best'),
+    'kid': Score(label='KID', models=1, is_share=False, thresholded=False,
+                 says='the kernel distance from real images: about 0 at best'),
+    'precision': Score(label='Precision', models=1, thresholded=False,
+                       says='samples lie in the ball of a real image'),
+    'recall': Score(label='Recall', models=1, thresholded=False,
+                    says='real images lie in the ball of a sample'),
+    'density': Score(label='Density', models=1, is_share=False, thresholded=False,
+                     says='balls of real images around a sample, over k: about 1 at best'),
+    'coverage': Score(label='Coverage', models=1, thresholded=False,
+                      says='real images have a sample in their ball'),
 }
 # RP scores of one model with another that has no width of its own: kinds by what --reference calls that one.
 REFERENCES = {'optimal': 'optimal_rp', 'gaussian': 'gaussian_rp', 'disjoint': 'disjoint_rp'}

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.linalg import sqrtm
 
 from scores import frechet
 from scores.frechet import Moments, frechet_distance, is_statistics, load_statistics, moments
@@ -38,6 +39,14 @@ def test_two_dimensions_that_do_not_commute():
     root = np.sqrt(np.trace(product) + 2 * np.sqrt(np.linalg.det(product)))
     value = frechet_distance(gaussian([0, 0], a), gaussian([0, 0], b))
     assert value == pytest.approx(np.trace(a) + np.trace(b) - 2 * root, rel=1e-13)
+
+
+def test_it_is_the_plain_formulation_where_that_is_stable():
+    rng = np.random.default_rng(4)
+    a, b = random_covariance(rng, 30), random_covariance(rng, 30)
+    plain = np.trace(a + b - 2 * sqrtm(a @ b)).real
+    value = frechet_distance(gaussian(np.zeros(30), a), gaussian(np.zeros(30), b))
+    assert value == pytest.approx(plain, rel=1e-9)
 
 
 def test_singular_covariances_give_no_false_distance():
