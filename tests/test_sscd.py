@@ -291,7 +291,7 @@ def test_raw_features_say_so_and_are_refused_where_a_similarity_is_asked_for(fol
         refuse(sscd.main, *own, '--features', unit, *option, status=2, says=(option[0],))
     refuse(sscd.main, *own[:3], '--features', unit, *own[5:7], status=2, says=('torchscript needs --model',))
     refuse(sscd.main, *own[:5], '--features', unit, '--descriptor', 'l2', status=2,
-           says=('--model is for --descriptor sscd or torchscript, got l2',))
+           says=('--model is for --descriptor sscd or inception or torchscript, got l2',))
     refuse(sscd.main, *own[:3], '--features', unit, '--mean', '1', status=2,
            says=('--mean is for --descriptor torchscript, got sscd',))
 
