@@ -155,6 +155,16 @@ def test_processes_change_nothing(inputs, tmp_path, source, monkeypatch):
     assert (tmp_path / 'serial.zip').read_bytes() == (tmp_path / 'processes.zip').read_bytes()
 
 
+def test_the_folders_of_a_zip_without_labels_are_no_classes(tmp_path):
+    with zipfile.ZipFile(tmp_path / 'a.zip', 'w') as archive:
+        for name in ('00000/img00000999.png', '00001/img00001000.png'):
+            archive.writestr(name, encode(picture()))
+        archive.writestr('dataset.json', '{"labels": null}')
+    result = tool(tmp_path / 'a.zip', tmp_path / 'out.zip')
+    assert labels(tmp_path / 'out.zip') is None
+    assert 'without labels' in result.stdout
+
+
 def test_folders_are_sorted_by_path_components_and_zips_by_name(tmp_path):
     files = {'a/x.png': picture(0), 'a-b/x.png': picture(1)}
     for place, order in [('set', [0, 1]), ('set.zip', [1, 0])]:

@@ -72,8 +72,10 @@ def open_source(path: str, option: str = '--source', *, class_order: str = 'name
     if isinstance(images.files, Folder):
         names = sorted(names, key=lambda name: name.split('/'))
     labels = read_labels(images.files, names, where)
-    by_folder = not labels
-    labels = labels or labels_from_folders(names, class_order, where)
+    # a zip that says it has no labels has none: dataset_tool.py puts each thousand images into a folder
+    by_folder = not labels and not (isinstance(images.files, Zip) and 'dataset.json' in images.files.names)
+    if by_folder:
+        labels = labels_from_folders(names, class_order, where)
     return ImageSource(
         where=where, total=len(names), load=partial(_load, files=images.files, where=where), labels=labels,
         images=(SourceImage(name=name, label=label)
