@@ -107,6 +107,7 @@ KINDS = {
     'grid': ((b'\x89PNG',), (b'Title\0Samples',)),
     'scores': ((b'{',), (b'"threshold"', b'"count"', b'"time_utc"')),
     'recovery errors': ((b'{',), (b'"recovered_below"', b'"time_utc"')),
+    'snapshot': ((b'\x80',), (b'torch_utils.persistence',)),
     'report': ((b'<!DOCTYPE html>',), (b'<title>', b'<style>')),
 }
 

@@ -130,15 +130,15 @@ class Conv2d(torch.nn.Module):
 
 @persistence.persistent_class
 class GroupNorm(torch.nn.Module):
-    """Group normalisation (Wu & He 2018) with at least 4 channels in each of up to 32 groups."""
+    """Group normalisation (Wu & He 2018) in up to 32 groups of at least `min_channels_per_group` channels."""
 
-    def __init__(self, num_channels: int, eps: float = 1e-5):
+    def __init__(self, num_channels: int, eps: float = 1e-5, min_channels_per_group: int = 4):
         super().__init__()
-        self.num_groups = min(32, num_channels // 4)
+        self.num_groups = min(32, num_channels // min_channels_per_group)
         self.eps = eps
         if self.num_groups == 0 or num_channels % self.num_groups:
             raise ValueError(f'{num_channels} channels cannot be normalised in {self.num_groups} groups of '
-                             'equal size and at least 4 channels')
+                             f'equal size and at least {min_channels_per_group} channels')
         self.weight = torch.nn.Parameter(torch.ones(num_channels))
         self.bias = torch.nn.Parameter(torch.zeros(num_channels))
 
@@ -165,6 +165,7 @@ class UNetBlock(torch.nn.Module):
 
     num_heads: attention heads; None means one per `channels_per_head`, and so none in a narrower block.
     skip_scale: factor after each of the two residual sums.
+    min_channels_per_group: see `GroupNorm`.
     init, init_zero, init_attn: `init_*` arguments of the layers, of those that end a residual branch, and of
     the query-key-value projection (None: as `init`).
     """
@@ -174,7 +175,7 @@ class UNetBlock(torch.nn.Module):
                  channels_per_head: int = 64, dropout: float = 0, skip_scale: float = 1, eps: float = 1e-5,
                  resample_filter: tuple[int, ...] = (1, 1), resample_proj: bool = False,
                  adaptive_scale: bool = True, init: dict | None = None, init_zero: dict | None = None,
-                 init_attn: dict | None = None):
+                 init_attn: dict | None = None, min_channels_per_group: int = 4):
         super().__init__()
         init = init or {}
         init_zero = {'init_weight': 0} if init_zero is None else init_zero
@@ -188,17 +189,18 @@ class UNetBlock(torch.nn.Module):
         self.adaptive_scale = adaptive_scale
 
         resample = {'up': up, 'down': down, 'resample_filter': resample_filter}
-        self.norm0 = GroupNorm(in_channels, eps=eps)
+        norm = {'eps': eps, 'min_channels_per_group': min_channels_per_group}
+        self.norm0 = GroupNorm(in_channels, **norm)
         self.conv0 = Conv2d(in_channels, out_channels, kernel=3, **resample, **init)
         self.affine = Linear(emb_channels, out_channels * (2 if adaptive_scale else 1), **init)
-        self.norm1 = GroupNorm(out_channels, eps=eps)
+        self.norm1 = GroupNorm(out_channels, **norm)
         self.conv1 = Conv2d(out_channels, out_channels, kernel=3, **init_zero)
         self.skip = None
         if out_channels != in_channels or up or down:
             kernel = 1 if resample_proj or out_channels != in_channels else 0
             self.skip = Conv2d(in_channels, out_channels, kernel=kernel, **resample, **init)
         if self.num_heads:
-            self.norm2 = GroupNorm(out_channels, eps=eps)
+            self.norm2 = GroupNorm(out_channels, **norm)
             self.qkv = Conv2d(out_channels, 3 * out_channels, kernel=1, **(init_attn or init))
             self.proj = Conv2d(out_channels, out_channels, kernel=1, **init_zero)
 
@@ -287,6 +289,7 @@ class _UNet(torch.nn.Module):
 
     encoder_type, decoder_type = 'standard', None
     attends_in_all_blocks = True  # of the decoder, or in the last one of a resolution only
+    resblock_updown = True  # whether blocks sample down and up, or convolutions
 
     def _build_encoder(self, in_channels, width, widths, attn_resolutions, block):
         """Fill `enc`; returns the widths of the outputs that the decoder takes up again."""
@@ -299,6 +302,9 @@ class _UNet(torch.nn.Module):
                 self.enc[f'{name}_conv'] = Conv2d(in_channels, width, kernel=3, **init)
             else:
                 self.enc[f'{name}_down'] = UNetBlock(width, width, down=True, **block)
+                if not self.resblock_updown:  # a filter of one tap makes a stride of two
+                    self.enc[f'{name}_down'] = Conv2d(width, width, kernel=3, down=True, resample_filter=(1,),
+                                                      fused_resample=True, **init)
                 if self.encoder_type == 'skip':
                     self.enc[f'{name}_aux_down'] = Conv2d(aux_width, aux_width, kernel=0, down=True,
                                                           resample_filter=resample_filter)
@@ -327,6 +333,8 @@ class _UNet(torch.nn.Module):
                 self.dec[f'{name}_in1'] = UNetBlock(width, width, **block)
             else:
                 self.dec[f'{name}_up'] = UNetBlock(width, width, up=True, **block)
+                if not self.resblock_updown:
+                    self.dec[f'{name}_up'] = Conv2d(width, width, kernel=3, up=True, **block['init'])
             for i in range(self.num_blocks + 1):
                 attention = res in attn_resolutions and (i == self.num_blocks or self.attends_in_all_blocks)
                 self.dec[f'{name}_block{i}'] = UNetBlock(width + skips.pop(), widths[level],
@@ -351,7 +359,7 @@ class _UNet(torch.nn.Module):
             elif name.endswith('_aux_residual'):
                 x = skips[-1] = aux = (x + layer(aux)) / math.sqrt(2)
             else:
-                x = layer(x) if name.endswith('_conv') else layer(x, emb)
+                x = layer(x) if isinstance(layer, Conv2d) else layer(x, emb)
                 skips.append(x)
         out = None
         for name, layer in self.dec.items():
@@ -361,6 +369,8 @@ class _UNet(torch.nn.Module):
                 normed = silu(layer(x))
             elif name.endswith('_aux_conv'):
                 out = layer(normed) if out is None else layer(normed) + out
+            elif isinstance(layer, Conv2d):
+                x = layer(x)
             else:
                 x = layer(torch.cat([x, skips.pop()], dim=1) if '_block' in name else x, emb)
         return out if self.decoder_type else self.out_conv(silu(self.out_norm(x)))
@@ -435,17 +445,23 @@ NOISE_EMBEDDINGS = {'positional': partial(PositionalEmbedding, endpoint=True), '
 
 @persistence.persistent_class
 class DhariwalUNet(_UNet):
-    """ADM (Dhariwal & Nichol 2021), in the form of Karras et al. 2022, App. F. Arguments as in `SongUNet`."""
+    """ADM (Dhariwal & Nichol 2021), in the form of Karras et al. 2022, App. F. Arguments as in `SongUNet`.
+
+    resblock_updown: sample down and up in residual blocks, or in convolutions, as Nichol & Dhariwal 2021.
+    block_kwargs: what differs from App. F in all blocks: num_heads, channels_per_head, adaptive_scale and
+    min_channels_per_group of `UNetBlock`.
+    """
 
     def __init__(self, img_resolution: int, in_channels: int, out_channels: int, label_dim: int = 0,
                  augment_dim: int = 0, model_channels: int = 192,
                  channel_mult: tuple[int, ...] = (1, 2, 3, 4), channel_mult_emb: int = 4, num_blocks: int = 3,
                  attn_resolutions: tuple[int, ...] = (32, 16, 8), dropout: float = 0.10,
-                 label_dropout: float = 0):
+                 label_dropout: float = 0, resblock_updown: bool = True, **block_kwargs):
         super().__init__()
         self.resolutions = _level_resolutions(img_resolution, channel_mult)
         self.num_blocks = num_blocks
         self.label_dropout = label_dropout
+        self.resblock_updown = resblock_updown
 
         emb_channels = model_channels * channel_mult_emb
         third = math.sqrt(1 / 3)
@@ -460,12 +476,12 @@ class DhariwalUNet(_UNet):
         self.map_layer1 = Linear(emb_channels, emb_channels, **init)
         self.map_label = Linear(label_dim, emb_channels, bias=False, **init_label) if label_dim else None
 
-        widths = [model_channels * mult for mult in channel_mult]
-        block = {'emb_channels': emb_channels, 'channels_per_head': 64, 'dropout': dropout, 'init': init,
-                 'init_zero': init_zero}
+        widths = [int(model_channels * mult) for mult in channel_mult]
+        block = {'emb_channels': emb_channels, 'dropout': dropout, 'init': init, 'init_zero': init_zero,
+                 **block_kwargs}
         skips = self._build_encoder(in_channels, widths[0], widths, attn_resolutions, block)
         self._build_decoder(out_channels, widths, skips, attn_resolutions, block)
-        self.out_norm = GroupNorm(widths[0])
+        self.out_norm = GroupNorm(widths[0], min_channels_per_group=block.get('min_channels_per_group', 4))
         self.out_conv = Conv2d(widths[0], out_channels, kernel=3, **init_zero)
 
     def _embed(self, noise_labels, class_labels, augment_labels):
@@ -637,23 +653,38 @@ class iDDPMPrecond(_Precond):
 
     The buffer `u`, float32 [M + 1], holds them from high to low and ends with 0. The network also predicts a
     variance, the second half of its output channels, which the denoiser leaves out.
+
+    noise_schedule: 'cosine', with C_1 and C_2, or 'linear', that of Ho et al. 2020.
+    rescale_timesteps: the network knows the steps as parts of 1000, whatever M.
     """
 
     def __init__(self, img_resolution: int, img_channels: int, label_dim: int = 0, use_fp16: bool = False,
                  C_1: float = 0.001, C_2: float = 0.008, M: int = 1000, model_type: str = 'DhariwalUNet',
-                 **model_kwargs):
+                 noise_schedule: str = 'cosine', rescale_timesteps: bool = False, **model_kwargs):
         super().__init__(img_resolution, img_channels, label_dim, use_fp16, model_type,
                          out_channels=2 * img_channels, **model_kwargs)
+        _check_choice('noise_schedule', noise_schedule, ('cosine', 'linear'))
+        self.noise_schedule = noise_schedule
         self.C_1 = C_1
         self.C_2 = C_2
         self.M = M
+        self.step_scale = 1000 / M if rescale_timesteps else 1
+        u = self.noise_levels()
+        self.register_buffer('u', torch.empty(M + 1).copy_(u))
+        self.sigma_min, self.sigma_max = float(u[-2]), float(u[0])
+
+    def noise_levels(self) -> torch.Tensor:
+        """The noise levels of the schedule from high to low, then 0: float32 [M + 1] on the CPU."""
+        if self.noise_schedule == 'linear':
+            beta = torch.linspace(0.1 / self.M, 20 / self.M, self.M, dtype=torch.float64, device='cpu')
+            variance = 1 / (1 - beta).cumprod(dim=0) - 1
+            return torch.cat([variance.sqrt().flip(0), variance.new_zeros(1)]).to(torch.float32)
         # In float32 step by step: trained networks know these numbers.
-        alpha_bar = self.alpha_bar(torch.arange(M + 1, device='cpu'))
+        alpha_bar = self.alpha_bar(torch.arange(self.M + 1, device='cpu'))
         u = [torch.zeros([], device='cpu')]
-        for ratio in reversed((alpha_bar[:-1] / alpha_bar[1:]).clip(min=C_1)):
+        for ratio in reversed((alpha_bar[:-1] / alpha_bar[1:]).clip(min=self.C_1)):
             u.append(((u[-1]**2 + 1) / ratio - 1).sqrt())
-        self.register_buffer('u', torch.empty(M + 1).copy_(torch.stack(u[::-1])))
-        self.sigma_min, self.sigma_max = float(u[1]), float(u[-1])
+        return torch.stack(u[::-1])
 
     def alpha_bar(self, j: torch.Tensor) -> torch.Tensor:
         """The share of the signal's variance that is left, over steps counted from the noisy end."""
@@ -668,8 +699,8 @@ class iDDPMPrecond(_Precond):
         return nearest.reshape(sigma.shape).to(sigma.device)
 
     def coefficients(self, sigma: torch.Tensor) -> tuple:
-        c_noise = self.M - 1 - self.round_sigma(sigma, return_index=True).to(torch.float32)
-        return 1, -sigma, 1 / (sigma**2 + 1).sqrt(), c_noise
+        step = self.M - 1 - self.round_sigma(sigma, return_index=True).to(torch.float32)
+        return 1, -sigma, 1 / (sigma**2 + 1).sqrt(), step * self.step_scale
 
 
 @persistence.persistent_class
