@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+import denoisers
 from denoisers import DENOISERS
 from sampling import PRECISIONS
 from sampling.schedules import DISCRETIZATIONS, SCALINGS, SCHEDULES
@@ -30,12 +31,11 @@ from torch_utils.run_dir import take_newest
                  help='Precision of the features in the network.  [default: as in the snapshot]'),
     cli.device_option)
 @cli.options('Closed-form denoiser of a data set instead of a network',
-    click.option('--denoiser', type=click.Choice(list(DENOISERS)),
-                 help='optimal: posterior mean if all images of the data set are equally likely; gaussian: '
-                      'that of the Gaussian with its mean and covariance.'),
+    denoisers.choice,
     click.option('--optimal_denoiser', is_flag=True, help='The same as --denoiser=optimal.'),
     click.option('--gaussian_denoiser', is_flag=True, help='The same as --denoiser=gaussian.'),
     click.option('--dataset', metavar='ZIP|DIR|NPZ', help='The data set.'),
+    *denoisers.options,
     click.option('--cache_gb', metavar='GB', type=cli.FiniteRange(min=0),
                  help='Largest data set to keep in memory rather than in a temporary file.  [default: a '
                       'quarter of the memory]'),
@@ -156,10 +156,12 @@ def _check_denoiser(opts: dict) -> None:
             raise click.UsageError(f'{next(iter(given))} needs --dataset')
         if opts['precision']:
             raise click.UsageError('--precision is for networks, not for --denoiser')
+        denoisers.own_options(opts['denoiser'], opts)
         return
     for option in ('dataset', 'cache_gb', 'shard_dataset'):
         if cli.given(option):
             raise click.UsageError(f'--{option} is for --denoiser, such as --optimal_denoiser')
+    denoisers.own_options(None, opts)
     if not opts['network']:
         raise click.UsageError('--network is missing; only --denoiser with --dataset does without')
 
@@ -179,9 +181,10 @@ def _denoiser(opts: dict, device) -> tuple:
         from denoisers.open_denoiser import open_denoiser
         if net is not None and net.label_dim:
             cli.check_class(opts['class_idx'], net.label_dim)
+        own = denoisers.own_options(opts['denoiser'], opts)
         net = open_denoiser(opts['denoiser'], opts['dataset'], device, net=net, class_idx=opts['class_idx'],
-                            cache_gb=opts['cache_gb'], sharded=opts['shard_dataset'])
-        identity |= {'denoiser': opts['denoiser'], 'dataset_sha256': fingerprint(opts['dataset'])}
+                            cache_gb=opts['cache_gb'], sharded=opts['shard_dataset'], **own)
+        identity |= {'denoiser': opts['denoiser'], 'dataset_sha256': fingerprint(opts['dataset']), **own}
         return net, None, identity
     vectors = label_vectors(recorded, net.label_dim, f'--network {opts["network"]}')
     cli.check_class(opts['class_idx'], net.label_dim, vectors=vectors is not None)

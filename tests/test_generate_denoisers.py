@@ -18,7 +18,7 @@ from training.snapshot import load_network
 GOLDEN = golden('optimal-denoiser')
 PIXELS = GOLDEN['dataset_uint8'].transpose(0, 2, 3, 1)
 CLASSES = [i % 3 for i in range(len(PIXELS))]
-KINDS = ('optimal', 'gaussian')
+KINDS = {'optimal': (), 'gaussian': (), 'patch': ('--patch=3',)}  # with the options that they need
 
 
 @pytest.fixture(scope='module')
@@ -44,7 +44,8 @@ def networks(tmp_path_factory):
 
 
 def sample(outdir, *args, kind='optimal', seeds='0-3'):
-    run(generate.main, f'--{kind}_denoiser', f'--outdir={outdir}', f'--seeds={seeds}', '--device=cpu', *args)
+    run(generate.main, f'--denoiser={kind}', *KINDS[kind], f'--outdir={outdir}', f'--seeds={seeds}',
+        '--device=cpu', *args)
     return read(outdir)
 
 
@@ -78,11 +79,11 @@ def test_neither_batch_nor_memory_change_a_sample(kind, data, tmp_path):
 def test_neither_split_seeds_nor_a_split_data_set_change_a_sample(data, tmp_path):
     args = (f'--dataset={data["labelled"]}', '--steps=6', '--S_churn=5')
     shards = ('--shard_dataset', '--batch=4', '--cache_gb=0')
-    calls = {'seeds': ('optimal', ()), 'shards': ('optimal', shards), 'gaussian': ('gaussian', shards)}
+    calls = {'seeds': ('optimal', ()), **{kind: (kind, shards) for kind in KINDS}}
     for name, (kind, more) in calls.items():
         (tmp_path / f'{name}.args').write_text('\n'.join([
-            f'--{kind}_denoiser', f'--outdir={tmp_path / name}', '--seeds=0-8', *args, '--device=cpu',
-            f'--trajectory={tmp_path / name}.npz', *more]))
+            f'--denoiser={kind}', *KINDS[kind], f'--outdir={tmp_path / name}', '--seeds=0-8', *args,
+            '--device=cpu', f'--trajectory={tmp_path / name}.npz', *more]))
     torchrun(2, '../tests/call_generate.py', *(tmp_path / f'{name}.args' for name in calls))
     for name, (kind, _) in calls.items():
         one = sample(tmp_path / f'{name}-one', *args, kind=kind, seeds='0-8')
@@ -160,6 +161,10 @@ def test_the_solver_is_euler_unless_another_is_given(data, tmp_path):
     (('--network=x', '--cache_gb=1'), ('--cache_gb', '--optimal_denoiser')),
     (('--optimal_denoiser', '--dataset=x', '--cache_gb=nan'), ('--cache_gb', 'nan')),
     ((), ('--network',)),
+    (('--denoiser=patch', '--dataset=x'), ('--denoiser patch', '--patch')),
+    (('--denoiser=patch', '--dataset=x', '--patch=0'), ('--patch', '0')),
+    (('--denoiser=optimal', '--dataset=x', '--patch=3'), ('--patch', '--denoiser patch')),
+    (('--network=x', '--patch=3'), ('--patch', '--denoiser patch')),
 ])
 def test_usage_errors_name_the_option(args, says, tmp_path):
     refuse(generate.main, f'--outdir={tmp_path / "out"}', *args, status=2, says=says)
@@ -209,6 +214,12 @@ def test_what_does_not_fit_the_network_is_refused(networks, data, tmp_path):
 def test_a_class_that_the_data_set_has_not_is_refused(form, says, data, tmp_path):
     refuse(generate.main, '--optimal_denoiser', f'--dataset={data[form]}', '--class=3',
            f'--outdir={tmp_path / "out"}', status=1, says=('--class 3', '--dataset', says))
+    assert not (tmp_path / 'out').exists()
+
+
+def test_windows_that_do_not_fit_the_images_are_refused(data, tmp_path):
+    refuse(generate.main, '--denoiser=patch', '--patch=9', f'--dataset={data["zip"]}',
+           f'--outdir={tmp_path / "out"}', status=1, says=('--patch 9', '8x8'))
     assert not (tmp_path / 'out').exists()
 
 

@@ -18,7 +18,7 @@ from torch_utils.errors import UserError
 
 def open_denoiser(kind: str, path: str | os.PathLike, device: torch.device, *, net: Denoiser | None = None,
                   class_idx: int | None = None, cache_gb: float | None = None, sharded: bool = False,
-                  ) -> DataDenoiser:
+                  **options) -> DataDenoiser:
     """A denoiser of the images at `path`: a zip, a folder or an `.npz`, decoded here.
 
     kind: key of DENOISERS.
@@ -28,7 +28,9 @@ def open_denoiser(kind: str, path: str | os.PathLike, device: torch.device, *, n
         by the images of their class, unless `net` has no classes; classes of `net` alone have no effect.
     cache_gb: largest data set to keep in memory, by default a quarter of the RAM (of the GPU's memory).
     sharded: each process decodes and keeps a part of the images; all must denoise the same samples.
-    Raises UserError, naming --dataset or --class, for a data set that can't be read or does not fit.
+    options: those of the kind, as `denoisers.own_options` returns them.
+    Raises UserError, naming the option, for a data set that can't be read, or that does not fit `net` or the
+    options.
     """
     data = ImageDataset(path, use_labels=None, cache=False, option='--dataset')
     shape = (data.num_channels, data.resolution, data.resolution)
@@ -52,7 +54,7 @@ def open_denoiser(kind: str, path: str | os.PathLike, device: torch.device, *, n
     limits = {} if net is None else {'sigma_min': float(net.sigma_min), 'sigma_max': float(net.sigma_max),
                                      'round_sigma': net.round_sigma}
     denoiser = pkgutil.resolve_name(DENOISERS[kind])
-    return denoiser(pixels, class_ends=class_ends, label_dim=label_dim, sharded=sharded, **limits)
+    return denoiser(pixels, class_ends=class_ends, label_dim=label_dim, sharded=sharded, **limits, **options)
 
 
 def _order(classes: np.ndarray | None, class_idx: int | None, label_dim: int, num_images: int, where: str,

@@ -5,30 +5,15 @@ y_i is equally likely (Karras et al. 2022, Eq. 57; "The Emergence of Reproducibi
 Diffusion Models", arXiv 2310.05264, section 4).
 """
 
-from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
-from typing import NamedTuple
-
 import torch
 
 from data.pixels import Pixels
 from denoisers.data_denoiser import DataDenoiser
+from denoisers.softmax_sums import Sums, by_threads, merge, merge_processes
 from sampling.pace import one_thread_per_operation
 
 # Share of the largest weight below which an image is left out: a billion of them stay below 1e-8.
 NEGLIGIBLE = 1e-17
-
-
-class Sums(NamedTuple):
-    """The softmax over some of the images, for B samples, in float64.
-
-    top: the highest score [B, 1]. total: the sum of the weights [B, 1], that of the highest score being 1.
-    weighted: the sum of the images with these weights [B, D].
-    """
-
-    top: torch.Tensor
-    total: torch.Tensor
-    weighted: torch.Tensor
 
 
 class OptimalDenoiser(DataDenoiser):
@@ -56,18 +41,13 @@ class OptimalDenoiser(DataDenoiser):
 
     def _denoise(self, noisy, sigma, rows):
         variance = sigma.square().clamp(min=1e-300)  # avoids 0 / 0
-        parts = _split(*rows, len(self._buffers))
 
-        def sums(part, buffer):
-            return self._sums(noisy, variance, part, buffer)
+        def sums(part, thread):
+            return self._sums(noisy, variance, part, self._buffers[thread])
 
-        if len(parts) == 1:
-            found = sums(parts[0], self._buffers[0])
-        else:
-            with ThreadPoolExecutor(len(parts)) as pool:
-                found = _merge(list(pool.map(sums, parts, self._buffers)), variance)
+        found = merge(by_threads(sums, rows, len(self._buffers)), variance)
         if self._sharded:
-            found = _merge_processes(found, variance)
+            found = merge_processes(found, variance)
         return found.weighted / found.total
 
     def _sums(self, noisy: torch.Tensor, variance: torch.Tensor, rows: tuple[int, int], buffer: torch.Tensor,
@@ -92,28 +72,3 @@ class OptimalDenoiser(DataDenoiser):
 
 def _convert(levels: torch.Tensor, dtype: torch.dtype, buffer: torch.Tensor) -> torch.Tensor:
     return buffer.view(dtype)[:levels.numel()].view(levels.shape).copy_(levels)
-
-
-def _split(start: int, stop: int, count: int) -> list[tuple[int, int]]:
-    """`count` consecutive ranges of nearly equal length, without empty ones, but at least one range."""
-    ends = [start + (stop - start) * i // count for i in range(count + 1)]
-    return [part for part in pairwise(ends) if part[0] < part[1]] or [(start, stop)]
-
-
-def _merge(parts: list[Sums], variance: torch.Tensor) -> Sums:
-    top = torch.stack([part.top for part in parts]).amax(dim=0)
-    total, weighted = torch.zeros_like(parts[0].total), torch.zeros_like(parts[0].weighted)
-    for part in parts:
-        shrink = ((part.top - top) / variance).exp()
-        total.addcmul_(shrink, part.total)
-        weighted.addcmul_(shrink, part.weighted)
-    return Sums(top, total, weighted)
-
-
-def _merge_processes(own: Sums, variance: torch.Tensor) -> Sums:
-    """The sums over the images of all processes."""
-    top = own.top.clone()
-    torch.distributed.all_reduce(top, torch.distributed.ReduceOp.MAX)
-    both = torch.cat([own.total, own.weighted], dim=1) * ((own.top - top) / variance).exp()
-    torch.distributed.all_reduce(both)
-    return Sums(top, both[:, :1], both[:, 1:])

@@ -1,0 +1,91 @@
+"""What the denoisers share that weight each place's training windows by themselves."""
+
+import torch
+
+from data.pixels import Pixels
+from denoisers import windows
+from denoisers.data_denoiser import DataDenoiser
+from denoisers.softmax_sums import Sums, merge, merge_processes
+from sampling.pace import one_thread_per_operation
+from torch_utils.errors import UserError
+
+CPU_SCORES, GPU_SCORES = 1 << 20, 1 << 26  # in work at a time, per thread
+MIN_VARIANCE = 1e-150  # in squared grey levels; lest scores overflow
+LEFT_OUT = -1e300  # score of an image that a sample leaves out
+
+
+class WindowDenoiser(DataDenoiser):
+    """Each place of an image is denoised by windows of P x P pixels there, by a softmax of its own.
+
+    patch: P.
+    Raises UserError, naming --patch, if a window is larger than an image, or, with `odd`, without a centre.
+    """
+
+    odd = False  # whether windows need a pixel in the centre
+
+    def __init__(self, pixels: Pixels, *, patch: int, **options):
+        super().__init__(pixels, **options)
+        check_patch(patch, self.img_resolution, odd=self.odd)
+        self.patch = patch
+
+    def __call__(self, x, sigma, class_labels=None):
+        with one_thread_per_operation():
+            return super().__call__(x, sigma, class_labels)
+
+    def _denoise(self, noisy, sigma, rows):
+        return self.denoise_by(self.patch, noisy, sigma, rows)
+
+    def denoise_by(self, size: int, noisy: torch.Tensor, sigma: torch.Tensor, rows: tuple[int, int],
+                   left_out: torch.Tensor | None = None) -> torch.Tensor:
+        """As `_denoise`, with windows of `size` pixels. left_out: the row that a sample leaves out, [B]."""
+        raise NotImplementedError
+
+    def _chunks(self, rows: tuple[int, int], samples: int, left_out: torch.Tensor | None):
+        """The images `rows`, few at a time: `windows.clean_pixels`, and places (sample, image) left out."""
+        shape = self._pixels.image_shape
+        most = CPU_SCORES if self._pixels.device.type == 'cpu' else GPU_SCORES
+        step = max(16, most // (shape[1] * shape[2] * samples))
+        row = rows[0]
+        for chunk in self._pixels.chunks(*rows):
+            for levels in chunk.levels.split(step):
+                out = None
+                if left_out is not None:
+                    own = ((left_out >= row) & (left_out < row + len(levels))).nonzero()[:, 0]
+                    out = (own, left_out[own] - row)
+                yield windows.clean_pixels(levels, shape), out
+                row += len(levels)
+
+    def _merge(self, parts: list[Sums]) -> Sums:
+        """The sums over the images of all threads and processes."""
+        found = merge(parts, 1.0)
+        return merge_processes(found, 1.0) if self._sharded else found
+
+
+def check_patch(size: int, resolution: int, *, odd: bool) -> None:
+    """Raise UserError if windows of `size` pixels don't fit into images, or have no centre."""
+    if not 1 <= size <= resolution:
+        raise UserError(f'--patch {size}: expected 1 to {resolution}, for the images are '
+                        f'{resolution}x{resolution}')
+    if odd and size % 2 == 0:
+        raise UserError(f'--patch {size}: expected an odd number, for windows have a pixel in their centre')
+
+
+def window_scores(x: torch.Tensor, y: torch.Tensor, size: int, out: tuple | None) -> torch.Tensor:
+    """`windows.scores` without the images that samples leave out."""
+    found = windows.scores(x, y, size)
+    if out is not None:
+        found[:, :, out[0], out[1]] = LEFT_OUT
+    return found
+
+
+def add_scores(sums: Sums, found: torch.Tensor) -> tuple[Sums, torch.Tensor, torch.Tensor]:
+    """A step of an online softmax over scores [..., n], which are overwritten.
+
+    Returns the sums, in which these weights are not yet in `weighted`; these weights; and the factor by which
+    all before have shrunk.
+    """
+    top = torch.maximum(sums.top, found.amax(dim=-1, keepdim=True))
+    weights = found.sub_(top).exp_()
+    shrink = (sums.top - top).exp_()
+    return (Sums(top, sums.total * shrink + weights.sum(dim=-1, keepdim=True), sums.weighted.mul_(shrink)),
+            weights, shrink)
