@@ -146,8 +146,9 @@ def _network(opts: dict, device) -> tuple:
 
 def _source(opts: dict, net, labels):
     """The source of the noisy images, checked against the network."""
-    from jacobians.points import Trajectories, noise_levels, open_images
+    from data.real_images import RealImages
     from sampling.plan import plan_steps
+    from sampling.points import NoisyImages, Trajectories, noise_levels
 
     low, high = float(net.sigma_min), float(net.sigma_max)
     for name in ('sigmas', 'sigma_min', 'sigma_max'):
@@ -160,7 +161,9 @@ def _source(opts: dict, net, labels):
                                       sigma_min=opts['sigma_min'], sigma_max=opts['sigma_max'])
         plan_steps(net, levels=levels, num_steps=len(levels), **churn)
     if opts['data']:
-        return open_images(opts['data'], net, opts['class_idx'], sigmas)
+        shape = (net.img_channels, net.img_resolution, net.img_resolution)
+        images = RealImages(opts['data'], shape, label_dim=net.label_dim if opts['class_idx'] is None else 0)
+        return NoisyImages(images=images, class_idx=opts['class_idx'], sigmas=sigmas)
     return Trajectories(class_idx=opts['class_idx'], vectors=labels, sigmas=sigmas, levels=levels,
                         options=churn)
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 import torch
 from tqdm import tqdm
 
-from jacobians.points import Points
 from jacobians.products import (
     DEFAULT_LAYOUT,
     ETA,
@@ -20,6 +19,7 @@ from jacobians.products import (
 from jacobians.randomized import TOLERANCE, Estimate, block_width, randomized_ranks
 from jacobians.rank_file import Ranks
 from sampling.denoiser import Denoiser
+from sampling.points import Points
 from torch_utils import distributed
 from torch_utils.errors import UserError
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from data.molrg_data import MoLRG, MoLRGShape
+from data.real_images import RealImages
 from denoisers.molrg_denoiser import true_denoiser
 from golden_networks import golden_network
 from helpers import golden
 from jacobians import METHODS
-from jacobians.points import RealImages, Trajectories, noise_levels
 from jacobians.products import (
     Layout,
     Linearization,
@@ -22,6 +22,7 @@ from jacobians.products import (
 )
 from jacobians.randomized import RangeFinder, bound_rank, randomized_ranks
 from jacobians.study import Method, check_memory, find_ranks
+from sampling.points import NoisyImages, Trajectories, noise_levels
 from sampling.sampler import edm_sampler
 from torch_utils.errors import UserError
 
@@ -218,15 +219,15 @@ def test_states_at_chosen_levels_lie_on_a_trajectory(trajectory):
     torch.testing.assert_close(x, finer, rtol=0, atol=0.1)  # the ODE's solution, to Heun's error
 
 
-def test_a_real_image_gets_the_noise_of_its_seed():
+def test_a_real_image_gets_the_noise_of_its_seed(tmp_path):
     net = Linear([1.0], 2)
-    data = torch.arange(5.0)[:, None, None, None].expand(5, 3, 2, 2)
-    x = RealImages(class_idx=None, sigmas=[2.0, 1.0], count=5, read=data.__getitem__).points(net, [8], CPU).x
+    shape = MoLRGShape(resolution=2, class_num=2, per_class_dim=3, sample_per_class=4)
+    MoLRG(tmp_path, shape, seed=0)
+    images = RealImages(tmp_path / f'{shape.name}.pt', (3, 2, 2))
+    x, _, clean, chosen = NoisyImages(images=images, class_idx=None, sigmas=[2.0, 1.0]).points(net, [8], CPU)
     noise = torch.randn(3, 2, 2, generator=torch.Generator().manual_seed(8)).double()
-    x0 = x[0, 0] - 2 * noise
-    assert x0.std() < 1e-12
-    assert 0 <= x0.mean().round() <= 4
-    torch.testing.assert_close(x[0, 1], x0 + noise)
+    torch.testing.assert_close(clean, images.read(chosen).double())
+    torch.testing.assert_close(x[0], clean + torch.stack([2 * noise, noise]))
 
 
 def test_iddpm_levels_are_rounded_to_those_it_knows():

@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 
-from jacobians.points import Trajectories
 from jacobians.study import Method, find_ranks
 from sampling.denoiser import check_finite
 from sampling.generation import sample
+from sampling.points import Trajectories
 from torch_utils.errors import UserError
 
 
