@@ -190,6 +190,25 @@ def jacobian(ranks: tuple[str, ...], axis: str, max_snr: float | None):
     return TITLE, functools.partial(draw_ranks, series, axis, max_snr or math.inf)
 
 
+@main.command(cls=cli.ListCommand)
+@click.option('--table', 'tables', metavar='CSV ...', multiple=True, required=True,
+              help='Denoising errors, as denoise.py error writes them, of one or several training sets.')
+@click.option('--name', metavar='STR', help='Denoiser to draw.  [default: the first network in --table]')
+@_picture('tables')
+def denoising(tables: tuple[str, ...], name: str | None):
+    """Denoising error on training and held-out images over the noise level.
+
+    After figure 1 of Kadkhodaie et al. 2024 (arXiv 2310.02557); a curve per training-set size.
+
+    Example: python edm/plot.py denoising --table errors.csv --out=denoising.pdf
+    """
+    from figures.denoising_figure import TITLE, Errors, draw_denoising
+    from scores.denoising_table import read_rows
+
+    rows = [row for table in tables for row in read_rows(table)]
+    return TITLE, functools.partial(draw_denoising, Errors(rows, name, f'--table {" ".join(tables)}'))
+
+
 @main.command('phase-transition', cls=cli.ListCommand)
 @click.option('--results', metavar='JSON ...', multiple=True, required=True,
               help='Files of reproduce.py phase-transition.')

@@ -1,5 +1,7 @@
 """Closed-form denoisers, with the interface of networks. Imports no torch."""
 
+from collections.abc import Iterable
+
 import click
 
 DENOISERS = {  # --denoiser: those of a data set, each a `data_denoiser.DataDenoiser`
@@ -39,3 +41,22 @@ def own_options(kind: str | None, opts: dict) -> dict:
         if name not in given:
             raise click.UsageError(f'--denoiser {kind} needs --{name}')
     return given
+
+
+def split_word(word: str) -> tuple[str | None, str]:
+    """A denoiser's one word: kind and data set of KIND:DATASET; for a network None and the word."""
+    kind, colon, path = word.partition(':')
+    return (kind, path) if colon and kind in DENOISERS else (None, word)
+
+
+def options_by_kind(words: Iterable[str], opts: dict) -> dict[str, dict]:
+    """Those of a command's `options` that are given, by the kinds of closed forms among its words.
+
+    Raises UsageError for an option that none of them has a use for, or that one lacks.
+    """
+    kinds = list(dict.fromkeys(split_word(word)[0] for word in words))
+    names = [name for needed in NEEDS.values() for name in needed]
+    used = {name for kind in kinds for name in NEEDS.get(kind, ())}
+    own_options(None, {name: None if name in used else opts[name] for name in names})
+    return {kind: own_options(kind, {name: opts[name] if name in NEEDS.get(kind, ()) else None
+                                     for name in names}) for kind in kinds if kind}

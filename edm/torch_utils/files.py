@@ -106,6 +106,8 @@ KINDS = {
     'figure': ((b'\x89PNG', b'%PDF'), (b'Title', b'atplotlib')),
     'grid': ((b'\x89PNG',), (b'Title\0Samples',)),
     'scores': ((b'{',), (b'"threshold"', b'"count"', b'"time_utc"')),
+    'denoising': ((b'denoiser,target,images,',), (b'sigma,mse,stderr',)),
+    'record': ((b'{',), (b'"command"', b'"options"', b'"time_utc"')),
     'recovery errors': ((b'{',), (b'"recovered_below"', b'"time_utc"')),
     'snapshot': ((b'\x80',), (b'torch_utils.persistence',)),
     'report': ((b'<!DOCTYPE html>',), (b'<title>', b'<style>')),
