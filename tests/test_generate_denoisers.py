@@ -18,7 +18,8 @@ from training.snapshot import load_network
 GOLDEN = golden('optimal-denoiser')
 PIXELS = GOLDEN['dataset_uint8'].transpose(0, 2, 3, 1)
 CLASSES = [i % 3 for i in range(len(PIXELS))]
-KINDS = {'optimal': (), 'gaussian': (), 'patch': ('--patch=3',)}  # with the options that they need
+KINDS = {'optimal': (), 'gaussian': (), 'patch': ('--patch=3',), 'local': ('--patch=3',),
+         'equivariant': ('--patch=3',)}  # with the options that they need
 
 
 @pytest.fixture(scope='module')
@@ -218,8 +219,9 @@ def test_a_class_that_the_data_set_has_not_is_refused(form, says, data, tmp_path
 
 
 def test_windows_that_do_not_fit_the_images_are_refused(data, tmp_path):
-    refuse(generate.main, '--denoiser=patch', '--patch=9', f'--dataset={data["zip"]}',
-           f'--outdir={tmp_path / "out"}', status=1, says=('--patch 9', '8x8'))
+    for kind, size, says in (('patch', 9, '8x8'), ('local', 2, 'odd')):
+        refuse(generate.main, f'--denoiser={kind}', f'--patch={size}', f'--dataset={data["zip"]}',
+               f'--outdir={tmp_path / "out"}', status=1, says=(f'--patch {size}', says))
     assert not (tmp_path / 'out').exists()
 
 

@@ -8,20 +8,24 @@ DENOISERS = {  # --denoiser: those of a data set, each a `data_denoiser.DataDeno
     'optimal': 'denoisers.optimal_denoiser:OptimalDenoiser',
     'gaussian': 'denoisers.gaussian_denoiser:GaussianDenoiser',
     'patch': 'denoisers.patch_denoiser:PatchDenoiser',
+    'local': 'denoisers.local_denoiser:LocalDenoiser',
+    'equivariant': 'denoisers.equivariant_denoiser:EquivariantDenoiser',
 }
 MEANINGS = {
     'optimal': 'posterior mean if all images of the data set are equally likely',
     'gaussian': 'that of the Gaussian with its mean and covariance',
     'patch': 'mean over all P x P patches of their posterior means (Niedoba et al. 2024)',
+    'local': 'for each pixel, that by the P x P window around it (LS of Kamb & Ganguli 2024)',
+    'equivariant': 'the same among the windows of all places (ELS)',
 }
-NEEDS = {'patch': ('patch',)}  # options without which a denoiser has no meaning
+NEEDS = {kind: ('patch',) for kind in ('patch', 'local', 'equivariant')}  # what a denoiser is given by
 
 choice = click.option(
     '--denoiser', type=click.Choice(list(DENOISERS)),
     help='; '.join(f'{name}: {meaning}' for name, meaning in MEANINGS.items()) + '.')
 options = (
     click.option('--patch', metavar='INT', type=click.IntRange(min=1),
-                 help='Window of P x P pixels for --denoiser=patch.'),
+                 help='P, the width of windows in pixels; odd but for --denoiser=patch.'),
 )
 
 

@@ -48,15 +48,15 @@ class PatchDenoiser(WindowDenoiser):
         """Top score and sum of weights at each place, [places, places, B, 1]; no weighted sum."""
         places = (*[self.img_resolution - size + 1] * 2, x.shape[3])
         sums = Sums(x.new_full((*places, 1), -torch.inf), x.new_zeros(*places, 1), x.new_zeros(*places, 0))
-        for y, out in self._chunks(rows, x.shape[3], left_out):
-            sums, _, _ = add_scores(sums, window_scores(x, y, size, out))
+        for y, out in self._chunks(rows, self._step(x.shape[3]), left_out):
+            sums, _ = add_scores(sums, window_scores(x, y, size, out))
         return sums
 
     def _means(self, x, size, rows, left_out, normalizer) -> torch.Tensor:
         """sum_i y_i[pixel] sum_{w covers pixel} p_i(w), float64 [H, W, B, C]."""
         height, width, channels, count = x.shape
         means = x.new_zeros(height, width, count, channels - 1)
-        for y, out in self._chunks(rows, count, left_out):
+        for y, out in self._chunks(rows, self._step(count), left_out):
             weights = window_scores(x, y, size, out).sub_(normalizer).exp_()
             for row, (covered, images) in enumerate(zip(windows.covered_sum(weights, size), y, strict=True)):
                 across = windows.covered_sum(covered, size)

@@ -40,12 +40,14 @@ class WindowDenoiser(DataDenoiser):
         """As `_denoise`, with windows of `size` pixels. left_out: the row that a sample leaves out, [B]."""
         raise NotImplementedError
 
-    def _chunks(self, rows: tuple[int, int], samples: int, left_out: torch.Tensor | None):
-        """The images `rows`, few at a time: `windows.clean_pixels`, and places (sample, image) left out."""
-        shape = self._pixels.image_shape
+    def _step(self, samples: int) -> int:
+        """How many images to take at a time, so that their scores stay in the cache, or fill a GPU."""
         most = CPU_SCORES if self._pixels.device.type == 'cpu' else GPU_SCORES
-        step = max(16, most // (shape[1] * shape[2] * samples))
-        row = rows[0]
+        return max(16, most // (self.img_resolution**2 * samples))
+
+    def _chunks(self, rows: tuple[int, int], step: int, left_out: torch.Tensor | None):
+        """The images `rows`, `step` at a time: `windows.clean_pixels`, and pairs (sample, image) left out."""
+        shape, row = self._pixels.image_shape, rows[0]
         for chunk in self._pixels.chunks(*rows):
             for levels in chunk.levels.split(step):
                 out = None
@@ -78,14 +80,13 @@ def window_scores(x: torch.Tensor, y: torch.Tensor, size: int, out: tuple | None
     return found
 
 
-def add_scores(sums: Sums, found: torch.Tensor) -> tuple[Sums, torch.Tensor, torch.Tensor]:
-    """A step of an online softmax over scores [..., n], which are overwritten.
+def add_scores(sums: Sums, found: torch.Tensor) -> tuple[Sums, torch.Tensor]:
+    """A step of an online softmax over scores [..., n], which become their weights, also returned.
 
-    Returns the sums, in which these weights are not yet in `weighted`; these weights; and the factor by which
-    all before have shrunk.
+    In the sums that it returns, `weighted` lacks the images with these weights still.
     """
     top = torch.maximum(sums.top, found.amax(dim=-1, keepdim=True))
     weights = found.sub_(top).exp_()
     shrink = (sums.top - top).exp_()
-    return (Sums(top, sums.total * shrink + weights.sum(dim=-1, keepdim=True), sums.weighted.mul_(shrink)),
-            weights, shrink)
+    total = sums.total * shrink + weights.sum(dim=-1, keepdim=True)
+    return Sums(top, total, sums.weighted.mul_(shrink)), weights

@@ -34,6 +34,11 @@ def clean_pixels(levels: torch.Tensor, shape: tuple[int, int, int]) -> torch.Ten
     return pixels
 
 
+def pad(pixels: torch.Tensor, margin: int) -> torch.Tensor:
+    """The images with `margin` zeros around, [H, W, ...] to [H + 2 margin, W + 2 margin, ...]."""
+    return torch.nn.functional.pad(pixels, (0, 0) * (pixels.dim() - 2) + (margin,) * 4)
+
+
 def scores(x: torch.Tensor, y: torch.Tensor, size: int) -> torch.Tensor:
     """The score of every image's window for every sample's at every place where it lies inside.
 

@@ -1,5 +1,6 @@
 """Denoisers by windows against their definitions, window by window in float64."""
 
+import functools
 import math
 
 import numpy as np
@@ -7,7 +8,9 @@ import pytest
 import torch
 from test_optimal_denoiser import CPU, Images, brute_force, close, make_images
 
-from data.pixels import Pixels
+from data.pixels import Pixels, from_levels, to_levels
+from denoisers.equivariant_denoiser import EquivariantDenoiser
+from denoisers.local_denoiser import LocalDenoiser
 from denoisers.optimal_denoiser import OptimalDenoiser
 from denoisers.patch_denoiser import PatchDenoiser
 from torch_utils.errors import UserError
@@ -37,14 +40,47 @@ def patches_by_definition(images, x, sigma, size):
     return total / covered
 
 
-@pytest.mark.parametrize(('n', 'channels', 'size'), [
-    (1, 1, 3), (5, 3, 1), (60, 1, 1), (60, 3, 2), (60, 1, 5), (60, 3, 7), (60, 3, 8)])
-def test_patch_is_the_definition(n, channels, size):
+def around(place, size, resolution):
+    """The window around a place, cut off at the border, and how much of it is left on each side."""
+    sides = [min(size // 2, place[axis]) for axis in (0, 1)]
+    others = [min(size // 2, resolution - 1 - place[axis]) for axis in (0, 1)]
+    window = tuple(slice(at - low, at + high + 1)
+                   for at, low, high in zip(place, sides, others, strict=True))
+    return (slice(None), slice(None), *window), (*sides, *others)
+
+
+def pixels_by_definition(images, x, sigma, size, equivariant):
+    """Pixel by pixel, the posterior mean by the windows at the same place, or at all with the same cut."""
+    y = torch.from_numpy(images.astype(np.float64)) / 127.5 - 1
+    resolution, denoised = x.shape[2], torch.empty_like(x)
+    places = [(row, column) for row in range(resolution) for column in range(resolution)]
+    for place in places:
+        window, cut = around(place, size, resolution)
+        others = [other for other in places if around(other, size, resolution)[1] == cut
+                  and (equivariant or other == place)]
+        windows = torch.cat([y[around(other, size, resolution)[0]] for other in others])
+        centres = torch.cat([y[:, :, other[0], other[1]] for other in others])
+        square = (x[window][:, None] - windows).square().sum(dim=(2, 3, 4))
+        denoised[:, :, place[0], place[1]] = (-square / (2 * sigma**2)).softmax(dim=1) @ centres
+    return denoised
+
+
+DEFINITIONS = {PatchDenoiser: patches_by_definition,
+               LocalDenoiser: functools.partial(pixels_by_definition, equivariant=False),
+               EquivariantDenoiser: functools.partial(pixels_by_definition, equivariant=True)}
+
+
+@pytest.mark.parametrize(('kind', 'n', 'channels', 'size'), [
+    *((PatchDenoiser, *case)
+      for case in ((1, 1, 3), (60, 1, 1), (60, 3, 2), (60, 1, 5), (60, 3, 7), (60, 3, 8))),
+    *((kind, *case) for kind in (LocalDenoiser, EquivariantDenoiser)
+      for case in ((1, 1, 3), (40, 1, 1), (40, 3, 3), (40, 1, 5), (40, 3, 7)))])
+def test_it_is_the_definition(kind, n, channels, size):
     images = make_images(n, channels=channels)
-    net = PatchDenoiser(make_pixels(images), patch=size)
+    net = kind(make_pixels(images), patch=size)
     for sigma in SIGMAS:
         x = noisy(images, sigma)
-        close(net(x, sigma), patches_by_definition(images, x, sigma, size))
+        close(net(x, sigma), DEFINITIONS[kind](images, x, sigma, size))
 
 
 def test_a_patch_as_large_as_the_image_makes_the_optimal_denoiser():
@@ -54,35 +90,54 @@ def test_a_patch_as_large_as_the_image_makes_the_optimal_denoiser():
     assert torch.equal(PatchDenoiser(make_pixels(images), patch=8)(x, 0.5), optimal)
 
 
-def test_neither_chunks_nor_threads_nor_the_place_of_the_pixels_change_patches():
+@pytest.mark.parametrize('kind', DEFINITIONS)
+def test_neither_chunks_nor_threads_nor_the_place_of_the_pixels_change_it(kind):
     images = make_images(50)
     x = noisy(images, 0.5)
-    expected = patches_by_definition(images, x, 0.5, 3)
+    expected = DEFINITIONS[kind](images, x, 0.5, 3)
     for threads, cache_bytes in (1, 0), (3, math.inf):
         torch.set_num_threads(threads)
         try:
-            close(PatchDenoiser(make_pixels(images, cache_bytes=cache_bytes), patch=3)(x, 0.5), expected)
+            close(kind(make_pixels(images, cache_bytes=cache_bytes), patch=3)(x, 0.5), expected)
         finally:
             torch.set_num_threads(1)
 
 
-def test_each_sample_has_its_noise_level_and_its_class():
+@pytest.mark.parametrize('kind', DEFINITIONS)
+def test_each_sample_has_its_noise_level_and_its_class(kind):
     images = make_images(50)
-    net = PatchDenoiser(make_pixels(images), patch=3, class_ends=[20, 50], label_dim=2)
+    net = kind(make_pixels(images), patch=3, class_ends=[20, 50], label_dim=2)
     x, sigmas = noisy(images, 0.5)[:2], torch.tensor([0.02, 2.0], dtype=torch.float64)
     denoised = net(x, sigmas, torch.eye(2)[[1, 0]])
-    close(denoised[:1], patches_by_definition(images[20:], x[:1], 0.02, 3))
-    close(denoised[1:], patches_by_definition(images[:20], x[1:], 2.0, 3))
+    close(denoised[:1], DEFINITIONS[kind](images[20:], x[:1], 0.02, 3))
+    close(denoised[1:], DEFINITIONS[kind](images[:20], x[1:], 2.0, 3))
 
 
-def test_any_noise_level_above_0_has_an_answer():
+@pytest.mark.parametrize('kind', DEFINITIONS)
+def test_a_sample_can_leave_out_an_image(kind):
+    """As leave-one-out errors need it."""
+    images = make_images(31)
+    x = noisy(images, 0.5)[:3]
+    found = kind(make_pixels(images), patch=3).denoise_by(
+        3, to_levels(x.flatten(1)), torch.full([3, 1], 0.5 * 127.5, dtype=torch.float64), (0, 31),
+        torch.tensor([30, -1, 7]))
+    for sample, row in enumerate((30, None, 7)):
+        others = images if row is None else np.delete(images, row, axis=0)
+        expected = DEFINITIONS[kind](others, x[[sample]], 0.5, 3)
+        close(from_levels(found[sample]).reshape(expected.shape), expected)
+
+
+@pytest.mark.parametrize('kind', DEFINITIONS)
+def test_any_noise_level_above_0_has_an_answer(kind):
     images = make_images(40)
     clean = torch.from_numpy(images[5:8]).to(torch.float64) / 127.5 - 1
-    close(PatchDenoiser(make_pixels(images), patch=5)(clean, 1e-200), clean)
-    close(PatchDenoiser(make_pixels(images), patch=5)(clean, 1e90), brute_force(images, clean, 1e90))
+    close(kind(make_pixels(images), patch=5)(clean, 1e-200), clean)
+    close(kind(make_pixels(images), patch=5)(clean, 1e90), DEFINITIONS[kind](images, clean, 1e90, 5))
 
 
-@pytest.mark.parametrize('size', [0, 9])
-def test_windows_that_do_not_fit_are_refused(size):
-    with pytest.raises(UserError, match=f'--patch {size}: expected 1 to 8'):
-        PatchDenoiser(make_pixels(make_images(5)), patch=size)
+@pytest.mark.parametrize(('kind', 'size', 'says'), [
+    (PatchDenoiser, 0, 'expected 1 to 8'), (PatchDenoiser, 9, 'expected 1 to 8'), (LocalDenoiser, 9, 'to 8'),
+    (LocalDenoiser, 4, 'odd'), (EquivariantDenoiser, 2, 'odd')])
+def test_windows_that_do_not_fit_are_refused(kind, size, says):
+    with pytest.raises(UserError, match=f'--patch {size}: .*{says}'):
+        kind(make_pixels(make_images(5)), patch=size)

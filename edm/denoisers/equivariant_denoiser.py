@@ -1,0 +1,112 @@
+"""The equivariant local score machine: locality and translation equivariance, broken at the borders.
+
+"An analytic theory of creativity in convolutional diffusion models" (Kamb & Ganguli 2024, arXiv 2412.20292),
+its ELS machine with boundaries. Pixel p of D(x; sigma) is the sum over images i and places q of
+w_iq(p) y_i[q] with w(p) = softmax_iq(-||x_W(p) - y_i,W(q)||^2 / (2 sigma^2)): W(p) is the window of P x P
+pixels around p, and q runs over all places whose window the border cuts off in the same way as that of p. So
+pixels in the interior see the interior windows of every place, and a corner sees itself alone.
+"""
+
+from itertools import product
+
+import torch
+
+from denoisers import windows
+from denoisers.softmax_sums import Sums, by_threads
+from denoisers.window_denoiser import LEFT_OUT, MIN_VARIANCE, WindowDenoiser, add_scores
+
+# Windows of samples and of images in one product. On a CPU its cache is to hold their scores.
+CPU_TILE, GPU_TILE = (256, 1024), (1 << 12, 1 << 14)
+
+Places = tuple[range, range]  # rows and columns of the pixels whose windows are cut off in the same way
+
+
+class EquivariantDenoiser(WindowDenoiser):
+    """D(x; sigma) above, for odd P: a product of all windows with all windows, tile by tile.
+
+    A score costs P^2 C multiplications, but the larger the windows, the fewer lie in the interior.
+    """
+
+    odd = True
+
+    def denoise_by(self, size, noisy, sigma, rows, left_out=None):
+        x = windows.noisy_pixels(noisy, sigma.square().clamp(min=MIN_VARIANCE), self._pixels.image_shape)
+        height, width, channels, count = x.shape
+        groups = list(product(_groups(height, size), _groups(width, size)))
+        queries = [_queries(x, places, size) for places in groups]
+        parts = by_threads(lambda part, _: self._sums(queries, groups, size, part, left_out), rows,
+                           self._pixels.num_threads)
+        denoised = x.new_empty(height, width, count, channels - 1)
+        for (of_rows, of_columns), *found in zip(groups, *parts, strict=True):
+            sums = self._merge(found)
+            denoised[of_rows.start:of_rows.stop, of_columns.start:of_columns.stop] = (
+                sums.weighted / sums.total).reshape(len(of_rows), len(of_columns), count, -1)
+        return denoised.permute(2, 3, 0, 1).reshape(count, -1)
+
+    def _sums(self, queries: list[torch.Tensor], groups: list[Places], size: int, rows: tuple[int, int],
+              left_out: torch.Tensor | None) -> list[Sums]:
+        """The sums of each group's places and samples, [places * B, ...]."""
+        channels = self.img_channels
+        tile, most_keys = CPU_TILE if self._pixels.device.type == 'cpu' else GPU_TILE
+        found = [Sums(query.new_full((len(query), 1), -torch.inf), query.new_zeros(len(query), 1),
+                      query.new_zeros(len(query), channels)) for query in queries]
+        step = max(1, most_keys // max(len(places[0]) * len(places[1]) for places in groups))
+        for y, out in self._chunks(rows, step, left_out):
+            for query, places, sums in zip(queries, groups, found, strict=True):
+                keys, values = _keys(y, places, size)
+                for first in range(0, len(query), tile):
+                    part = Sums(*(of[first:first + tile] for of in sums))
+                    scores = query[first:first + tile] @ keys
+                    if out is not None:
+                        _leave_out(scores, first, out, y.shape[3], len(query) * y.shape[3] // keys.shape[1])
+                    new, weights = add_scores(part, scores)
+                    part.top.copy_(new.top)
+                    part.total.copy_(new.total)
+                    part.weighted.addmm_(weights, values)
+        return found
+
+
+def _groups(length: int, size: int) -> list[range]:
+    """Places along one axis by how the border cuts off their windows; most of them it doesn't."""
+    margin = size // 2
+    inner = range(margin, length - margin)
+    if len(inner) < 2:
+        return [range(place, place + 1) for place in range(length)]
+    return [*(range(place, place + 1) for place in range(margin)), inner,
+            *(range(place, place + 1) for place in range(inner.stop, length))]
+
+
+def _unfold(pixels: torch.Tensor, places: Places, size: int) -> torch.Tensor:
+    """Windows around places of one group: [rows, columns, channels, n, window height, window width]."""
+    for axis, of in enumerate(places):
+        start, stop = max(of.start - size // 2, 0), min(of.stop + size // 2, pixels.shape[axis])
+        pixels = pixels.narrow(axis, start, stop - start).unfold(axis, stop - start - len(of) + 1, 1)
+    return pixels
+
+
+def _queries(x: torch.Tensor, places: Places, size: int) -> torch.Tensor:
+    """Windows of x, as from `windows.noisy_pixels`: [rows * columns * B, window pixels * C + 1]."""
+    found = _unfold(x, places, size).transpose(2, 3)
+    return torch.cat([found[:, :, :, :-1].flatten(3), found[:, :, :, -1, :1, 0]], dim=3).flatten(0, 2)
+
+
+def _keys(y: torch.Tensor, places: Places, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The images' windows, [window pixels * C + 1, rows * columns * n], and their centres [.., C].
+
+    y: as from `windows.clean_pixels`. A score is the product of a query and a key.
+    """
+    found = _unfold(y, places, size).permute(2, 4, 5, 0, 1, 3)
+    keys = torch.cat([found[:-1].flatten(0, 2), found[-1].sum(dim=(0, 1))[None]])
+    of_rows, of_columns = places
+    centres = y[of_rows.start:of_rows.stop, of_columns.start:of_columns.stop, :-1].transpose(2, 3)
+    return keys.flatten(1), centres.reshape(-1, y.shape[2] - 1)
+
+
+def _leave_out(scores: torch.Tensor, first: int, out: tuple[torch.Tensor, torch.Tensor], images: int,
+               samples: int) -> None:
+    """Mark the images that samples leave out, in scores of the queries from `first` on."""
+    mask = torch.zeros(samples, images, dtype=torch.bool, device=scores.device)
+    mask[out] = True
+    of_query = torch.arange(first, first + len(scores), device=scores.device) % samples
+    of_key = torch.arange(scores.shape[1], device=scores.device) % images
+    scores.masked_fill_(mask[of_query][:, of_key], LEFT_OUT)
