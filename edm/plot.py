@@ -60,9 +60,14 @@ def _curves_options(function):
 @cli.options('Main options',
     click.option('--neighbors', metavar='NPZ ...', multiple=True,
                  help='Files of sscd.py mscore --neighbors, one per training-set size, whose first samples '
-                      'are shown.'))
-@_picture('table', 'neighbors')
-def regimes(neighbors: tuple[str, ...], **options):
+                      'are shown.'),
+    click.option('--samples', metavar='DIR=N:NAME ...', multiple=True,
+                 help='Folders of samples from the same seeds, with training-set size and name of the model; '
+                      'their first samples are shown in a row per model.'),
+    click.option('--repeats', metavar='CSV ...', multiple=True,
+                 help='Tables of the same models trained from other seeds, for bars of their spread.'))
+@_picture('table', 'neighbors', 'samples', 'repeats')
+def regimes(neighbors: tuple[str, ...], samples: tuple[str, ...], repeats: tuple[str, ...], **options):
     """RP and GL scores over training-set size.
 
     The picture of paper 1 (arXiv 2310.05264), figure 2.
@@ -71,10 +76,12 @@ def regimes(neighbors: tuple[str, ...], **options):
     Example:
       python edm/plot.py regimes --table=scores.csv --data=CIFAR-10 --out=regimes.pdf
     """
-    from figures.regimes_figure import TITLE, draw_regimes, load_examples
+    from figures.regimes_figure import TITLE, draw_regimes, load_examples, load_same_noises
+    from scores.score_table import read_table
 
-    curves, examples = _curves(**options), load_examples(neighbors)
-    return TITLE, functools.partial(draw_regimes, curves, examples)
+    curves = _curves(**options, repeats=[read_table(path, '--repeats') for path in repeats])
+    same_noises = load_same_noises([cli.split_label(item) for item in samples])
+    return TITLE, functools.partial(draw_regimes, curves, load_examples(neighbors), same_noises)
 
 
 @main.command()

@@ -11,6 +11,7 @@ import click
 
 from torch_utils import cli
 from torch_utils.downloads import is_url
+from torch_utils.errors import note
 from torch_utils.processes import usable_cores
 
 
@@ -88,6 +89,12 @@ _run_options = cli.options(
                       '[default: the preset\'s]'),
     click.option('--heldout', 'num_heldout', metavar='INT', type=click.IntRange(min=1),
                  help='Held-out images that the teacher generates.  [default: the preset\'s]'),
+    click.option('--disjoint/--no-disjoint', default=None,
+                 help='Train a second student of the first width on N other images, or don\'t.  [default: '
+                      'where there are 2 N images]'),
+    click.option('--repeats', metavar='INT', type=click.IntRange(min=1),
+                 help='Trainings of each student from different seeds, whose spread the figure shows.  '
+                      '[default: the preset\'s]'),
     click.option('--samples', 'num_samples', metavar='INT', type=click.IntRange(min=2),
                  help='Samples of each student.  [default: the preset\'s]'),
     click.option('--thresholds', metavar='LIST', type=cli.FloatList(), callback=_different,
@@ -111,12 +118,15 @@ def regimes(preset, device, **options):
 
     run = {key: options.pop(key) for key in ('jobs', 'gpus', 'emit', 'dry_run', 'assume_img_per_s')}
     job = _job(_settings(experiment.PRESETS[preset], **options), device, run['gpus'])
-    stages, data = experiment.plan(job), _check_data(job)
+    data, stages = _check_data(job), experiment.plan(job)
+    alone = sorted({*job.sizes} - {*experiment.disjoint_sizes(job)})
+    if job.disjoint is None and alone:
+        note(f'--sizes {", ".join(map(str, alone))}: no disjoint set, which needs twice as many images')
     if any(options[name] for name in ('train', 'teacher_training', 'widths', 'data')):
         experiment.check_training(job, stages, data)
     if _run(job, stages, **run, data=data, begin=lambda: experiment.write_settings(job)):
         print(format_table(read_table(job.table)))
-        _print_paths(job.table, *job.pictures)
+        _print_paths(*job.tables, *job.pictures)
 
 
 _small_preset = click.option(

@@ -6,14 +6,16 @@ from PIL import Image
 
 import plot
 from figures.denoisers_figure import draw_denoisers
+from figures.image_columns import Column
 from figures.regimes_curves import collect_curves, generalization_start, memorization_end
-from figures.regimes_figure import Examples, draw_regimes, load_examples
+from figures.regimes_figure import draw_regimes, load_examples, load_same_noises
 from helpers import assert_fits, refuse, run
 from image_sets import write
 from scores.score_table import Row, add_rows
 
 SIZES = [2, 4, 8, 16, 32, 64, 256, 1536]
 RP = [0.86, 0.72, 0.60, 0.52, 0.48, 0.57, 0.76, 0.84]
+DISJOINT = [0, 0, 0, 0, 0.02, 0.2, 0.6, 0]  # the last is not in the table
 GL = {'16': [0, 0, 0, 0.1, 0.5, 0.92, 0.99, 1], '8': [0, 0, 0.02, 0.25, 0.7, 0.97, 1, 1]}
 
 
@@ -28,6 +30,8 @@ SCORES = [
     *(row for width, values in GL.items() for row in curve('gl', (width,), values)),
     *curve('chance_rp', ('16', '8'), [0.4, 0.2, 0.1, 0.05, 0.02, 0.02, 0.01, 0.01]),
     *curve('heldout_gl', (), [1, 1, 1, 1, 0.99, 0.98, 0.96, 0.94]),
+    *curve('heldout_gl', (), [0.9] * 8, threshold=0.95),
+    *curve('disjoint_rp', ('16',), DISJOINT)[:-1], *curve('chance_disjoint_rp', ('16',), [0] * 8)[:-1],
     *curve('optimal_rp', ('16',), [0.9, 0.8, 0.6, 0.5, 0.3, 0.1, 0.02, 0]),
     *curve('optimal_rp', ('8',), [0.8] + [0.2] * 7),
     *curve('gaussian_rp', ('16',), [0.1] * 7 + [0.3]), *curve('gaussian_rp', ('8',), [0.1] * 7 + [0.4])]
@@ -44,10 +48,14 @@ def regimes(rows=SCORES, **more):
     return collect_curves(rows, **more)
 
 
-EXAMPLES = [Examples(size=size, similarity=[0.99, 0.5, -0.25],
-                     **{name: [Image.fromarray(np.full((8, 8), 80 * i, np.uint8)) for i in order]
-                        for name, order in (('samples', (0, 1, 2)), ('nearest', (2, 1, 0)))})
-            for size in SIZES]
+def grey(*values):
+    return [Image.fromarray(np.full((8, 8), value, np.uint8)) for value in values]
+
+
+EXAMPLES = [Column(size=size, rows=[grey(0, 80, 160), grey(160, 80, 0)],
+                   notes=[('0.99', True), ('0.50', False), ('-0.25', False)]) for size in SIZES]
+SAME_NOISES = [Column(size=size, rows=[grey(*[40] * 8), grey(*[90] * 8), grey(*[10] * 8)])
+               for size in (2, 32, 1536)], ['UNet-16', 'UNet-8', 'disjoint']
 
 
 def lines(axes):
@@ -83,7 +91,8 @@ def test_the_picture_is_ready_for_print(table, tmp_path, width, pixels):
 
 @pytest.mark.parametrize('width', [3.25, 6.75])
 def test_letters_are_legible_and_nothing_is_cut_off(width):
-    for figure, _ in (draw_regimes(regimes(), EXAMPLES, width), draw_denoisers(regimes(), width)):
+    for figure, _ in (draw_regimes(regimes(), EXAMPLES, SAME_NOISES, width),
+                      draw_denoisers(regimes(), width)):
         assert_fits(figure)
 
 
@@ -94,16 +103,18 @@ def test_the_panels_show_the_numbers_of_the_table():
     for label, values in {
             'UNet-8 vs UNet-16': RP, '_UNet-8 vs UNet-16, 0.95': np.array(RP) + 0.04, 'UNet-8': GL['8'],
             'UNet-16': GL['16'], 'different noises': [0.4, 0.2, 0.1, 0.05, 0.02, 0.02, 0.01, 0.01],
-            'held-out images': [1, 1, 1, 1, 0.99, 0.98, 0.96, 0.94]}.items():
+            'held-out images': [1, 1, 1, 1, 0.99, 0.98, 0.96, 0.94],
+            '_held-out images, 0.95': [0.9] * 8}.items():
         assert list(drawn[label].get_xdata()) == SIZES
         np.testing.assert_array_equal(drawn[label].get_ydata(), counted(values))
+    assert list(drawn['UNet-16 vs UNet-16, disjoint'].get_ydata()) == counted(DISJOINT[:-1])
     legend = [text.get_text() for text in gl.get_legend().get_texts()]
     assert legend == ['UNet-8', 'UNet-16', 'held-out images']
 
 
 def test_bands_are_the_intervals_of_the_main_threshold():
     figure, _ = draw_regimes(regimes())
-    band, = figure.axes[0].collections
+    band = figure.axes[0].collections[0]
     corners = band.get_paths()[0].vertices
     for row in curve('rp', ('16', '8'), RP):
         heights = corners[corners[:, 0] == row.size, 1]
@@ -118,17 +129,26 @@ def test_the_axes_are_powers_of_two_and_shares():
         assert axes.xaxis.get_major_formatter()(8) == '$2^{3}$'
 
 
-def test_the_regimes_follow_from_the_gl_scores():
-    figure, _ = draw_regimes(regimes())
-    spans = {patch.get_label(): patch for patch in figure.axes[0].patches}
-    end = spans['_memorization'].get_x() + spans['_memorization'].get_width()
+def test_the_regimes_follow_from_gl_and_rp_and_their_controls():
+    def spans(rows):
+        figure, _ = draw_regimes(regimes(rows))
+        return {patch.get_label(): patch for patch in figure.axes[0].patches}
+
+    found = spans(SCORES)
+    end = found['_memorization'].get_x() + found['_memorization'].get_width()
     curves = [np.array(counted(values)) for values in GL.values()]
     assert end == pytest.approx(memorization_end(SIZES, curves))
     assert 8 < end < 16
-    assert 32 < spans['_generalization'].get_x() < 64
+    start = found['_generalization'].get_x()
+    assert 32 < start < 64  # of width 16, GL is near that of held-out images there
+    late = [row for row in SCORES if (row.score, row.size) != ('disjoint_rp', 64)]
+    late += [row for row in curve('disjoint_rp', ('16',), [0.01] * 8) if row.size == 64]
+    assert 64 < spans(late)['_generalization'].get_x() < 256  # where disjoint RP is above chance
+    noise = [row for row in SCORES if row.score not in ('rp', 'disjoint_rp')]
+    noise += curve('rp', ('16', '8'), [0.01] * 8)
+    assert list(spans(noise)) == ['_memorization']  # new images that are not reproduced are no regime
     flat = [row for row in SCORES if row.models != ('8',)] + curve('gl', ('8',), [0.5] * 8)
-    figure, _ = draw_regimes(regimes(flat))
-    assert not figure.axes[0].patches
+    assert not spans(flat)
 
 
 def test_regimes_end_where_the_first_curve_leaves_them():
@@ -139,21 +159,53 @@ def test_regimes_end_where_the_first_curve_leaves_them():
     assert memorization_end(sizes, [high]) == pytest.approx(16)
     assert memorization_end(sizes, [0 * low]) == 64
     assert memorization_end(sizes, [low + 0.06]) is None
-    assert generalization_start(sizes, [low]) == pytest.approx(2 ** (4 + 2 * 0.8 / 0.9))
-    assert generalization_start(sizes, [low, high]) is None
-    assert generalization_start(sizes, [1 - 0 * low]) == 4
-    assert generalization_start(sizes, [np.array([1, 0.8, 1])]) == pytest.approx(32)  # the last time
+    assert generalization_start(sizes, [low - 0.9]) == pytest.approx(2 ** (4 + 2 * 0.8 / 0.9))
+    assert generalization_start(sizes, [low - 0.9, high - 0.9]) is None
+    assert generalization_start(sizes, [0.1 + 0 * low]) == 4
+    assert generalization_start(sizes, [np.array([0.1, -0.1, 0.1])]) == pytest.approx(32)  # the last time
+    assert generalization_start(sizes, [low - 0.9, np.array([-np.inf, 0.3, 0.3])]) == pytest.approx(
+        2 ** (4 + 2 * 0.8 / 0.9))
+
+
+def test_bars_span_all_trainings(table, tmp_path):
+    again = regimes(repeats=[curve('gl', ('16',), [0.5] * 8), curve('gl', ('16',), [0.25] * 8)])
+    figure, caption = draw_regimes(again)
+    (bars,) = [lines for lines in figure.axes[1].collections if hasattr(lines, 'get_segments')
+               and len(lines.get_segments())]
+    spans = {tuple(segment[0]): segment[1][1] for segment in bars.get_segments()}
+    for size, value in zip(SIZES, counted(GL['16']), strict=True):
+        assert spans[size, min(value, 0.25)] == max(value, 0.5)
+    assert '3 trainings' in caption
+    add_rows(tmp_path / 'again.csv', SCORES)
+    run(plot.main, 'regimes', '--table', table, '--threshold', '.97', '--repeats', tmp_path / 'again.csv',
+        '--out', tmp_path / 'o.png')
+    assert '2 trainings' in (tmp_path / 'o.txt').read_text().replace('\n', ' ')
+
+
+def test_models_stand_below_each_other_with_samples_of_the_same_seeds(table, tmp_path):
+    for i, name in enumerate(('a', 'b')):
+        write(tmp_path / name, {f'{k}.png': np.full((4, 4), 10 * i + k, np.uint8) for k in range(3)})
+    options = ('regimes', '--table', table, '--threshold', '.97', '--out', tmp_path / 'o.png', '--samples')
+    both = (f'{tmp_path / "a"}=8:Wide', f'{tmp_path / "b"}=8:Narrow')
+    columns, names = load_same_noises([('8:Wide', tmp_path / 'a'), ('8:Narrow', tmp_path / 'b')])
+    assert names == ['Wide', 'Narrow']
+    assert [[image.getpixel((0, 0)) for image in row] for row in columns[0].rows] == [[0, 1, 2], [10, 11, 12]]
+    run(plot.main, *options, *both)
+    assert 'from the same noise' in (tmp_path / 'o.txt').read_text().replace('\n', ' ')
+    refuse(plot.main, *options, tmp_path / 'a', status=1, says=('--samples', '=N:NAME'))
+    refuse(plot.main, *options, *both, f'{tmp_path / "a"}=9:Other', status=1, says=('N = 9', 'Wide, Narrow'))
+    (tmp_path / 'b' / '0.png').rename(tmp_path / 'b' / '7.png')
+    refuse(plot.main, *options, *both, status=1, says=('--samples', 'same seeds'))
 
 
 def test_examples_stand_above_their_nearest_images():
     figure, caption = draw_regimes(regimes(), EXAMPLES)
     axes = figure.axes[2]
-    first, below = axes.images[:2]
-    grey = [image.get_array()[0, 0, 0] for image in axes.images]
-    count = len(grey) // len(SIZES)  # above and below in turn
-    assert grey == [0, 160, 80, 80, 160, 0][:count] * len(SIZES)
-    assert count >= 4
-    assert first.get_extent()[2] > below.get_extent()[3]
+    shades = [image.get_array()[0, 0, 0] for image in axes.images]
+    count = len(shades) // len(SIZES) // 2  # all above, then all below
+    assert shades == [*(0, 80, 160)[:count], *(160, 80, 0)[:count]] * len(SIZES)
+    assert count >= 2
+    assert axes.images[0].get_extent()[2] > axes.images[count].get_extent()[3]
     bold = {text.get_text() for text in axes.texts if text.get_fontweight() == 'bold'}
     assert bold == {'c', '0.99'}
     heads = [text.get_text() for text in axes.texts if text.get_text().isdigit()]
@@ -169,8 +221,8 @@ def test_examples_are_the_first_samples_of_the_files_of_neighbors(table, tmp_pat
               'sample_images': str(tmp_path / 'samples'), 'training_images': str(tmp_path / 'pool')}
     np.savez(tmp_path / 'n.npz', **arrays, size=np.int64(64))
     (column,) = load_examples([str(tmp_path / 'n.npz')])
-    assert (column.size, column.similarity) == (64, [0.5, 0.25])
-    assert [image.getpixel((0, 0)) for image in (*column.samples, *column.nearest)] == [10, 20, 40, 30]
+    assert (column.size, column.notes) == (64, [('0.50', False), ('0.25', False)])
+    assert [[image.getpixel((0, 0)) for image in row] for row in column.rows] == [[10, 20], [40, 30]]
     options = ('regimes', '--table', table, '--threshold', '.97', '--out', tmp_path / 'o.png', '--neighbors')
     run(plot.main, *options, tmp_path / 'n.npz')
     np.savez(tmp_path / 'n.npz', **arrays)
@@ -187,7 +239,7 @@ def test_controls_examples_and_further_thresholds_may_be_missing():
     figure, caption = draw_regimes(regimes([row for row in SCORES if row.score in ('rp', 'gl')
                                             and row.threshold == 0.97], threshold=None))
     assert len(figure.axes) == 2
-    for words in ('dashed', 'different noises', '(c)', 'Dotted'):
+    for words in ('dashed', 'samples from different noises', '(c)', 'Dotted'):
         assert words not in caption
     figure, _ = draw_regimes(regimes([row for row in SCORES if row.score == 'gl']))
     assert sum(axes.get_legend() is not None for axes in figure.axes) == 1

@@ -20,6 +20,7 @@ from PIL import Image
 import reproduce
 import sscd
 import train
+from data.dataset import ImageDataset
 from experiments import estimates, regimes, report, script_options, stages
 from figures.regimes_figure import load_examples
 from helpers import ROOT, assert_equal, refuse, run
@@ -51,6 +52,7 @@ def test_the_main_job_leaves_scores_and_figure_and_does_no_work_twice(folder):
     found = Counter((row.score, row.models) for row in rows)
     assert found == dict.fromkeys([  # at two thresholds each
         ('rp', ('8', '4')), ('chance_rp', ('8', '4')), ('heldout_gl', ()),
+        ('disjoint_rp', ('8',)), ('chance_disjoint_rp', ('8',)),
         *((score, (width,)) for score in ('gl', 'optimal_rp', 'gaussian_rp') for width in ('8', '4'))], 2)
     assert {row.size for row in rows} == {3}
     assert {row.total for row in rows if row.score != 'heldout_gl'} == {6}
@@ -58,8 +60,10 @@ def test_the_main_job_leaves_scores_and_figure_and_does_no_work_twice(folder):
     assert (settings['thresholds'], settings['kimg'], settings['widths']) == ([0.97, 0.95], 1, [8, 4])
     (column,) = load_examples([folder / 'evaluation' / 'quickstart' / 'neighbors' / 'n00003.npz'])
     assert column.size == 3
-    nearest = np.asarray(column.nearest[0])
-    assert any(np.array_equal(nearest, image) for image in _training_images(folder, 3))
+    nearest = np.asarray(column.rows[1][0])
+    assert any(np.array_equal(nearest, image) for image in _training_images(folder, 'n00003'))
+    images = ImageDataset(regimes.DIGITS).images()[:, 0]
+    np.testing.assert_array_equal(_training_images(folder, 'n00003-disjoint'), images[3:6])
     before = _times(folder)
     again = run(reproduce.main, *args).stdout
     assert 'train.py' not in again
@@ -113,14 +117,13 @@ def test_stopped_and_started_again_equals_never_stopped(folder):
                    for path in (student, folder / 'whole')))
 
 
-def _training_images(folder, size):
-    from data.dataset import ImageDataset
-    return ImageDataset(folder / 'datasets' / 'quickstart' / f'n{size:05d}.zip').images()[:, 0]
+def _training_images(folder, name):
+    return ImageDataset(folder / 'datasets' / 'quickstart' / f'{name}.zip').images()[:, 0]
 
 
 def test_students_learn_what_a_teacher_generates(folder):
     printed = run(reproduce.main, 'regimes', '--preset=quickstart-teacher', '--sizes=2', *MINI, '--dry-run',
-                  '--assume-img-per-s=500', '--heldout=3',
+                  '--assume-img-per-s=500', '--heldout=3', '--no-disjoint',
                   '--teacher-training=--batch=100 --cres=1 --model_channels=4 --duration=0.001').stdout
     commands = [shlex.split(line, comments=True)[2:] for line in printed.splitlines()]
     for script, *args in commands[0], commands[1], commands[3]:
@@ -128,7 +131,6 @@ def test_students_learn_what_a_teacher_generates(folder):
     pool = folder / 'evaluation' / 'quickstart-teacher' / 'teacher'
     assert len(list(pool.glob('*.png'))) == 5
     first = np.asarray(Image.open(pool / '000000.png'))
-    from data.dataset import ImageDataset
     data = ImageDataset(folder / 'datasets' / 'quickstart-teacher' / 'n00002.zip')
     assert np.array_equal(data.images([0])[0, 0], first)
     assert len(data) == 2
@@ -142,20 +144,50 @@ def test_training_sets_are_nested_and_seeds_are_disjoint():
         return [stage.command[stage.command.index(name) + 1] for key, stage in stages.items()
                 if key.startswith(kind)]
 
-    assert option('--seeds', 'teacher-images') == ['0-1791']
+    assert option('--seeds', 'teacher-images') == ['0-1791']  # twice the largest set, disjoint from it
     assert set(option('--seeds', 'generate-')) == {'100000-101023'}
     assert len(set(option('--source', 'data-'))) == 1
-    assert option('--max-images', 'data-') == ['2', '4', '8', '16', '32', '64', '256', '1536']
-    assert len(set(option('--seed', 'train-'))) == 16
+    sizes = ['2', '8', '32', '64', '256', '896']
+    assert option('--max-images', 'data-') == 2 * sizes
+    others = [stage for stage in stages.values() if '--skip-images' in stage.command]
+    assert [stage.command[stage.command.index('--skip-images') + 1] for stage in others] == sizes
+    assert len(set(option('--seed', 'train-'))) == 18
+
+
+def test_each_repeat_trains_and_samples_all_students_anew_for_a_table_of_its_own(folder):
+    job = replace(regimes.QUICKSTART, sizes=(2, 4), repeats=2)
+    stages = {stage.name: stage for stage in regimes.plan(job)}
+    again = [name for name in stages if name.startswith('train-') and name.endswith('-1')]
+    assert again == [f'train-n0000{size}-{kind}-1' for size in (2, 4) for kind in ('w16', 'w8', 'disjoint')]
+    seeds = [stage.command[stage.command.index('--seed') + 1] for name, stage in stages.items()
+             if name.startswith('train-')]
+    assert sorted(map(int, seeds)) == [*range(12)]
+    assert {stage.outputs[0].name for name, stage in stages.items() if name.startswith(('rp-', 'gl-'))
+            and name.endswith('-1')} == {'regimes-1.csv'}
+    first = {stage.name: stage for stage in regimes.plan(replace(job, repeats=1))}
+    assert stages['train-n00004-w8'] == first['train-n00004-w8']  # so that more repeats go on
+    assert 'figures/quickstart/regimes-1.csv' in stages['figure-regimes-png'].command
+
+
+def test_sizes_with_a_disjoint_set_are_those_that_leave_as_many_images(folder):
+    job = replace(regimes.QUICKSTART, sizes=(4, 898, 899))
+    assert regimes.disjoint_sizes(job) == (4, 898)
+    assert regimes.disjoint_sizes(replace(job, disjoint=False)) == ()
+    assert regimes.disjoint_sizes(replace(job, teacher='net.pkl')) == job.sizes
+    printed = run(reproduce.main, 'regimes', '--sizes=4,899', '--dry-run', '--assume-img-per-s=500')
+    assert '--sizes 899: no disjoint set' in printed.stderr
+    assert 'n00004-disjoint' in printed.stdout
+    assert 'n00899-disjoint' not in printed.stdout
 
 
 def test_scores_are_those_of_the_definitions(folder):
-    job = regimes.Regimes(name='x', data='pool', sizes=(1, 2), widths=(2, 1), kimg=1, thresholds=(0.5,),
+    job = regimes.Regimes(name='x', teacher='net.pkl', sizes=(1, 2), widths=(2, 1), kimg=1, thresholds=(0.5,),
                           num_samples=3)
     features = {(1, 2): np.eye(3), (1, 1): np.eye(3)[[0, 2, 1]],
                 (2, 2): np.eye(3), (2, 1): np.eye(3)}
     features |= {(size, kind): np.eye(3)[[0, 0, 2]] for size in (1, 2) for kind in ('optimal', 'gaussian')}
-    features = {regimes.model_name(*model): values for model, values in features.items()}
+    features |= {(size, 'disjoint'): np.eye(3)[[0, 1, 0]] for size in (1, 2)}
+    features = {regimes.Model(*model).name: values for model, values in features.items()}
     job.features('pool').parent.mkdir(parents=True)
     for name, values in (features | {'pool': np.eye(3)[[1, 0, 2]]}).items():
         np.savez(job.features(name), features=np.float32(values))
@@ -172,6 +204,8 @@ def test_scores_are_those_of_the_definitions(folder):
     assert values('heldout_gl') == [1, 1]
     assert {row.total for row in read_table(job.table) if row.score == 'heldout_gl'} == {1}
     assert values('chance_rp', '2', '1') == pytest.approx([1 / 3, 0])
+    assert values('disjoint_rp', '2') == pytest.approx([2 / 3, 2 / 3])
+    assert values('chance_disjoint_rp', '2') == pytest.approx([0, 0])
     assert values('optimal_rp', '2') == pytest.approx([2 / 3, 2 / 3])
     assert values('gaussian_rp', '1') == pytest.approx([1 / 3, 2 / 3])
     assert [load_neighbors(job.neighbors(size)).nearest.max() for size in (1, 2)] == [0, 1]
@@ -181,16 +215,16 @@ def test_dry_run_prints_commands_and_costs_and_writes_nothing(folder, monkeypatc
     monkeypatch.setattr(reproduce, 'usable_cores', lambda: 7)  # of which a batch system may give but some
     printed = run(reproduce.main, 'regimes', '--dry-run', '--assume-img-per-s=500').stdout.splitlines()
     commands = [line for line in printed if line.startswith('OMP_NUM_THREADS=1 python ')]
-    assert len(commands) == 1 + 8 + 16 * 3 + 16 * 2 + 7 + 4
+    assert len(commands) == 1 + 12 + 18 * 2 + 12 + 6 + 8 + 4
     assert [line.split()[3] for line in commands[-4:]] == ['regimes', 'regimes', 'denoisers', 'denoisers']
     assert '# 0.18 M parameters: 500.0 images/s in training, assumed' in printed
-    # 8 students of width 16 see 20,000 images each: 320 s, and 2 s to start. A snapshot of tick 0, the last,
+    # 12 students of width 16 see 20,000 images each: 480 s, and 2 s to start. A snapshot of tick 0, the last,
     # and one state: 24 bytes per parameter.
-    disk = 8 * 24 * 180193 / 1e9
-    assert f'# train.py, 0.18 M parameters               8     05:36  {disk:7.3f}' in printed
-    # Samples of the students of width 16, not of the closed forms: 8 * 1024 * 35 passes, 1500 a second.
+    disk = 12 * 24 * 180193 / 1e9
+    assert f'# train.py, 0.18 M parameters              12     08:24  {disk:7.3f}' in printed
+    # Samples of the students of width 16, not of the closed forms: 12 * 1024 * 35 passes, 1500 a second.
     (row,) = [line.split() for line in printed if line.startswith('# generate.py, 0.18 M parameters')]
-    assert row[-3:-1] == ['24', f'0{(191 + 48) // 60}:{(191 + 48) % 60}']
+    assert row[-3:-1] == ['24', f'05:{int(12 * 1024 * 35 / 1500 + 48 - 300)}']
     assert printed[-1].startswith('# stages side by side: 7, so at least 0')
     assert not list(folder.iterdir())
 
@@ -211,13 +245,13 @@ def test_a_plan_can_be_handed_to_slurm_and_make(folder, monkeypatch):
     assert "edm/reproduce.py regimes --preset=paper'" in script
     assert 'OMP_NUM_THREADS' not in script
     assert script.startswith('#!/usr/bin/env bash')
-    assert script.count('edm/train.py') == 20
-    assert len(set(re.findall(r'touch (\S*/train-\S*-\w{12}\.done)', script))) == 20
+    assert script.count('edm/train.py') == 30
+    assert len(set(re.findall(r'touch (\S*/train-\S*-\w{12}\.done)', script))) == 30
     make = run(reproduce.main, 'regimes', '--emit=make').stdout
     stages = 'evaluation/quickstart/stages'
     assert re.search(rf'^{stages}/train-n00002-w16-\w{{12}}\.done: {stages}/data-n00002-\w{{12}}\.done$',
                      make, re.MULTILINE)
-    assert make.count('OMP_NUM_THREADS=1 python') == make.count('@touch') == 89 + 7 + 4
+    assert make.count('OMP_NUM_THREADS=1 python') == make.count('@touch') == 67 + 8 + 4
     assert not list(folder.iterdir())
 
 
@@ -225,6 +259,10 @@ def test_a_plan_can_be_handed_to_slurm_and_make(folder, monkeypatch):
     (('--sizes=4,4',), 2, ('--sizes 4,4',)),
     (('--sizes=0',), 2, ('--sizes 0',)),
     (('--sizes=1797',), 2, ('--sizes 1797', '1797 images')),
+    (('--sizes=4,899', '--disjoint'), 1, ('--sizes 899', '1798 images', 'has 1797', 'largest N is 898',
+                                          '--no-disjoint')),
+    (('--sizes=900,950',), 1, ('--sizes 900', '1800 images', 'largest N is 898')),
+    (('--repeats=0',), 2, ('--repeats',)),
     (('--widths=8',), 2, ('--widths 8', 'at least 2')),
     (('--thresholds=a',), 2, ('--thresholds',)),
     (('--thresholds=0.9,0.9',), 2, ('--thresholds 0.9,0.9',)),

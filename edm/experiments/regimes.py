@@ -1,7 +1,9 @@
 """Memorization and generalization over training-set size: the experiment of paper 1, figure 2.
 
 Students of several widths are trained on nested sets of N images and sampled from the same noises. The RP
-score of two widths says how reproducible the samples are, the GL score how many are new; see `scores`.
+score of two widths says how reproducible the samples are, the GL score how many are new; see `scores`. The RP
+score of two students trained on disjoint sets (Kadkhodaie et al. 2024, arXiv 2310.02557, figure 2) says
+whether they learn the distribution that both sets are from.
 Paper 1 is "The Emergence of Reproducibility and Consistency in Diffusion Models", arXiv 2310.05264.
 """
 
@@ -11,13 +13,16 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from data.dataset import ImageDataset
 from experiments import script_options
 from experiments.stages import Stage
 from torch_utils import provenance
 from torch_utils.downloads import is_url
+from torch_utils.errors import UserError
 from torch_utils.files import make_output_dir, write_json
 
 CLOSED_FORMS = ('optimal', 'gaussian')  # denoisers of a training set that need no training
+DISJOINT = 'disjoint'
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,10 +35,12 @@ class Regimes:
     teacher_training: arguments of train.py that train such a teacher on `data`.
     sizes: training-set sizes N, rising. widths: --model_channels of the students; samples of the first are
         shown.
+    disjoint: train a second student of the first width on the next N images; None: where there are 2 N.
+    repeats: how often all students are trained, each time from other seeds.
     kimg: thousands of images that each student sees. train, generate: further arguments of these scripts.
     num_samples: noises, the same for all students; from seed 100000 on, as a teacher's images use those
         from 0.
-    num_heldout: images that a teacher generates beyond the largest training set.
+    num_heldout: images that a teacher generates beyond the largest training set, at least.
     thresholds: of similarity, the main one first.
     """
 
@@ -43,6 +50,8 @@ class Regimes:
     teacher_training: tuple[str, ...] | None = None
     sizes: tuple[int, ...]
     widths: tuple[int, ...]
+    disjoint: bool | None = None
+    repeats: int = 1
     kimg: int
     train: tuple[str, ...] = ()
     generate: tuple[str, ...] = ()
@@ -54,18 +63,26 @@ class Regimes:
     seed: int = 0
 
     @property
+    def has_teacher(self) -> bool:
+        """Whether a teacher generates the images."""
+        return self.teacher is not None or self.teacher_training is not None
+
+    @property
     def pool(self) -> Path:
         """The images from which training sets are taken."""
-        generated = self.teacher is not None or self.teacher_training is not None
-        return Path('evaluation', self.name, 'teacher') if generated else Path(self.data)
+        return Path('evaluation', self.name, 'teacher') if self.has_teacher else Path(self.data)
 
-    def dataset(self, size: int) -> Path:
-        """The training set of `size` images."""
-        return Path('datasets', self.name, f'n{size:05d}.zip')
+    def dataset(self, size: int, kind: int | str = '') -> Path:
+        """The training set of `size` images of a model of this kind."""
+        return Path('datasets', self.name, f'n{size:05d}{"-disjoint" if kind == DISJOINT else ""}.zip')
 
-    def run(self, size: int, width: int) -> Path:
+    def run(self, model: 'Model') -> Path:
         """A student's run folder."""
-        return Path('training', self.name, model_name(size, width))
+        return Path('training', self.name, model.name)
+
+    def samples(self, model: 'Model') -> Path:
+        """The folder of a model's samples."""
+        return Path('evaluation', self.name, 'samples', model.name)
 
     def features(self, source: str) -> Path:
         """The descriptors of `source`: 'pool' or a model's name."""
@@ -76,9 +93,15 @@ class Regimes:
         return Path('evaluation', self.name, 'neighbors', f'n{size:05d}.npz')
 
     @property
+    def tables(self) -> list[Path]:
+        """The score tables of all repeats; from the first the figures are drawn."""
+        return [Path('figures', self.name, f'regimes{f"-{repeat}" if repeat else ""}.csv')
+                for repeat in range(self.repeats)]
+
+    @property
     def table(self) -> Path:
-        """The score table, from which the figures are drawn."""
-        return Path('figures', self.name, 'regimes.csv')
+        """The score table of the first repeat."""
+        return self.tables[0]
 
     @property
     def pictures(self) -> tuple[Path, ...]:
@@ -87,29 +110,91 @@ class Regimes:
                      for kind in ('png', 'pdf'))
 
 
-def model_name(size: int, width: int | str) -> str:
-    """The name of a student, or of a closed-form denoiser, whose kind stands for the width."""
-    return f'n{size:05d}-{width}' if isinstance(width, str) else f'n{size:05d}-w{width}'
+@dataclass(frozen=True)
+class Model:
+    """What is sampled for one training-set size.
+
+    kind: the width of a student; DISJOINT, one of the first width trained on as many other images; or one of
+    CLOSED_FORMS, a denoiser of the training set.
+    """
+
+    size: int
+    kind: int | str
+    repeat: int = 0
+
+    @property
+    def name(self) -> str:
+        """Of its folders and stages."""
+        kind = self.kind if isinstance(self.kind, str) else f'w{self.kind}'
+        return f'n{self.size:05d}-{kind}{f"-{self.repeat}" if self.repeat else ""}'
+
+
+def disjoint_sizes(job: Regimes) -> tuple[int, ...]:
+    """The training-set sizes N with a second set: the N images after the first N.
+
+    Raises UserError, with the largest N possible, if one is missing that must be there, or all are.
+    """
+    if job.disjoint is False:
+        return ()
+    if job.has_teacher:
+        return job.sizes
+    total = len(ImageDataset(job.data, cache=False))
+    sizes = tuple(size for size in job.sizes if 2 * size <= total)
+    if len(sizes) < len(job.sizes) and (job.disjoint or not sizes):
+        size = job.sizes[len(sizes)]
+        raise UserError(f'--sizes {size}: two disjoint training sets need {2 * size} images, and --data '
+                        f'{job.data} has {total}; the largest N is {total // 2}, and --no-disjoint trains on '
+                        'one set only')
+    return sizes
 
 
 def plan(job: Regimes) -> list[Stage]:
-    """The stages from `job.data` or a teacher to the figures, each after those it needs."""
-    stages, widths = _teacher_stages(job), sorted(job.widths, reverse=True)
+    """The stages from `job.data` or a teacher to the figures, each after those it needs.
+
+    Raises UserError as `disjoint_sizes`.
+    """
+    second = disjoint_sizes(job)
+    stages, students = _teacher_stages(job, second), _students(job, second)
     inputs = () if stages else (Path(job.data),)
     needs = tuple(stage.name for stage in stages[-1:])
-    stages.append(_feature_stage(job, 'pool', job.pool, inputs=inputs, needs=needs))
-    for size in job.sizes:
-        stages.append(Stage(
-            name=f'data-n{size:05d}', outputs=(job.dataset(size),), inputs=inputs, needs=needs,
-            command=('dataset_tool.py', '--source', str(job.pool), '--dest', str(job.dataset(size)),
-                     '--max-images', str(size))))
-    for index, (size, width) in enumerate(itertools.product(job.sizes, widths)):
-        stages += _student_stages(job, size, width, seed=job.seed + index)
-    for size, kind in itertools.product(job.sizes, CLOSED_FORMS):
-        options = (f'--{kind}_denoiser', '--dataset', str(job.dataset(size)), '--solver', 'heun')
-        stages += _sample_stages(job, size, kind, job.widths[0], options)
-    scores = _score_stages(job, widths)
-    return stages + scores + _picture_stages(job, tuple(stage.name for stage in scores))
+    stages.append(_feature_stage(job, 'pool', {'pool': job.pool}, inputs=inputs, needs=needs))
+    stages += [_data_stage(job, size, skip, inputs, needs)
+               for size, skip in [*((size, 0) for size in job.sizes), *((size, size) for size in second)]]
+    seeds = {model: seed for seed, model in enumerate(students, start=job.seed)}
+    for model in sorted(students, key=lambda model: (model.repeat, model.size)):  # the smallest sets first
+        stages += _student_stages(job, model, seeds[model])
+    closed = [Model(size, kind) for size, kind in itertools.product(job.sizes, CLOSED_FORMS)]
+    for model in closed:
+        options = (f'--{model.kind}_denoiser', '--dataset', str(job.dataset(model.size)), '--solver', 'heun')
+        stages.append(_sample_stage(job, model, Model(model.size, job.widths[0]), options))
+    scores = []
+    for repeat, size in itertools.product(range(job.repeats), job.sizes):  # one call for what takes a moment
+        alike = [model for model in (*students, *closed) if (model.repeat, model.size) == (repeat, size)]
+        stages.append(_feature_stage(
+            job, feature_name(size, repeat), {model.name: job.samples(model) for model in alike},
+            needs=tuple(f'generate-{model.name}' for model in alike)))
+    for repeat in range(job.repeats):
+        scores += _score_stages(job, second, repeat)
+    return stages + scores + _picture_stages(job, second, tuple(stage.name for stage in scores))
+
+
+def feature_name(size: int, repeat: int) -> str:
+    """Of the stage that computes the features of all models of a size."""
+    return f'n{size:05d}{f"-{repeat}" if repeat else ""}'
+
+
+def _students(job: Regimes, second: Sequence[int]) -> list[Model]:
+    """In the order of their seeds. second: sizes with a disjoint set."""
+    widths = sorted(job.widths, reverse=True)
+    return [Model(size, kind, repeat) for repeat in range(job.repeats) for size, kind in (
+        *itertools.product(job.sizes, widths), *((size, DISJOINT) for size in second))]
+
+
+def _data_stage(job: Regimes, size: int, skip: int, inputs, needs) -> Stage:
+    dest = job.dataset(size, DISJOINT if skip else '')
+    more = ('--skip-images', str(skip)) if skip else ()
+    return Stage(name=f'data-{dest.stem}', outputs=(dest,), inputs=inputs, needs=needs, command=(
+        'dataset_tool.py', '--source', str(job.pool), '--dest', str(dest), '--max-images', str(size), *more))
 
 
 def check_training(job: Regimes, stages: Sequence[Stage], data: str) -> None:
@@ -125,9 +210,9 @@ def check_training(job: Regimes, stages: Sequence[Stage], data: str) -> None:
                                           planned=('duration', 'model_channels', 'cbase'))
 
 
-def _teacher_stages(job: Regimes) -> list[Stage]:
+def _teacher_stages(job: Regimes, second: Sequence[int]) -> list[Stage]:
     """The stages that make the images to train on, the last one all of them; none without a teacher."""
-    if job.teacher is None and job.teacher_training is None:
+    if not job.has_teacher:
         return []
     stages, needs, teacher, inputs = [], (), job.teacher, ()
     if teacher is None:
@@ -138,7 +223,7 @@ def _teacher_stages(job: Regimes) -> list[Stage]:
                      '--device', job.device, '--seed', str(job.seed), *job.teacher_training)))
     elif not is_url(teacher):
         inputs = (Path(teacher),)
-    last = max(job.sizes) + job.num_heldout - 1
+    last = max(max(job.sizes) + job.num_heldout, 2 * max(second, default=0)) - 1
     command = ('generate.py', '--network', teacher, '--outdir', str(job.pool), '--seeds', f'0-{last}',
                '--resume', '--overwrite', '--device', job.device, *job.generate)
     stages.append(Stage(name='teacher-images', command=command, outputs=(job.pool,), num_images=last + 1,
@@ -146,67 +231,81 @@ def _teacher_stages(job: Regimes) -> list[Stage]:
     return stages
 
 
-def _student_stages(job: Regimes, size: int, width: int, seed: int) -> list[Stage]:
-    run = job.run(size, width)
-    train = ('train.py', '--outdir', str(run), '--nosubdir', '--resume', 'auto',
-             '--data', str(job.dataset(size)), '--model_channels', str(width),
-             '--duration', f'{job.kimg / 1000:g}', '--seed', str(seed), '--device', job.device, *job.train)
-    return [Stage(name=f'train-{model_name(size, width)}', command=train, outputs=(run,),
-                  needs=(f'data-n{size:05d}',), cost=3 + job.kimg),
-            *_sample_stages(job, size, width, width)]
+def _student_stages(job: Regimes, model: Model, seed: int) -> list[Stage]:
+    width = job.widths[0] if model.kind == DISJOINT else model.kind
+    data, run = job.dataset(model.size, model.kind), job.run(model)
+    train = ('train.py', '--outdir', str(run), '--nosubdir', '--resume', 'auto', '--data', str(data),
+             '--model_channels', str(width), '--duration', f'{job.kimg / 1000:g}', '--seed', str(seed),
+             '--device', job.device, *job.train)
+    return [Stage(name=f'train-{model.name}', command=train, outputs=(run,), needs=(f'data-{data.stem}',),
+                  cost=3 + job.kimg),
+            _sample_stage(job, model, model)]
 
 
-def _sample_stages(job: Regimes, size: int, model: int | str, width: int, options=()) -> list[Stage]:
-    """Samples and their features. model: as in `model_name`; its noise levels are those of a student."""
-    name, first = model_name(size, model), 100000
-    samples = Path('evaluation', job.name, 'samples', name)
-    command = ('generate.py', *options, '--network', str(job.run(size, width)), '--outdir', str(samples),
+def _sample_stage(job: Regimes, model: Model, student: Model, options=()) -> Stage:
+    """student: whose network, or in a closed form whose noise levels, the samples are made with."""
+    first, outdir = 100000, job.samples(model)
+    command = ('generate.py', *options, '--network', str(job.run(student)), '--outdir', str(outdir),
                '--seeds', f'{first}-{first + job.num_samples - 1}', '--resume', '--overwrite',
                '--device', job.device, *job.generate)
-    return [Stage(name=f'generate-{name}', command=command, outputs=(samples,), num_images=job.num_samples,
-                  needs=(f'train-{model_name(size, width)}',), cost=3),
-            _feature_stage(job, name, samples, needs=(f'generate-{name}',))]
+    return Stage(name=f'generate-{model.name}', command=command, outputs=(outdir,), cost=3,
+                 num_images=job.num_samples, needs=(f'train-{student.name}',))
 
 
-def _feature_stage(job: Regimes, source: str, images: Path, *, inputs=(), needs=()) -> Stage:
-    features = job.features(source)
-    command = ('sscd.py', 'feature', '--images', str(images), '--features', str(features),
-               '--descriptor', job.descriptor)
-    return Stage(name=f'features-{source}', command=command, outputs=(features,), inputs=inputs, needs=needs,
+def _feature_stage(job: Regimes, name: str, images: dict[str, Path], *, inputs=(), needs=()) -> Stage:
+    """images: by what `Regimes.features` calls them."""
+    features = tuple(map(job.features, images))
+    command = ('sscd.py', 'feature', '--images', *map(str, images.values()),
+               '--features', *map(str, features), '--descriptor', job.descriptor)
+    return Stage(name=f'features-{name}', command=command, outputs=features, inputs=inputs, needs=needs,
                  cost=1.5)
 
 
-def _score_stages(job: Regimes, widths: list[int]) -> list[Stage]:
-    """Calls of sscd.py, each of which adds one curve over all sizes to the table."""
-    names = {model: [model_name(size, model) for size in job.sizes] for model in (*widths, *CLOSED_FORMS)}
-    features = {model: [str(job.features(name)) for name in own] for model, own in names.items()}
-    needs = {model: [f'features-{name}' for name in own] for model, own in names.items()}
-    common = ('--t', *map('{:g}'.format, job.thresholds), '--size', *map(str, job.sizes),
-              '--table', str(job.table))
-    pairs = [(*pair, ('--width', *map(str, pair))) for pair in itertools.combinations(widths, 2)]
-    pairs += [(width, kind, ('--width', str(width), '--reference', kind))
-              for width, kind in itertools.product(job.widths, CLOSED_FORMS)]
-    stages = [Stage(name=f'rp-{model}-{other}', outputs=(job.table,), needs=(*needs[model], *needs[other]),
-                    command=('sscd.py', 'rpscore', '--source', *features[model],
-                             '--target', *features[other], *common, *options))
-              for model, other, options in pairs]
+def _score_stages(job: Regimes, second: Sequence[int], repeat: int) -> list[Stage]:
+    """Calls of sscd.py, each of which adds one curve over all sizes to the table of this repeat."""
+    widths, first, table = sorted(job.widths, reverse=True), job.widths[0], job.tables[repeat]
+
+    def common(sizes):
+        return ('--t', *map('{:g}'.format, job.thresholds), '--size', *map(str, sizes), '--table', str(table))
+
+    def features(kind, sizes=job.sizes):
+        return [str(job.features(Model(size, kind, repeat).name)) for size in sizes]
+
+    pairs = [(*pair, job.sizes, ('--width', *map(str, pair))) for pair in itertools.combinations(widths, 2)]
+    pairs += [(first, DISJOINT, second, ('--width', str(first), '--reference', DISJOINT))] if second else []
+    if repeat == 0:
+        pairs += [(width, kind, job.sizes, ('--width', str(width), '--reference', kind))
+                  for width, kind in itertools.product(job.widths, CLOSED_FORMS)]
+    needs, end = tuple(f'features-{feature_name(size, repeat)}' for size in job.sizes), table.stem[7:]
+    stages = [Stage(name=f'rp-{kind}-{other}{end}', outputs=(table,), needs=needs,
+                    command=('sscd.py', 'rpscore', '--source', *features(kind, sizes),
+                             '--target', *features(other, sizes), *common(sizes), *options))
+              for kind, other, sizes, options in pairs]
     for width in job.widths:
-        files = [job.neighbors(size) for size in job.sizes] if width == job.widths[0] else []
+        files = [job.neighbors(size) for size in job.sizes] if (width, repeat) == (first, 0) else []
         neighbors = ('--neighbors', *map(str, files)) if files else ()
         stages.append(Stage(  # against the first N images; those beyond the largest N are held out
-            name=f'gl-{width}', outputs=(job.table, *files), needs=('features-pool', *needs[width]),
-            command=('sscd.py', 'mscore', '--source', *features[width], '--target', str(job.features('pool')),
-                     '--nested', *common, '--width', str(width), '--device', job.device, *neighbors)))
+            name=f'gl-{width}{end}', outputs=(table, *files), needs=('features-pool', *needs),
+            command=('sscd.py', 'mscore', '--source', *features(width), '--target', str(job.features('pool')),
+                     '--nested', *common(job.sizes), '--width', str(width), '--device', job.device,
+                     *neighbors)))
     return stages
 
 
-def _picture_stages(job: Regimes, needs: tuple[str, ...]) -> list[Stage]:
-    neighbors = ('--neighbors', *(str(job.neighbors(size)) for size in job.sizes))
+def _picture_stages(job: Regimes, second: Sequence[int], needs: tuple[str, ...]) -> list[Stage]:
+    sizes = second or job.sizes  # of which a small, a middle and a large one are shown
+    shown = sorted({sizes[0], sizes[len(sizes) // 2], sizes[-1]})
+    kinds = {**{width: f'UNet-{width}' for width in job.widths}, **({DISJOINT: DISJOINT} if second else {})}
+    more = {'regimes': (
+        '--neighbors', *(str(job.neighbors(size)) for size in job.sizes),
+        '--samples', *(f'{job.samples(Model(size, kind))}={size}:{label}'
+                       for size in shown for kind, label in kinds.items()),
+        *(('--repeats', *map(str, job.tables[1:])) if job.repeats > 1 else ()))}
     return [Stage(name=f'figure-{path.name.replace(".", "-")}', outputs=(path,), needs=needs,
                   command=('plot.py', path.stem, '--table', str(job.table), '--data',
                            Path(job.data or job.teacher).stem, '--kimg', f'{job.kimg}',
-                           '--threshold', f'{job.thresholds[0]:g}',
-                           *(neighbors if path.stem == 'regimes' else ()), '--out', str(path)))
+                           '--threshold', f'{job.thresholds[0]:g}', *more.get(path.stem, ()),
+                           '--out', str(path)))
             for path in job.pictures]
 
 
@@ -219,7 +318,8 @@ def write_settings(job: Regimes) -> None:
         written = None
     if written != settings:
         make_output_dir(path.parent, '--name')
-        job.table.unlink(missing_ok=True)
+        for table in job.tables:
+            table.unlink(missing_ok=True)
         write_json(path, {'settings': settings, 'record': provenance.record()})
 
 
@@ -233,7 +333,7 @@ DIGITS_TRAINING = (
     '--P_std', '1.2', '--tick', '2', '--snap', '1000')
 
 QUICKSTART = Regimes(
-    name='quickstart', data=str(DIGITS), sizes=(2, 4, 8, 16, 32, 64, 256, 1536), widths=(16, 8),
+    name='quickstart', data=str(DIGITS), sizes=(2, 8, 32, 64, 256, 896), widths=(16, 8),
     kimg=20, train=DIGITS_TRAINING, generate=('--batch', '256'), num_samples=1024, thresholds=(0.97, 0.95),
     device='cpu')
 

@@ -11,7 +11,7 @@ from scores.score_table import Row
 from torch_utils.errors import UserError
 
 MEMORIZES_BELOW = 0.05  # GL score of all widths: the memorization regime
-GENERALIZES_ABOVE = 0.9  # GL score of all widths: the generalization regime
+NEAR_HELDOUT = 0.1  # GL score of all widths at most so far below that of held-out images: generalization
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Regimes:
 
     data: the data set's name. kimg: thousands of images seen per model, None if unknown. noises: their number
     per model, as text. threshold: the main one. curves: by threshold, the main one first. sizes: all N,
-    rising.
+    rising. repeats: the curves at the main threshold of the same models trained from other seeds.
     """
 
     data: str
@@ -43,6 +43,7 @@ class Regimes:
     threshold: float
     curves: dict[float, Curves]
     sizes: list[int]
+    repeats: Sequence[Curves] = ()
 
     @property
     def main(self) -> Curves:
@@ -60,10 +61,11 @@ class Regimes:
 
 
 def collect_curves(rows: Sequence[Row], *, data: str, kimg: float | None, threshold: float | None,
-                   where: str) -> Regimes:
+                   where: str, repeats: Sequence[Sequence[Row]] = ()) -> Regimes:
     """Collect the scores of models that have widths and training-set sizes.
 
-    threshold: the main one; needed only if there are several.
+    threshold: the main one; needed only if there are several. repeats: the scores of the same models trained
+    from other seeds.
     Raises UserError naming `where` if there are no such scores, or some can't share a figure.
     """
     rows = [row for row in rows if row.size is not None and row.widths is not None]
@@ -85,7 +87,10 @@ def collect_curves(rows: Sequence[Row], *, data: str, kimg: float | None, thresh
                    noises=totals(main_rows),
                    curves={t: _curves([row for row in rows if row.key[0] in (t, None)])
                            for t in (main, *(t for t in thresholds if t != main))},
-                   sizes=sorted({row.size for row in rows}))
+                   sizes=sorted({row.size for row in rows}),
+                   repeats=[_curves([row for row in scores if row.threshold == main and row.size is not None
+                                     and row.widths is not None and row.descriptor == descriptor])
+                            for scores in repeats])
 
 
 def only(rows: Sequence[Row], field: str, where: str):
@@ -112,16 +117,41 @@ def _curves(rows: Sequence[Row]) -> Curves:
                     for widths, curve in curves.items()} for score, curves in found.items()}
 
 
-def regime_limits(curves: Sequence[Curve]) -> tuple[float | None, float | None]:
-    """The N where memorization ends and where generalization starts, or None, from GL curves of all widths.
+def regime_limits(curves: Curves) -> tuple[float | None, float | None]:
+    """The N where memorization ends and where generalization starts, or None.
 
-    Only sizes that all curves have count.
+    Memorization: GL of all widths at most MEMORIZES_BELOW. Generalization: GL of all widths at most
+    NEAR_HELDOUT below that of held-out images (1, if there are none), and RP scores above those of different
+    noises by more than their intervals: those of disjoint training sets where there are such, else those of
+    all pairs of widths. Only sizes that all GL curves have count.
     """
-    sizes = sorted(set.intersection(*({*curve.size.tolist()} for curve in curves))) if curves else []
+    gl = list(curves.get('gl', {}).values())
+    sizes = sorted(set.intersection(*({*curve.size.tolist()} for curve in gl))) if gl else []
     if not sizes:
         return None, None
-    values = [curve.value[np.isin(curve.size, sizes)] for curve in curves]
-    return memorization_end(sizes, values), generalization_start(sizes, values)
+    gl = [_at(curve, sizes) for curve in gl]
+    heldout = next((_at(curve, sizes) for curve in curves.get('heldout_gl', {}).values()), np.nan)
+    heldout = np.where(np.isnan(heldout), 1, heldout)
+    margins = [values - (heldout - NEAR_HELDOUT) for values in gl]
+    return memorization_end(sizes, gl), generalization_start(sizes, [*margins, _above_chance(curves, sizes)])
+
+
+def _above_chance(curves: Curves, sizes: list[int]) -> np.ndarray:
+    """By how much the interval of RP is above that of different noises, float64; -inf where nobody knows."""
+    margins = {}
+    for score in 'rp', 'disjoint_rp':
+        chance = curves.get(f'chance_{score}', {})
+        gaps = [_at(curve, sizes, 'low') - _at(chance[models], sizes, 'high')
+                for models, curve in curves.get(score, {}).items() if models in chance]
+        margins[score] = np.min(gaps, axis=0) if gaps else np.full(len(sizes), np.nan)
+    best = np.where(np.isnan(margins['disjoint_rp']), margins['rp'], margins['disjoint_rp'])
+    return np.where(np.isnan(best), -np.inf, best)
+
+
+def _at(curve: Curve, sizes: list[int], name: str = 'value') -> np.ndarray:
+    """A curve at these sizes, float64; NaN where it has none."""
+    found = dict(zip(curve.size.tolist(), getattr(curve, name), strict=True))
+    return np.array([found.get(size, np.nan) for size in sizes])
 
 
 def memorization_end(sizes: Sequence[int], curves: Sequence[np.ndarray]) -> float | None:
@@ -129,21 +159,23 @@ def memorization_end(sizes: Sequence[int], curves: Sequence[np.ndarray]) -> floa
 
     Interpolates linearly over log2(size).
     """
-    return _reach(sizes, np.max(curves, axis=0), MEMORIZES_BELOW)
+    return _reach(sizes, np.max(curves, axis=0) - MEMORIZES_BELOW)
 
 
-def generalization_start(sizes: Sequence[int], curves: Sequence[np.ndarray]) -> float | None:
-    """The size from which all GL curves stay at or above GENERALIZES_ABOVE, to the largest size; or None."""
-    return _reach(sizes[::-1], 1 - np.min(curves, axis=0)[::-1], 1 - GENERALIZES_ABOVE)
+def generalization_start(sizes: Sequence[int], margins: Sequence[np.ndarray]) -> float | None:
+    """The size from which all margins stay at or above 0, to the largest size; or None. Interpolates, too."""
+    starts = [_reach(sizes[::-1], -margin[::-1]) for margin in margins]
+    return None if None in starts else max(starts)
 
 
-def _reach(sizes: Sequence[int], values: np.ndarray, limit: float) -> float | None:
-    beyond = np.flatnonzero(values > limit + 1e-12)
+def _reach(sizes: Sequence[int], values: np.ndarray) -> float | None:
+    """How far along the sizes the values stay at or below 0."""
+    beyond = np.flatnonzero(values > 1e-12)
     if len(beyond) == 0:
         return float(sizes[-1])
     after = beyond[0]
     if after == 0:
         return None
-    part = (limit - values[after - 1]) / (values[after] - values[after - 1])
+    part = -values[after - 1] / (values[after] - values[after - 1])
     a, b = math.log2(sizes[after - 1]), math.log2(sizes[after])
     return 2 ** (a + part * (b - a))

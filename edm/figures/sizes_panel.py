@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from figures.regimes_curves import GENERALIZES_ABOVE, MEMORIZES_BELOW, Curve, Regimes, regime_limits
+from figures.regimes_curves import MEMORIZES_BELOW, NEAR_HELDOUT, Regimes, regime_limits
 from figures.style import GREY, add_letter, scale_shares
 from scores.descriptors import similarity_words
 
@@ -22,15 +22,22 @@ def caption_parts(regimes: Regimes, panels: Sequence[str], controls: Sequence[st
     parts = [
         f'Diffusion models trained on N images of {regimes.data}{training}, all sampled from the same '
         f'{regimes.noises} noises.', *panels,
-        f'Similarity is {similarity_words(regimes.descriptor)}. Bands: Wilson 95 % intervals.']
+        f'Similarity is {similarity_words(regimes.descriptor)}. Bands: Wilson 95 % intervals, which cover '
+        'the choice of noises, not that of the training\'s seed.']
+    if regimes.repeats:
+        parts.append(f'Bars: from the smallest to the largest of {1 + len(regimes.repeats)} trainings from '
+                     'different seeds.')
     others = [f'{other:g}' for other in regimes.curves if other != regimes.threshold]
     if others:
         parts.append(f'Thin dashed lines: the same at {"threshold" if len(others) == 1 else "thresholds"} '
                      f'{", ".join(others)}.')
     if controls:
         parts.append(f'Dotted: {" and ".join(controls)}.')
-    parts.append(f'Shaded: GL of all widths at most {MEMORIZES_BELOW:g} (memorization) or at least '
-                 f'{GENERALIZES_ABOVE:g} (generalization).')
+    near = 'below that of images that no model was trained on' if 'heldout_gl' in regimes.main else 'below 1'
+    pairs = 'on disjoint images ' if 'disjoint_rp' in regimes.main else ''
+    parts.append(f'Shaded: memorization, GL of all widths at most {MEMORIZES_BELOW:g}; generalization, GL of '
+                 f'all widths at most {NEAR_HELDOUT:g} {near}, and RP of models trained {pairs}above that of '
+                 'different noises by more than the intervals. White: neither.')
     return parts
 
 
@@ -44,14 +51,32 @@ def draw_curves(axes: Axes, regimes: Regimes, score: str, widths: tuple[int, ...
         if threshold == regimes.threshold:
             axes.fill_between(curve.size, curve.low, curve.high, color=style['color'], alpha=0.18, lw=0)
             axes.plot(curve.size, curve.value, label=name, clip_on=False, zorder=3, **style)
+            _draw_spread(axes, regimes, score, widths, style['color'])
         else:
             axes.plot(curve.size, curve.value, '--', lw=0.6, color=style['color'],
                       label=f'_{name}, {threshold:g}')
 
 
-def draw_control(axes: Axes, curve: Curve, name: str, line: str = ':', color: str = GREY) -> None:
-    """A control as a thin line."""
-    axes.plot(curve.size, curve.value, line, lw=1, color=color, clip_on=False, label=name)
+def _draw_spread(axes: Axes, regimes: Regimes, score: str, widths: tuple[int, ...], color: str) -> None:
+    """Bars from the smallest to the largest of all trainings."""
+    found = {}
+    for curves in (regimes.main, *regimes.repeats):
+        if (curve := curves.get(score, {}).get(widths)) is not None:
+            for size, value in zip(curve.size, curve.value, strict=True):
+                found.setdefault(size, []).append(value)
+    several = {size: values for size, values in found.items() if len(values) > 1}
+    axes.vlines(list(several), [min(values) for values in several.values()],
+                [max(values) for values in several.values()], color=color, lw=0.9, zorder=2)
+
+
+def draw_control(axes: Axes, regimes: Regimes, score: str, widths: tuple[int, ...], name: str,
+                 line: str = ':', color: str = GREY, others: bool = True) -> None:
+    """A control as a thin line, and thinner at the other thresholds if `others` is set."""
+    for threshold, curves in regimes.curves.items():
+        curve, is_main = curves.get(score, {}).get(widths), threshold == regimes.threshold
+        if curve is not None and (is_main or others):
+            axes.plot(curve.size, curve.value, line, lw=1 if is_main else 0.6, color=color, clip_on=False,
+                      label=name if is_main else f'_{name}, {threshold:g}')
 
 
 def finish_panel(axes: Axes, letter: str, name: str, regimes: Regimes) -> None:
@@ -69,7 +94,7 @@ def finish_panel(axes: Axes, letter: str, name: str, regimes: Regimes) -> None:
     axes.set_xlabel('number of training images N')
     axes.set_ylabel(name)
     add_letter(axes, letter)
-    end, start = regime_limits(list(regimes.main.get('gl', {}).values()))
+    end, start = regime_limits(regimes.main)
     left, right = axes.get_xlim()
     if end is not None:
         axes.axvspan(left, right if end == regimes.sizes[-1] else end, color=_MEMORIZATION, lw=0, zorder=-2,

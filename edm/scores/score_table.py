@@ -88,8 +88,8 @@ SCORES = {
     'heldout_gl': Score(label='GL, held-out images', models=0),
     'optimal_rp': Score(label='RP vs optimal denoiser', models=1),
     'gaussian_rp': Score(label='RP vs Gaussian denoiser', models=1),
-    'disjoint_rp': Score(label='RP, disjoint training sets', models=1, control='chance_disjoint_rp'),
-    'chance_disjoint_rp': Score(label='RP, disjoint training sets, different noises', models=1),
+    'disjoint_rp': Score(label='RP disjoint', models=1, control='chance_disjoint_rp'),
+    'chance_disjoint_rp': Score(label='RP disjoint, different noises', models=1),
     'mae': Score(label='MAE', models=2, key='mae_score'),
     'fd': Score(label='FD', models=1, is_share=False, thresholded=False,
                 says='the Frechet distance from real images: 0 at best'),
@@ -184,9 +184,9 @@ def _order(row: Row) -> tuple:
     return threshold, list(SCORES).index(row.score), models, row.size or 0, row.descriptor
 
 
-def read_table(path: str | os.PathLike) -> list[Row]:
-    """All rows. Raises UserError naming `--table`, the file and the line of an error."""
-    where = f'--table {path}'
+def read_table(path: str | os.PathLike, option: str = '--table') -> list[Row]:
+    """All rows. Raises UserError naming `option`, the file and the line of an error."""
+    where = f'{option} {path}'
     if not Path(path).is_file():
         raise UserError(f'{where}: no such file')
     try:
@@ -254,10 +254,10 @@ def _is_width(name: str) -> bool:
 
 
 def format_table(rows: Iterable[Row]) -> str:
-    """Scores over N as text: a line per size, a column per threshold and RP or GL curve."""
+    """Scores over N as text: a line per size, a column per threshold and curve of RP or GL scores."""
     cells, sizes = {}, set()
     for row in sorted(rows, key=_order):
-        if row.size is not None and row.score in ('rp', 'gl'):
+        if row.size is not None and row.score in ('rp', 'gl', 'disjoint_rp'):
             title = f'{SCORES[row.score].label} {"-".join(row.models)} >{row.threshold:g}'
             cells.setdefault(title, {})[row.size] = f'{row.value:.2f}'
             sizes.add(row.size)
