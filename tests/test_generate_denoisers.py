@@ -19,7 +19,7 @@ GOLDEN = golden('optimal-denoiser')
 PIXELS = GOLDEN['dataset_uint8'].transpose(0, 2, 3, 1)
 CLASSES = [i % 3 for i in range(len(PIXELS))]
 KINDS = {'optimal': (), 'gaussian': (), 'patch': ('--patch=3',), 'local': ('--patch=3',),
-         'equivariant': ('--patch=3',)}  # with the options that they need
+         'equivariant': ('--patch=3',), 'linear': ('--patch=3',)}  # with the options that they need
 
 
 @pytest.fixture(scope='module')

@@ -10,6 +10,7 @@ DENOISERS = {  # --denoiser: those of a data set, each a `data_denoiser.DataDeno
     'patch': 'denoisers.patch_denoiser:PatchDenoiser',
     'local': 'denoisers.local_denoiser:LocalDenoiser',
     'equivariant': 'denoisers.equivariant_denoiser:EquivariantDenoiser',
+    'linear': 'denoisers.linear_denoiser:LinearDenoiser',
 }
 MEANINGS = {
     'optimal': 'posterior mean if all images of the data set are equally likely',
@@ -17,8 +18,10 @@ MEANINGS = {
     'patch': 'mean over all P x P patches of their posterior means (Niedoba et al. 2024)',
     'local': 'for each pixel, that by the P x P window around it (LS of Kamb & Ganguli 2024)',
     'equivariant': 'the same among the windows of all places (ELS)',
+    'linear': 'for each pixel, the best affine function of its window',
 }
-NEEDS = {kind: ('patch',) for kind in ('patch', 'local', 'equivariant')}  # what a denoiser is given by
+WINDOWED = ('patch', 'local', 'equivariant', 'linear')
+NEEDS = {kind: ('patch',) for kind in WINDOWED}  # the options that define a denoiser
 
 choice = click.option(
     '--denoiser', type=click.Choice(list(DENOISERS)),

@@ -7,8 +7,6 @@ pixels around p, and q runs over all places whose window the border cuts off in 
 pixels in the interior see the interior windows of every place, and a corner sees itself alone.
 """
 
-from itertools import product
-
 import torch
 
 from denoisers import windows
@@ -17,8 +15,6 @@ from denoisers.window_denoiser import LEFT_OUT, MIN_VARIANCE, WindowDenoiser, ad
 
 # Windows of samples and of images in one product. On a CPU its cache is to hold their scores.
 CPU_TILE, GPU_TILE = (256, 1024), (1 << 12, 1 << 14)
-
-Places = tuple[range, range]  # rows and columns of the pixels whose windows are cut off in the same way
 
 
 class EquivariantDenoiser(WindowDenoiser):
@@ -32,7 +28,7 @@ class EquivariantDenoiser(WindowDenoiser):
     def denoise_by(self, size, noisy, sigma, rows, left_out=None):
         x = windows.noisy_pixels(noisy, sigma.square().clamp(min=MIN_VARIANCE), self._pixels.image_shape)
         height, width, channels, count = x.shape
-        groups = list(product(_groups(height, size), _groups(width, size)))
+        groups = windows.groups((height, width), size)
         queries = [_queries(x, places, size) for places in groups]
         parts = by_threads(lambda part, _: self._sums(queries, groups, size, part, left_out), rows,
                            self._pixels.num_threads)
@@ -43,8 +39,8 @@ class EquivariantDenoiser(WindowDenoiser):
                 sums.weighted / sums.total).reshape(len(of_rows), len(of_columns), count, -1)
         return denoised.permute(2, 3, 0, 1).reshape(count, -1)
 
-    def _sums(self, queries: list[torch.Tensor], groups: list[Places], size: int, rows: tuple[int, int],
-              left_out: torch.Tensor | None) -> list[Sums]:
+    def _sums(self, queries: list[torch.Tensor], groups: list[windows.Places], size: int,
+              rows: tuple[int, int], left_out: torch.Tensor | None) -> list[Sums]:
         """The sums of each group's places and samples, [places * B, ...]."""
         channels = self.img_channels
         tile, most_keys = CPU_TILE if self._pixels.device.type == 'cpu' else GPU_TILE
@@ -66,36 +62,18 @@ class EquivariantDenoiser(WindowDenoiser):
         return found
 
 
-def _groups(length: int, size: int) -> list[range]:
-    """Places along one axis by how the border cuts off their windows; most of them it doesn't."""
-    margin = size // 2
-    inner = range(margin, length - margin)
-    if len(inner) < 2:
-        return [range(place, place + 1) for place in range(length)]
-    return [*(range(place, place + 1) for place in range(margin)), inner,
-            *(range(place, place + 1) for place in range(inner.stop, length))]
-
-
-def _unfold(pixels: torch.Tensor, places: Places, size: int) -> torch.Tensor:
-    """Windows around places of one group: [rows, columns, channels, n, window height, window width]."""
-    for axis, of in enumerate(places):
-        start, stop = max(of.start - size // 2, 0), min(of.stop + size // 2, pixels.shape[axis])
-        pixels = pixels.narrow(axis, start, stop - start).unfold(axis, stop - start - len(of) + 1, 1)
-    return pixels
-
-
-def _queries(x: torch.Tensor, places: Places, size: int) -> torch.Tensor:
+def _queries(x: torch.Tensor, places: windows.Places, size: int) -> torch.Tensor:
     """Windows of x, as from `windows.noisy_pixels`: [rows * columns * B, window pixels * C + 1]."""
-    found = _unfold(x, places, size).transpose(2, 3)
+    found = windows.around(x, places, size).transpose(2, 3)
     return torch.cat([found[:, :, :, :-1].flatten(3), found[:, :, :, -1, :1, 0]], dim=3).flatten(0, 2)
 
 
-def _keys(y: torch.Tensor, places: Places, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _keys(y: torch.Tensor, places: windows.Places, size: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The images' windows, [window pixels * C + 1, rows * columns * n], and their centres [.., C].
 
     y: as from `windows.clean_pixels`. A score is the product of a query and a key.
     """
-    found = _unfold(y, places, size).permute(2, 4, 5, 0, 1, 3)
+    found = windows.around(y, places, size).permute(2, 4, 5, 0, 1, 3)
     keys = torch.cat([found[:-1].flatten(0, 2), found[-1].sum(dim=(0, 1))[None]])
     of_rows, of_columns = places
     centres = y[of_rows.start:of_rows.stop, of_columns.start:of_columns.stop, :-1].transpose(2, 3)

@@ -45,23 +45,25 @@ class GaussianDenoiser(DataDenoiser):
         start, stop = rows
         if not self._sharded and stop - start < self._pixels.shape[1]:
             return _from_images(torch.cat([chunk.levels for chunk in self._pixels.chunks(start, stop)]))
-        return self._from_moments(start, stop)
-
-    def _from_moments(self, start: int, stop: int) -> Gaussian:
-        """From the covariance [D, D]. The sums are exact, being integers."""
-        size = self._pixels.shape[1]
-        sums = torch.zeros(size + 1, size, dtype=torch.float64, device=self._pixels.device)
-        count = torch.tensor(stop - start, dtype=torch.float64, device=self._pixels.device)
-        for chunk in self._pixels.chunks(start, stop):
-            images = chunk.levels.to(torch.float64)
-            sums[:size].addmm_(images.T, images)
-            sums[size] += images.sum(dim=0)
-        if self._sharded:
-            torch.distributed.all_reduce(sums)
-            torch.distributed.all_reduce(count)
-        mean = sums[size] / count
-        covariance = sums[:size].div_(count).addr_(mean, mean, alpha=-1)
+        _, mean, covariance = moments(self._pixels, rows, sharded=self._sharded)
         return _positive(mean, *torch.linalg.eigh(covariance))
+
+
+def moments(pixels: Pixels, rows: tuple[int, int], *, sharded: bool,
+            ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Number, mean [D] and covariance [D, D] of the images `rows`, float64. Their sums are exact integers."""
+    size = pixels.shape[1]
+    sums = torch.zeros(size + 1, size, dtype=torch.float64, device=pixels.device)
+    count = torch.tensor(rows[1] - rows[0], dtype=torch.float64, device=pixels.device)
+    for chunk in pixels.chunks(*rows):
+        images = chunk.levels.to(torch.float64)
+        sums[:size].addmm_(images.T, images)
+        sums[size] += images.sum(dim=0)
+    if sharded:
+        torch.distributed.all_reduce(sums)
+        torch.distributed.all_reduce(count)
+    mean = sums[size] / count
+    return count, mean, sums[:size].div_(count).addr_(mean, mean, alpha=-1)
 
 
 def _from_images(levels: torch.Tensor) -> Gaussian:

@@ -5,7 +5,11 @@ a term common to all images the exponent -||x_w - y_w||^2 / (2 sigma^2) of its w
 over pixels, and a sum over a square is a sum over rows of sums over columns.
 """
 
+from itertools import product
+
 import torch
+
+Places = tuple[range, range]  # rows and columns of pixels
 
 
 def as_pixels(images: torch.Tensor, shape: tuple[int, int, int], extra: torch.Tensor) -> torch.Tensor:
@@ -80,3 +84,27 @@ def covered_sum(values: torch.Tensor, size: int) -> torch.Tensor:
     """Each entry gets the sum of those to which `sliding_sum` adds it, [L, ...] to [L + size - 1, ...]."""
     padding = values.new_zeros(size - 1, *values.shape[1:])
     return sliding_sum(torch.cat([padding, values, padding]), size)
+
+
+def groups(image: tuple[int, int], size: int) -> list[Places]:
+    """All pixels of an image (H, W), grouped by how its border cuts off windows around them. size: odd P."""
+    return list(product(*(_cuts(length, size // 2) for length in image)))
+
+
+def _cuts(length: int, margin: int) -> list[range]:
+    """The groups along one axis; the inner one, whose windows are whole, alone has several places."""
+    inner = range(margin, max(length - margin, margin))
+    ends = (*range(margin), *range(inner.stop, length)) if inner else range(length)
+    alone = [range(place, place + 1) for place in ends]
+    return [*alone, inner] if inner else alone
+
+
+def around(pixels: torch.Tensor, places: Places, size: int) -> torch.Tensor:
+    """The windows around the places of one group, [rows, columns, channels, n, window height, window width].
+
+    pixels: [H, W, channels, n].
+    """
+    for axis, of in enumerate(places):
+        start, stop = max(of.start - size // 2, 0), min(of.stop + size // 2, pixels.shape[axis])
+        pixels = pixels.narrow(axis, start, stop - start).unfold(axis, stop - start - len(of) + 1, 1)
+    return pixels

@@ -1,6 +1,7 @@
 """Denoisers by windows against their definitions, window by window in float64."""
 
 import functools
+import itertools
 import math
 
 import numpy as np
@@ -10,6 +11,7 @@ from test_optimal_denoiser import CPU, Images, brute_force, close, make_images
 
 from data.pixels import Pixels, from_levels, to_levels
 from denoisers.equivariant_denoiser import EquivariantDenoiser
+from denoisers.linear_denoiser import LinearDenoiser
 from denoisers.local_denoiser import LocalDenoiser
 from denoisers.optimal_denoiser import OptimalDenoiser
 from denoisers.patch_denoiser import PatchDenoiser
@@ -65,15 +67,29 @@ def pixels_by_definition(images, x, sigma, size, equivariant):
     return denoised
 
 
+def filters_by_definition(images, x, sigma, size):
+    """Pixel by pixel, the least-squares fit of the clean pixel to its noisy window, from dense moments."""
+    y, denoised = torch.from_numpy(images.astype(np.float64)) / 127.5 - 1, torch.empty_like(x)
+    for place in itertools.product(range(x.shape[2]), repeat=2):
+        window, _ = around(place, size, x.shape[2])
+        clean, pixel = y[window].flatten(1), y[:, :, place[0], place[1]]
+        mean, among = clean.mean(dim=0), clean - clean.mean(dim=0)
+        noisy = among.T @ among / len(y) + sigma**2 * torch.eye(len(mean), dtype=torch.float64)
+        gain = torch.linalg.solve(noisy, among.T @ pixel / len(y))
+        denoised[:, :, place[0], place[1]] = pixel.mean(dim=0) + (x[window].flatten(1) - mean) @ gain
+    return denoised
+
+
 DEFINITIONS = {PatchDenoiser: patches_by_definition,
                LocalDenoiser: functools.partial(pixels_by_definition, equivariant=False),
-               EquivariantDenoiser: functools.partial(pixels_by_definition, equivariant=True)}
+               EquivariantDenoiser: functools.partial(pixels_by_definition, equivariant=True),
+               LinearDenoiser: filters_by_definition}
 
 
 @pytest.mark.parametrize(('kind', 'n', 'channels', 'size'), [
     *((PatchDenoiser, *case)
       for case in ((1, 1, 3), (60, 1, 1), (60, 3, 2), (60, 1, 5), (60, 3, 7), (60, 3, 8))),
-    *((kind, *case) for kind in (LocalDenoiser, EquivariantDenoiser)
+    *((kind, *case) for kind in (LocalDenoiser, EquivariantDenoiser, LinearDenoiser)
       for case in ((1, 1, 3), (40, 1, 1), (40, 3, 3), (40, 1, 5), (40, 3, 7)))])
 def test_it_is_the_definition(kind, n, channels, size):
     images = make_images(n, channels=channels)
