@@ -2,6 +2,7 @@
 
 import functools
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -117,115 +118,149 @@ def _feature_card(images: str, device) -> dict:
     return card | {'command': shlex.join(words), 'options': options}
 
 
-def _score_command(name: str, kind: Score) -> click.Command:
-    """The sub-command of a kind of score."""
-    own = [options.ignore_names_option,
-           click.option('--reference', type=click.Choice(list(REFERENCES)),
-                        help='--target is samples of this closed-form denoiser, or of a model of the same '
-                             'width trained on as many other images (disjoint), so the score in --table is '
-                             f'{", ".join(REFERENCES.values())}.')]
-    if not kind.paired:
-        own = [click.option('--nested', is_flag=True,
-                            help='Compare with the first --size rows of --target only; rows after the '
-                                 'largest size are held-out images, whose score is the control.')]
-    output = [options.json_option, options.table_option,
-              click.option('--size', 'sizes', metavar='N ...', type=click.IntRange(min=1), multiple=True,
-                           help='For --table: size of the training set, one per --source.' + (
-                               '' if kind.paired else '  [default: rows of --target]')),
-              click.option('--width', 'widths', metavar='INT ...', type=click.IntRange(min=1), multiple=True,
-                           help='For --table: width of the model' + ('; of both.' if kind.paired else '.')),
-              options.names_option]
-    if not kind.paired:
-        output.append(click.option(
-            '--neighbors', metavar='NPZ ...', callback=options.npz_name, multiple=True,
-            help='Write nearest training images and similarities, for plot.py; one file per --source.'))
-    target = ('Features of the other model\'s samples from the same noises' if kind.paired else
-              'Features of the training images')
-
+def _pair_command(name: str, kind: Score) -> click.Command:
+    """The sub-command of a score of two models."""
     @main.command(kind.command, cls=cli.ListCommand, help=kind.help)
     @cli.options('Main options',
-        click.option('--source', 'sources', metavar='NPZ ...', required=True, multiple=True,
-                     help='Features of samples; one score per file.'),
-        click.option('--target', 'targets', metavar='NPZ ...', required=True, multiple=True,
-                     help=f'{target}; one file, or one per --source.'),
-        click.option('--t', 'thresholds', metavar='FLOAT ...', type=cli.FiniteRange(min=-1, max=1),
-                     default=[0.6], multiple=True,
-                     help=options.THRESHOLD_HELP),
-        *own, cli.device_option)
-    @cli.options('Output', *output)
-    @cli.writes(['sources', 'targets'], json_path='scores', table=None, **(
-        {} if kind.paired else {'neighbors': 'neighbors'}))
-    def command(**given) -> None:
-        _score(name, **given)
-    return command
+        *options.input_options('Features of the other model\'s samples from the same noises'),
+        *([options.thresholds_option] if kind.thresholded else []), options.ignore_names_option,
+        click.option('--reference', type=click.Choice(list(REFERENCES)),
+                     help='--target is samples of this closed-form denoiser, or of a model of the same '
+                          'width trained on as many other images (disjoint), so the score in --table is '
+                          f'{", ".join(f"{each}_{name}" for each in REFERENCES)}.'),
+        *([cli.device_option] if kind.thresholded else []))
+    @cli.options('Output', *options.label_options('the model; of both'))
+    @cli.writes(['sources', 'targets'], json_path='scores', table=None)
+    def command(reference, ignore_names, widths, names, thresholds=(), device=None, **more) -> None:
+        from scores.comparison import PAIR_SCORES
+        from scores.pairing import pair_features
 
+        called = f'{reference}_{name}' if reference else name
+        labels = options.model_labels(SCORES[called].models, widths, names, more['table'])
 
-def _score(name: str, *, sources, targets, thresholds, device, json_path, table, sizes, widths, names,
-           ignore_names=False, reference=None, nested=False, neighbors=()) -> None:
-    """Print and keep the scores of all files at all thresholds."""
-    from scores.comparison import compare, score_row
-    from scores.features import load_features
-    from scores.neighbors import save_neighbors
-    from scores.pairing import pair_features
-    from torch_utils import provenance
-    from torch_utils.distributed import pick_device
-
-    kind, called = SCORES[name], REFERENCES.get(reference, name)
-    labels = options.model_labels(SCORES[called].models, widths, names, table)
-    several = len(sources) * len(thresholds) > 1
-    _check_options(table, json_path, labels, nested, several, len(sources), targets=targets, sizes=sizes,
-                   neighbors=neighbors)
-    for path in neighbors or (None,):
-        results.prepare(json=json_path, table=table, neighbors=path)
-    device = None if kind.paired else pick_device(device)
-    load, rows = functools.lru_cache(maxsize=2)(load_features), []
-    for i, (source, target) in enumerate(zip(sources, targets * (len(sources) // len(targets)), strict=True)):
-        first, second = load(source, '--source'), load(target, '--target')
-        results.mention(thresholds, first, second)
-        if kind.paired:
+        def rows(first, second, size, place):
             second = pair_features(first, second, force=ignore_names)
-        size = sizes[i] if sizes else None if kind.paired else len(second.values)
-        if nested and size > len(second.values):
-            raise UserError(f'--size {size}: {second.where} has {len(second.values)} rows')
-        num_training = size if nested else len(second.values)
-        similarity, nearest, control = compare(name, first, second, device, num_training=num_training,
-                                               heldout_from=max(sizes) if nested else None)
-        kept = {'models': labels, 'size': size, 'descriptor': first.descriptor or second.descriptor or ''}
-        for threshold in thresholds:
-            rows.append(score_row(name, called, similarity, threshold, **kept))
-            controls = [] if control is None else [
-                score_row(name, SCORES[called].control or kind.control, control, threshold, **kept)]
-            if several:
-                results.print_line(kind, rows[-1], source, target)
-            else:
-                results.print_score(kind, rows[-1], controls, num_training)
-            rows += controls if SCORES[called].control else []
-        if neighbors:
-            save_neighbors(neighbors[i], similarity, nearest, thresholds[0], first, second,
-                           provenance.record(inputs=[source, target]), size)
-            print(f'wrote {neighbors[i]}: the nearest training images')
-    results.add_to_table(table, rows)
-    results.write_score(json_path, kind, rows[0], source=sources[0], target=targets[0])
-
-
-def _check_options(table, json_path, labels, nested: bool, several: bool, total: int, *, targets, sizes,
-                   neighbors) -> None:
-    for option, given, least in ('--target', targets, 1), ('--size', sizes, 0), ('--neighbors', neighbors, 0):
-        if len(given) not in (least, total):
-            raise click.UsageError(f'{option}: {len(given)} for {total} --source, expected one each')
-    if nested and not sizes:
-        raise click.UsageError('--nested needs --size, the size of the training set')
-    if (labels or sizes) and not (table or json_path or nested):
-        raise click.UsageError('--size, --width and --names are kept in --table or --json; neither is given')
-    if json_path and several:
-        raise click.UsageError('--json: holds one score; for several at a time give --table')
+            return PAIR_SCORES[name](first, second, thresholds, called, models=labels, size=size,
+                                     descriptor=first.descriptor or second.descriptor or ''), None
+        _score(SCORES[called] if SCORES[called].printed else kind, rows, labels, thresholds, **more,
+               keeps_controls=bool(SCORES[called].control))
+    return command
 
 
 for _name, _kind in SCORES.items():
     if _kind.command:
-        _score_command(_name, _kind)
+        _pair_command(_name, _kind)
 for _command in COMMANDS:
     main.add_command(_command)
+
+
+def _score(kind: Score, rows_of: Callable, labels: tuple[str, ...], thresholds: tuple[float, ...], *,
+           sources, targets, sizes, json_path, table, nested=False, neighbors=(), heldout=None,
+           keeps_controls=True) -> None:
+    """Print and keep the scores of all files at all thresholds.
+
+    rows_of: from features of source and target, the size and the number of the source to, per threshold, a
+    score with its controls, and to the number of training images.
+    """
+    from scores.features import load_features
+
+    several = len(sources) > 1 or len(thresholds) > 1
+    options.check_options(table, json_path, labels, nested, several, len(sources), targets=targets,
+                          sizes=sizes, neighbors=neighbors)
+    for path in neighbors or (None,):
+        results.prepare(json=json_path, table=table, neighbors=path)
+    load, kept = functools.lru_cache(maxsize=2)(load_features), []
+    files = {'heldout': heldout} if heldout else {}
+    for i, (source, target) in enumerate(zip(sources, targets * (len(sources) // len(targets)), strict=True)):
+        first, second = load(source, '--source'), load(target, '--target')
+        results.mention(thresholds, first, second)
+        found, num_training = rows_of(first, second, sizes[i] if sizes else None, i)
+        for row, *controls in found:
+            if several:
+                results.print_line(kind, row, source, target)
+            else:
+                results.print_score(kind, row, controls, num_training)
+            kept += [row, *controls] if keeps_controls else [row]
+    results.add_to_table(table, kept)
+    results.write_score(json_path, kind, found[0], source=sources[0], target=targets[0], **files)
+
+
+@main.command(cls=cli.ListCommand)
+@cli.options('Main options',
+    *options.input_options('Features of the training images'), options.thresholds_option,
+    click.option('--criterion', type=click.Choice(['similarity', 'ratio']), default='similarity',
+                 help='similarity: a copy is more alike to a training image than --t. ratio: it is nearer '
+                      'than --ratio of the distance to the second nearest; needs raw descriptors, such as '
+                      'l2.'),
+    click.option('--ratio', metavar='FLOAT', callback=options.fraction, default='1/3',
+                 help='Ratio of distances below which a sample is a copy.'),
+    cli.device_option)
+@cli.options('Held-out images',
+    click.option('--heldout', metavar='NPZ',
+                 help='Features of real images that no model was trained on, the control of the score.'),
+    click.option('--nested', is_flag=True,
+                 help='Compare with the first --size rows of --target only; without --heldout, rows after '
+                      'the largest size are held-out images.'),
+    click.option('--false-positives', metavar='FLOAT', type=cli.FiniteRange(min=0, max=1, max_open=True),
+                 default=0.01, help='Share of held-out images that may lie above the calibrated threshold.'),
+    click.option('--drop-equal', is_flag=True, help='Leave out held-out images that equal a training image.'))
+@cli.options('Output', *options.label_options('the model', '  [default: rows of --target]'),
+    click.option('--neighbors', metavar='NPZ ...', callback=options.npz_name, multiple=True,
+                 help='Write nearest training images and similarities, for plot.py; one file per --source.'))
+@cli.writes(['sources', 'targets', 'heldout'], json_path='scores', table=None, neighbors='neighbors')
+def mscore(criterion, ratio, heldout, false_positives, drop_equal, widths, names, thresholds, neighbors,
+           device, **more) -> None:
+    """Generalization (GL) score of samples.
+
+    The share of samples that copy no training image, 1 - memorized fraction; the papers' software prints it
+    as the M score, and so does this command. With held-out images, it prints beside it their score and the
+    difference, the score at the threshold that they calibrate, and the C_T statistic.
+
+    \b
+    Example:
+      python edm/sscd.py mscore --source=a.npz --target=train.npz --heldout=heldout.npz --width=64 \\
+          --table=scores.csv --neighbors=evaluation/neighbors.npz
+    """
+    from scores.features import load_features
+    from scores.memorization import CRITERIA, measure_memorization
+    from scores.neighbors import save_neighbors
+    from torch_utils import provenance
+    from torch_utils.distributed import pick_device
+
+    if criterion == 'ratio':
+        if cli.given('thresholds') or neighbors:
+            raise click.UsageError(f'{"--neighbors" if neighbors else "--t"}: for --criterion similarity')
+        thresholds = (ratio,)
+    elif cli.given('ratio'):
+        raise click.UsageError('--ratio: for --criterion ratio')
+    labels = options.model_labels(1, widths, names, more['table'])
+    nested, sizes, device = more['nested'], more['sizes'], pick_device(device)
+    real, controls = load_features(heldout, '--heldout') if heldout else None, []
+
+    def rows(samples, training, size, place):
+        total = len(training.values)
+        if nested and size > total:
+            raise UserError(f'--size {size}: {training.where} has {total} rows')
+        control = real
+        if control is None and nested and max(sizes) < total:
+            control = training.part(slice(max(sizes), None))
+        controls.append(control)
+        measured = measure_memorization(
+            samples, training.part(slice(size)) if nested else training, control, criterion=criterion,
+            device=device, drop_equal=drop_equal)
+        if neighbors:
+            inputs = [more['sources'][place], (more['targets'] * (place + 1))[place]]
+            save_neighbors(neighbors[place], measured.samples.values, measured.samples.nearest, thresholds[0],
+                           samples, training, provenance.record(inputs=inputs), size or total)
+            print(f'wrote {neighbors[place]}: the nearest training images')
+        found = measured.rows(thresholds, false_positives, models=labels, size=size or total,
+                              descriptor=samples.descriptor or training.descriptor or '')
+        return list(found), measured.num_training
+    _score(SCORES[CRITERIA[criterion].gl], rows, labels, thresholds, neighbors=neighbors,
+           heldout=heldout, **more)
+    if controls == [None] * len(controls):
+        print('The threshold is not calibrated: --heldout shows how many real images that no model has seen '
+              'count as copies at it')
 
 
 @main.command(cls=cli.ListCommand)
@@ -256,11 +291,9 @@ def maescore(source: str, target: str, threshold: float, json_path: str | None, 
     results.prepare(json=json_path, table=table)
     share = mae_shares(streams, threshold, workers or default_workers())[0, 1]
     row = Row(share.count, share.total, threshold=threshold, score='mae', models=labels, size=None)
-    print('MAE score = ', row.value)
-    print(f'{row.count} of {row.total} pairs differ by less than {threshold:g} of 255 on average; '
-          f'{results.interval_words(row)}')
+    results.print_score(SCORES['mae'], row, [])
     results.add_to_table(table, [row])
-    results.write_score(json_path, SCORES['mae'], row, source=source, target=target)
+    results.write_score(json_path, SCORES['mae'], [row], source=source, target=target)
 
 
 @main.command(cls=cli.ListCommand)

@@ -225,7 +225,79 @@ def test_held_out_rows_are_those_behind_the_largest_training_set(tmp_path):
         '--nested', '--width', 8, '--table', tmp_path / 't.csv')
     found = {(row.score, row.size): (row.count, row.total) for row in read_table(tmp_path / 't.csv')}
     assert found == {('gl', 1): (3, 4), ('gl', 3): (1, 4),
-                     ('heldout_gl', 1): (2, 2), ('heldout_gl', 3): (1, 2)}
+                     ('heldout_gl', 1): (2, 2), ('heldout_gl', 3): (1, 2),
+                     ('calibrated_gl', 1): (3, 4), ('calibrated_gl', 3): (4, 4), ('ct', 1): (None, None),
+                     ('ct', 3): (None, None), ('gl_difference', 1): (None, None),
+                     ('gl_difference', 3): (None, None)}
+
+
+def test_held_out_images_of_a_file_of_their_own_stand_beside_the_score(tmp_path):
+    options = ('--source', features_file('source'), '--target', features_file('train'), '--t', '0.6')
+    bare = run(sscd.main, 'mscore', *options).stdout.splitlines()
+    result = run(sscd.main, 'mscore', *options, '--heldout', features_file('target'), '--width', 8,
+                 '--table', tmp_path / 't.csv', '--json', tmp_path / 'm.json', '--false-positives', '0.5')
+    lines = result.stdout.splitlines()
+    assert lines[:2] == bare[:2]
+    assert bare[2].startswith('The threshold is not calibrated: --heldout')
+    assert [line.split(':')[0] for line in lines[2:6]] == [
+        'GL, held-out images', 'GL, samples less held-out images', 'GL, calibrated threshold 0.5015', 'C_T']
+    assert 'not calibrated' not in result.stdout
+    assert 'held-out images equal a training image' in result.stderr
+    rows, kept = read_table(tmp_path / 't.csv'), json.loads((tmp_path / 'm.json').read_text())
+    for row in rows[1:]:
+        for name, number in kept['controls'][row.score].items():
+            assert getattr(row, name) == number
+    assert len(rows) == len(kept['controls']) + 1 == 5
+    assert kept['heldout']['path'] == str(features_file('target'))
+    both = run(sscd.main, 'mscore', *options, '--heldout', features_file('target'), '--drop-equal').stderr
+    assert 'they are left out' in both
+
+
+def test_copies_by_ratio_of_distances_need_raw_features(folder, tmp_path):
+    path, _ = folder
+    options = ('feature', '--images', path, '--descriptor')
+    run(sscd.main, *options, 'l2', '--features', tmp_path / 'train.npz')
+    Image.new('RGB', (4, 4), 'white').save(path / '000002.png')
+    run(sscd.main, *options, 'l2', '--features', tmp_path / 'a.npz')
+    ratio = ('--source', tmp_path / 'a.npz', '--target', tmp_path / 'train.npz', '--criterion', 'ratio')
+    first, second, *_ = run(sscd.main, 'mscore', *ratio, '--table', tmp_path / 't.csv',
+                            '--width', 8).stdout.splitlines()
+    assert float(first.split('=')[1]) == pytest.approx(1 / 5)
+    assert '1 of 5 samples have no training image nearer than 0.333333 of the distance' in second
+    (row,) = read_table(tmp_path / 't.csv')
+    assert (row.score, row.threshold, row.count, row.descriptor) == ('ratio_gl', 1 / 3, 1, 'l2')
+    run(sscd.main, *options, 'pixel', '--features', tmp_path / 'unit.npz')
+    unit = ('--source', tmp_path / 'unit.npz', '--target', tmp_path / 'unit.npz')
+    refuse(sscd.main, 'mscore', *unit, '--criterion', 'ratio', status=1,
+           says=('descriptors of unit length (pixel)', 'the ratio criterion needs raw descriptors'))
+    refuse(sscd.main, 'mscore', *unit, '--heldout', tmp_path / 'a.npz', status=1,
+           says=('--heldout', 'descriptors differ'))
+    refuse(sscd.main, 'mscore', *ratio, '--t', '0.5', status=2, says=('--t: for --criterion similarity',))
+    refuse(sscd.main, 'mscore', *unit, '--ratio', '0.5', status=2, says=('--ratio: for --criterion ratio',))
+    for wrong in ('1', '0', '1/0', 'nan', 'x'):
+        refuse(sscd.main, 'mscore', *ratio, '--ratio', wrong, status=2, says=('--ratio', wrong))
+    refuse(sscd.main, 'mscore', *unit, '--false-positives', '1', status=2, says=('--false-positives',))
+    refuse(sscd.main, 'mscore', *unit, '--heldout', tmp_path / 'no.npz', status=1,
+           says=('--heldout', 'no such'))
+
+
+def test_pfd_is_printed_with_its_interval_and_kept(tmp_path):
+    options = ('pfd', '--source', features_file('source'), '--target', features_file('target'))
+    lines = run(sscd.main, *options, '--width', 8, 4, '--size', 16, '--table', tmp_path / 't.csv').stdout
+    first, second, chance, _ = lines.splitlines()
+    assert float(first.removeprefix('PFD = ')) == pytest.approx(0.8183083447187393)
+    assert 'same noises; 95 % interval 0.7883 .. 0.8463 (bootstrap)' in second
+    assert chance.startswith('PFD, different noises: 1.41')
+    run(sscd.main, *options, '--reference', 'optimal', '--width', 8, '--size', 16,
+        '--table', tmp_path / 't.csv', '--json', tmp_path / 'p.json')
+    found = {row.score: (row.models, row.size) for row in read_table(tmp_path / 't.csv')}
+    assert found == {'pfd': (('8', '4'), 16), 'chance_pfd': (('8', '4'), 16), 'optimal_pfd': (('8',), 16)}
+    kept = json.loads((tmp_path / 'p.json').read_text())
+    assert kept['memorization_error'] == pytest.approx(0.8183083447187393)
+    both = ('--source', features_file('source'), features_file('target'), *options[3:])
+    several = run(sscd.main, 'pfd', *both).stdout.splitlines()
+    assert several[1].startswith(f'PFD of {features_file("target")} and {features_file("target")}: 0.0 (95 %')
+    refuse(sscd.main, *options, '--t', '0.5', status=2, says=('--t',))
 
 
 def test_a_closed_form_denoiser_gives_a_row_of_its_own(tmp_path):

@@ -25,6 +25,16 @@ def pair_similarities(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     return similarities
 
 
+def pair_distances(source: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Euclidean distance of row i from row i, float64 [N], of float32 [N, D] and [N, D]."""
+    distances = np.empty(len(source))
+    for start in range(0, len(source), _BLOCK):
+        rows = slice(start, start + _BLOCK)
+        difference = source[rows] - target[rows]
+        np.einsum('nd,nd->n', difference, difference, dtype=np.float64, out=distances[rows])
+    return np.sqrt(distances, out=distances)
+
+
 def nearest_neighbors(source: np.ndarray, target: np.ndarray,
                       device='cpu') -> tuple[np.ndarray, np.ndarray]:
     """For each row of `source` its largest inner product with a row of `target`, and that row's index.
@@ -37,7 +47,7 @@ def nearest_neighbors(source: np.ndarray, target: np.ndarray,
 
     best, index = np.full(len(source), -np.inf), np.zeros(len(source), dtype=np.int64)
     torch.backends.cuda.matmul.allow_tf32 = False  # else the bound of the error would not hold
-    error = _error_of_float32(source.shape[1]) * max(_longest(source) * _longest(target), 1e-30)
+    error = error_of_float32(source.shape[1]) * max(_longest(source) * _longest(target), 1e-30)
     for start in range(0, len(source), _BLOCK):
         rows = slice(start, start + _BLOCK)
         queries = torch.tensor(source[rows], dtype=torch.float32, device=device)
@@ -61,7 +71,7 @@ def _first_largest(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, 
     return np.arange(len(source)), place
 
 
-def _error_of_float32(dim: int) -> float:
+def error_of_float32(dim: int) -> float:
     """Largest error of the float32 inner product of two unit vectors, in any order of summation.
 
     gamma_n of Higham, Accuracy and Stability of Numerical Algorithms, section 3.1, with n = dim + 2 for the

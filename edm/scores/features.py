@@ -3,7 +3,7 @@
 import json
 import os
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +55,11 @@ class Features:
             told.append(f'{self.where}: {equal} of {total} descriptors equal another one bit for bit; are '
                         'the images blank, or copies?')
         return told
+
+    def part(self, rows: slice) -> 'Features':
+        """Some of the rows."""
+        names = None if self.file_names is None else self.file_names[rows]
+        return replace(self, values=self.values[rows], file_names=names)
 
     @property
     def images(self) -> str | None:

@@ -37,28 +37,37 @@ def mention(thresholds, *features) -> None:
              'similarities are higher')
 
 
-def interval_words(row) -> str:
-    """The 95 % interval of a share."""
-    return f'95 % interval {row.low:.4f} .. {row.high:.4f} (Wilson)'
+def row_words(row: Row) -> str:
+    """Count and total of a share, and the 95 % interval of any score, with its method."""
+    share = f'{row.count} of {row.total}; ' if row.count is not None else ''
+    return share if row.low is None else f'{share}{interval_words(row)}'
+
+
+def interval_words(row: Row) -> str:
+    """The 95 % interval with its method."""
+    return f'95 % interval {row.low:.4f} .. {row.high:.4f} ({SCORES[row.score].interval})'
 
 
 def print_line(kind: Score, row: Row, source: str, target: str) -> None:
     """A score among several."""
-    print(f'{kind.printed} of {source} and {target} at {row.threshold:g}: {row.value} ({row.count} of '
-          f'{row.total}; {interval_words(row)})')
+    at = '' if row.threshold is None else f' at {row.threshold:g}'
+    print(f'{kind.printed} of {source} and {target}{at}: {row.value} ({row_words(row)})')
 
 
-def print_score(kind: Score, row: Row, controls: list[Row], num_training: int) -> None:
-    """A score by itself, as the papers' software prints it, its counts and its control."""
-    rest = Share(row.count, row.total).rest()
-    print(f'{kind.printed} = ', row.value if kind.paired else 1 - rest.value)
-    says = kind.says.format(t=f'{row.threshold:g}')
-    print(f'{row.count} of {row.total} {says}; {interval_words(row)}' + (
-        '' if kind.paired else f'. Memorized fraction: {rest.value} ({rest.count} of {rest.total}, '
-                               f'{num_training} training images)'))
+def print_score(kind: Score, row: Row, controls: list[Row], num_training: int | None = None) -> None:
+    """A score by itself, its counts and its controls; RP, GL and MAE as the papers' software prints them."""
+    if kind.copies:
+        rest = Share(row.count, row.total).rest()
+        memorized = (f'. Memorized fraction: {rest.value} ({rest.count} of {rest.total}, {num_training} '
+                     'training images)')
+    print(f'{kind.printed} = ', 1 - rest.value if kind.copies else row.value)
+    says = kind.says.format(t=f'{row.threshold:g}' if row.threshold is not None else '')
+    counts = f'{row.count} of {row.total} ' if row.count is not None else ''
+    print(f'{counts}{says}; {interval_words(row)}{memorized if kind.copies else ""}')
     for each in controls:
-        print(f'{SCORES[each.score].label}: {each.value} ({each.count} of {each.total}; '
-              f'{interval_words(each)})')
+        kind = SCORES[each.score]
+        at = f' {each.threshold:.4f}' if each.threshold is not None and not kind.thresholded else ''
+        print(f'{kind.label}{at}: {each.value} ({row_words(each)}){kind.says and ": "}{kind.says}')
 
 
 def add_to_table(table: str | None, rows: list[Row]) -> None:
@@ -71,24 +80,28 @@ def add_to_table(table: str | None, rows: list[Row]) -> None:
     print(f'wrote {table}: {len(rows)} scores')
 
 
-def write_score(json_path: str | None, kind: Score, row: Row, **files: str) -> None:
-    """Write a score to `--json`, if it is given, with its provenance.
+def write_score(json_path: str | None, kind: Score, rows: list[Row], **files: str) -> None:
+    """Write a score and its controls to `--json`, if it is given, with provenance.
 
-    files: the inputs by name, such as source.
+    rows: the score first. files: the inputs by name, such as source.
     """
     from torch_utils import provenance
     from torch_utils.files import write_json
 
     if json_path is None:
         return
-    record = provenance.record(inputs=files.values())
-    numbers = {kind.key: row.value}
-    if not kind.paired:
-        rest = (row.total - row.count) / row.total
-        numbers = {kind.key: 1 - rest, 'memorized_fraction': rest}
+    row, record = rows[0], provenance.record(inputs=files.values())
+    rest = Share(row.count, row.total).rest().value if kind.copies else None
+    main = {kind.key: row.value} if rest is None else {kind.key: 1 - rest, 'memorized_fraction': rest}
+    controls = {each.score: _numbers(each) for each in rows[1:]}
     write_json(json_path, {
-        **numbers, **{name: getattr(row, name) for name in ('low', 'high', 'count', 'total', 'threshold')},
-        **_about(row), **_files(files, record), 'record': record})
+        **main, **{name: number for name, number in _numbers(row).items() if name != 'value'},
+        **_about(row), **({'controls': controls} if controls else {}), **_files(files, record),
+        'record': record})
+
+
+def _numbers(row: Row) -> dict[str, float | None]:
+    return {name: getattr(row, name) for name in ('value', 'low', 'high', 'count', 'total', 'threshold')}
 
 
 def _about(row: Row) -> dict:
@@ -109,7 +122,6 @@ def write_scores(json_path: str | None, rows: list[Row], **files: str) -> None:
     if json_path is None:
         return
     record = provenance.record(inputs=files.values())
-    numbers = ('value', 'low', 'high', 'count', 'total', 'threshold')
     write_json(json_path, {
-        **{row.score: {name: getattr(row, name) for name in numbers} for row in rows},
+        **{row.score: _numbers(row) for row in rows},
         **_about(rows[0]), **_files(files, record), 'record': record})

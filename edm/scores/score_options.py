@@ -2,6 +2,7 @@
 
 import os
 import re
+from fractions import Fraction
 
 import click
 
@@ -27,6 +28,17 @@ def per_channel(ctx, param, value: str | None) -> tuple[float, ...] | None:
     return numbers
 
 
+def fraction(ctx, param, value: str) -> float:
+    """Callback: a number above 0 and below 1, such as 0.25 or 1/3."""
+    try:
+        number = Fraction(value)
+    except (ValueError, ZeroDivisionError):
+        number = Fraction(0)
+    if not 0 < number < 1:
+        raise click.BadParameter(f'{value}: expected a number above 0 and below 1, such as 1/3')
+    return float(number)
+
+
 def names_of_models(ctx, param, values: tuple[str, ...]) -> tuple[str, ...]:
     """Callback: names of models differ, and the score table can tell them from widths."""
     for value in values:
@@ -50,6 +62,20 @@ def model_labels(wanted: int, widths, names, table: str | None) -> tuple[str, ..
     return tuple(map(str, sorted(widths, reverse=True))) or names
 
 
+def check_options(table, json_path, labels, nested: bool, several: bool, total: int, *, targets, sizes,
+                  neighbors) -> None:
+    """Refuse options of several --source that don't fit together."""
+    for option, given, least in ('--target', targets, 1), ('--size', sizes, 0), ('--neighbors', neighbors, 0):
+        if len(given) not in (least, total):
+            raise click.UsageError(f'{option}: {len(given)} for {total} --source, expected one each')
+    if nested and not sizes:
+        raise click.UsageError('--nested needs --size, the size of the training set')
+    if (labels or sizes) and not (table or json_path or nested):
+        raise click.UsageError('--size, --width and --names are kept in --table or --json; neither is given')
+    if json_path and several:
+        raise click.UsageError('--json: holds one score; for several at a time give --table')
+
+
 THRESHOLD_HELP = ('Similarity above which images are the same. 0.6 suits SSCD descriptors; pixel '
                   'descriptors need more, such as 0.97.')
 
@@ -65,3 +91,24 @@ table_option = click.option('--table', metavar='CSV',
                                  'its row.')
 names_option = click.option('--names', metavar='STR ...', multiple=True, callback=names_of_models,
                             help='For --table: names of the models.')
+thresholds_option = click.option(
+    '--t', 'thresholds', metavar='FLOAT ...', type=FiniteRange(min=-1, max=1), default=[0.6],
+    multiple=True, help=THRESHOLD_HELP)
+
+
+def input_options(target: str) -> tuple:
+    """--source and --target of several scores; target: what that is."""
+    return (click.option('--source', 'sources', metavar='NPZ ...', required=True, multiple=True,
+                         help='Features of samples; one score per file.'),
+            click.option('--target', 'targets', metavar='NPZ ...', required=True, multiple=True,
+                         help=f'{target}; one file, or one per --source.'))
+
+
+def label_options(of: str, size: str = '') -> tuple:
+    """Options of what is kept; of: whose width, size: the default of --size."""
+    return (json_option, table_option,
+            click.option('--size', 'sizes', metavar='N ...', type=click.IntRange(min=1), multiple=True,
+                         help=f'For --table: size of the training set, one per --source.{size}'),
+            click.option('--width', 'widths', metavar='INT ...', type=click.IntRange(min=1), multiple=True,
+                         help=f'For --table: width of {of}.'),
+            names_option)

@@ -8,13 +8,11 @@ import io
 import math
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 
-import numpy as np
-
-from scores.copy_scores import Share, nearest_neighbors, pair_similarities
+from scores.copy_scores import Share
 from torch_utils.errors import UserError, shown
 from torch_utils.files import atomic_write, locked
 
@@ -25,19 +23,18 @@ class Score:
 
     label: in tables and figures. models: how many models a row names. is_share: whether it is a share of
     samples, with count, total and the Wilson interval; other scores have a value and an interval alone.
+    interval: what gives the ends.
     thresholded: whether scores at several thresholds are several scores; others have none, or their own.
     control: the kind of score that `scores.comparison` computes beside it for comparison. key: its name in
-    --json.
-    For a sub-command of sscd.py: command, its name; help; printed, what it calls the score; says, what it
-    counts, {t} being the threshold; measure: (source [N, D], target [M, D], device) -> similarities,
-    float64 [N], and the rows of `target` in question, int64 [N], or None; paired: source and target are
-    samples from the same noises, and rows above the threshold count; otherwise target is the training
-    images, and all other rows count.
+    --json. printed: what sscd.py calls it; says: what it counts or is, {t} being the threshold.
+    command, help: of a sub-command of sscd.py that compares two models' samples from the same noises.
+    copies: whether it counts the samples that are no copies; their rest is the memorized fraction.
     """
 
     label: str
     models: int
     is_share: bool = True
+    interval: str = 'Wilson'
     thresholded: bool = True
     control: str = ''
     key: str = ''
@@ -45,13 +42,7 @@ class Score:
     help: str = ''
     printed: str = ''
     says: str = ''
-    measure: Callable | None = None
-    paired: bool = True
-
-    def share(self, similarities: np.ndarray, threshold: float) -> Share:
-        """The score of these similarities."""
-        share = Share.above(similarities, threshold)
-        return share if self.paired else share.rest()
+    copies: bool = False
 
 
 _RP_HELP = """Reproducibility (RP) score of two models.
@@ -64,33 +55,59 @@ Example:
   python edm/sscd.py rpscore --source=a.npz --target=b.npz --size=1024 --width 64 128 --table=scores.csv
 """
 
-_GL_HELP = """Generalization (GL) score of samples.
+_PFD_HELP = """Probability flow distance (PFD) of two models.
 
-The share of samples that no training image resembles, 1 - memorized fraction; the papers' software prints
-it as the M score, and so does this command.
+The root mean square distance of the descriptors of their samples from the same noises (Zhang et al. 2025,
+arXiv 2505.20123): reproducibility without a threshold. With --reference=optimal it is the memorization error.
 
 \b
 Example:
-  python edm/sscd.py mscore --source=a.npz --target=train.npz --width=64 --table=scores.csv \\
-      --neighbors=evaluation/neighbors.npz
+  python edm/sscd.py pfd --source=a.npz --target=b.npz --size=1024 --width 64 128 --table=scores.csv
 """
+
+_NOT_ALIKE = 'samples have no training image of similarity above {t}: the generalization score'
+_NOT_NEAR = ('samples have no training image nearer than {t} of the distance to the second nearest: the '
+             'generalization score')
+_CALIBRATED = 'the threshold that at most a share of --false-positives of held-out images passes'
+_CT = ('z score of the distances from the nearest training image, of samples against held-out images; '
+       'negative: samples are nearer, and copy')
+_DISTANCE = {'is_share': False, 'thresholded': False, 'interval': 'bootstrap'}
+_PAIRS = 'root mean square distance of descriptors of samples from the same noises'
 
 SCORES = {
     'rp': Score(
         label='RP', models=2, control='chance_rp', key='rp_score', command='rpscore', help=_RP_HELP,
-        printed='RP score', says='pairs have a similarity above {t}',
-        measure=lambda source, target, device: (pair_similarities(source, target), None)),
-    'gl': Score(
-        label='GL', models=1, control='heldout_gl', key='generalization_score', command='mscore',
-        help=_GL_HELP, printed='M score', measure=nearest_neighbors, paired=False,
-        says='samples have no training image of similarity above {t}: the generalization score'),
+        printed='RP score', says='pairs have a similarity above {t}'),
+    'gl': Score(label='GL', models=1, key='generalization_score', printed='M score', says=_NOT_ALIKE,
+                copies=True),
     'chance_rp': Score(label='RP, different noises', models=2),
     'heldout_gl': Score(label='GL, held-out images', models=0),
     'optimal_rp': Score(label='RP vs optimal denoiser', models=1),
     'gaussian_rp': Score(label='RP vs Gaussian denoiser', models=1),
     'disjoint_rp': Score(label='RP disjoint', models=1, control='chance_disjoint_rp'),
     'chance_disjoint_rp': Score(label='RP disjoint, different noises', models=1),
-    'mae': Score(label='MAE', models=2, key='mae_score'),
+    'mae': Score(label='MAE', models=2, key='mae_score', printed='MAE score',
+                 says='pairs differ by less than {t} of 255 on average'),
+    'gl_difference': Score(label='GL, samples less held-out images', models=1, is_share=False,
+                           interval='Newcombe'),
+    'calibrated_gl': Score(label='GL, calibrated threshold', models=1, thresholded=False, says=_CALIBRATED),
+    'ratio_gl': Score(label='GL by ratio', models=1, key='generalization_score', printed='M score',
+                      says=_NOT_NEAR, copies=True),
+    'heldout_ratio_gl': Score(label='GL by ratio, held-out images', models=0),
+    'ratio_gl_difference': Score(label='GL by ratio, samples less held-out images', models=1, is_share=False,
+                                 interval='Newcombe'),
+    'calibrated_ratio_gl': Score(label='GL by ratio, calibrated threshold', models=1, thresholded=False,
+                                 says=_CALIBRATED),
+    'ct': Score(label='C_T', models=1, is_share=False, thresholded=False, interval='Newcombe', says=_CT),
+    'pfd': Score(label='PFD', models=2, **_DISTANCE, control='chance_pfd', key='pfd', command='pfd',
+                 help=_PFD_HELP, printed='PFD', says=_PAIRS),
+    'chance_pfd': Score(label='PFD, different noises', models=2, **_DISTANCE),
+    'optimal_pfd': Score(label='Memorization error', models=1, **_DISTANCE, key='memorization_error',
+                         printed='Memorization error', says=_PAIRS),
+    'gaussian_pfd': Score(label='PFD to Gaussian denoiser', models=1, **_DISTANCE),
+    'disjoint_pfd': Score(label='PFD disjoint', models=1, **_DISTANCE,
+                          control='chance_disjoint_pfd'),
+    'chance_disjoint_pfd': Score(label='PFD disjoint, different noises', models=1, **_DISTANCE),
     'fd': Score(label='FD', models=1, is_share=False, thresholded=False,
                 says='the Frechet distance from real images: 0 at best'),
     'kid': Score(label='KID', models=1, is_share=False, thresholded=False,
@@ -104,8 +121,8 @@ SCORES = {
     'coverage': Score(label='Coverage', models=1, thresholded=False,
                       says='real images have a sample in their ball'),
 }
-# RP scores of one model with another that has no width of its own: kinds by what --reference calls that one.
-REFERENCES = {'optimal': 'optimal_rp', 'gaussian': 'gaussian_rp', 'disjoint': 'disjoint_rp'}
+# What --reference calls a model without a width of its own; of the score `rp` it makes `optimal_rp`.
+REFERENCES = ('optimal', 'gaussian', 'disjoint')
 
 _VS = ' vs '  # between names of models; between widths, a dash
 

@@ -3,7 +3,10 @@
 import numpy as np
 import pytest
 
-from scores.comparison import rp_shares
+from helpers import golden
+from scores import comparison
+from scores.comparison import pfd_rows, probability_flow_distance, rp_shares
+from scores.copy_scores import pair_distances
 from scores.features import Features
 from scores.pairing import pair_features
 from torch_utils.errors import UserError
@@ -14,6 +17,47 @@ def test_scores_of_all_pairs_are_those_of_each_pair():
     features = [Features(values=np.float32([np.cos(a), np.sin(a)]).T) for a in angles]
     shares = rp_shares(features, np.cos(np.radians(30.1)))
     assert [share.value for share in shares.values()] == [1, 0.5, 0.75, 1, 0.5, 1]
+
+
+def test_the_probability_flow_distance_is_the_root_mean_square():
+    shifts = np.random.default_rng(0).permutation(np.arange(1.0, 101)).astype(np.float32)
+    first = np.zeros((100, 3), np.float32)
+    second = shifts[:, None] * np.float32([[2, 3, 6]]) / 7  # of length 1, times 1 to 100
+    value, low, high = probability_flow_distance(first, second)
+    assert value == pytest.approx(np.sqrt(101 * 201 / 6))  # the mean of the first squares
+    spread = np.std(np.arange(1, 101) ** 2) / 10  # of the mean square
+    assert low == pytest.approx(np.sqrt(value ** 2 - 1.96 * spread), rel=0.02)
+    assert high == pytest.approx(np.sqrt(value ** 2 + 1.96 * spread), rel=0.02)
+    assert probability_flow_distance(first, second) == (value, low, high)
+    assert probability_flow_distance(second, second) == (0, 0, 0)
+
+
+def test_of_unit_vectors_it_follows_from_their_inner_products():
+    files = [golden(f'features-{name}')['features'] for name in ('source', 'target')]
+    value, (source, target) = probability_flow_distance(*files)[0], np.float64(files)
+    lengths = (source ** 2).sum(axis=1) + (target ** 2).sum(axis=1)
+    assert value == pytest.approx(np.sqrt((lengths - 2 * (source * target).sum(axis=1)).mean()), rel=1e-6)
+    assert value == pytest.approx(0.8183083447187393, rel=1e-9)
+
+
+def test_its_interval_from_groups_is_that_of_all_samples(monkeypatch):
+    rng = np.random.default_rng(0)
+    first, second = (rng.standard_gamma(2, size=(4000, 2)).astype(np.float32) for _ in range(2))
+    value, *grouped = probability_flow_distance(first, second)
+    monkeypatch.setattr(comparison, '_GROUPS', 4000)
+    all_samples = probability_flow_distance(first, second)[1:]
+    assert all_samples == pytest.approx(grouped, abs=0.1 * (grouped[1] - value))
+
+
+def test_pfd_has_the_control_of_other_noises():
+    a, b = (Features(values=golden(f'features-{name}')['features'], length='raw')
+            for name in ('source', 'target'))
+    ((pfd, chance),) = pfd_rows(a, b, (), 'pfd', models=('8', '4'), size=3, descriptor='')
+    assert (pfd.score, chance.score, pfd.threshold, pfd.count) == ('pfd', 'chance_pfd', None, None)
+    squares = pair_distances(a.values, np.roll(b.values, -1, axis=0)) ** 2
+    assert chance.value == pytest.approx(np.sqrt(squares.mean()))
+    ((error, _),) = pfd_rows(a, b, (), 'optimal_pfd', models=('8',), size=3, descriptor='')
+    assert (error.score, error.models, error.value) == ('optimal_pfd', ('8',), pfd.value)
 
 
 def test_models_that_can_not_be_compared_are_named():

@@ -1,0 +1,102 @@
+"""The two training images nearest to each sample, by the Euclidean distance of raw descriptors."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from scores.copy_scores import error_of_float32, pair_distances
+from torch_utils.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+_BLOCK = 2048  # rows of source and of target at a time: 16 MiB of products
+_GROUPS = 64  # of a block's columns, whose maxima stand for them
+
+
+def two_nearest(source: np.ndarray, target: np.ndarray, device='cpu') -> tuple[np.ndarray, np.ndarray]:
+    """Of each row of `source`, the distances from the two nearest rows of `target`, and their indices.
+
+    source: float32 [N, D]. target: float32 [M, D]. Memory grows with N + M, not with N * M.
+    device: computes x.t - |t|^2 / 2, which falls with the distance, in float32; among the rows that its error
+    leaves, distances from differences decide, summed in float64: exact for pixels.
+    Returns float64 [N, 2] and int64 [N, 2], the nearest first; of equal distances, the first index. They
+    differ, so of two equal training images both are found.
+    Raises UserError if `target` has less than two rows.
+    """
+    import torch
+
+    if len(target) < 2:
+        raise UserError('the ratio to the second nearest training image needs at least 2 of them, found '
+                        f'{len(target)}')
+    distance, index = np.full((len(source), 2), np.inf), np.zeros((len(source), 2), dtype=np.int64)
+    center = target.mean(axis=0, dtype=np.float64).astype(np.float32)  # near which rounding is least
+    torch.backends.cuda.matmul.allow_tf32 = False  # else the bound of the error would not hold
+    for start in range(0, len(source), _BLOCK):
+        rows = slice(start, start + _BLOCK)
+        x = _centered(source[rows], center, device)
+        second = torch.full((len(x), 2), -torch.inf, device=device)
+        for column in range(0, len(target), _BLOCK):
+            keys = target[column:column + _BLOCK]
+            row, place = _candidates(x, _centered(keys, center, device), second)
+            if len(row) > len(x) * len(keys) // 50:  # images are all alike
+                row, place = _first_two(source[rows] - center, keys - center)
+            _keep_nearer(source[rows], target, row, place + column, distance[rows], index[rows])
+    return distance, index
+
+
+def _centered(rows: np.ndarray, center: np.ndarray, device) -> torch.Tensor:
+    import torch
+
+    return torch.from_numpy(rows - center).to(device)
+
+
+def _candidates(x: torch.Tensor, t: torch.Tensor, best: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs (row, column) that may be among the two nearest; rising by row, then by column.
+
+    best: a lower bound of the two largest products so far, [rows, 2], updated in place.
+    """
+    import torch
+
+    half = t.double().square().sum(dim=1) / 2 if t.device.type != 'mps' else t.square().sum(dim=1) / 2
+    product = torch.addmm(-half.float(), x, t.T)
+    longest = float(half.max()) * 2
+    error = error_of_float32(x.shape[1] + 4) * (x.norm(dim=1) * longest ** 0.5 + longest) * 1.001
+    whole = len(t) // _GROUPS * _GROUPS
+    maxima = product[:, whole:] if whole < len(t) else product[:, :0]
+    if whole:
+        grouped = product[:, :whole].unflatten(1, (_GROUPS, -1)).amax(dim=2)
+        maxima = torch.cat([grouped, maxima], dim=1)
+    best.copy_(torch.cat([best, maxima], dim=1).topk(2, dim=1).values)
+    return tuple((product >= (best[:, 1] - 2.1 * error)[:, None]).nonzero().cpu().numpy().T)
+
+
+def _first_two(x: np.ndarray, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For all rows the first two nearest columns, up to rounding in float64."""
+    x, t = x.astype(np.float64), t.astype(np.float64)
+    squares = np.einsum('nd,nd->n', t, t)
+    product = x @ t.T - squares / 2
+    slack = 4 * (t.shape[1] + 2) * 2.0 ** -53 * (np.sqrt(np.einsum('nd,nd->n', x, x).max() * squares.max())
+                                                 + squares.max())
+    rows, places = np.arange(len(x)), []
+    for _ in range(min(2, len(t))):
+        places.append((product >= product.max(axis=1, keepdims=True) - slack).argmax(axis=1))
+        product[rows, places[-1]] = -np.inf
+    return np.repeat(rows, len(places)), np.stack(places, axis=1).ravel()
+
+
+def _keep_nearer(source: np.ndarray, target: np.ndarray, row: np.ndarray, column: np.ndarray,
+                 distance: np.ndarray, index: np.ndarray) -> None:
+    """Update both, [rows of source, 2], in place, by the pairs (row, column)."""
+    found = np.empty(len(row))
+    for part in (slice(i, i + _BLOCK) for i in range(0, len(row), _BLOCK)):
+        found[part] = pair_distances(source[row[part]], target[column[part]])
+    known = np.repeat(np.arange(len(source)), 2)
+    rows = np.concatenate([known, row])
+    distances, columns = np.append(distance, found), np.append(index, column)
+    order = np.lexsort((columns, distances, rows))
+    first = np.searchsorted(rows[order], np.arange(len(source)))
+    for k in range(2):
+        distance[:, k], index[:, k] = distances[order[first + k]], columns[order[first + k]]
