@@ -119,7 +119,7 @@ BAD = {
     'nothing': ('', 'expected the columns'),
     'no rows': (GOOD, 'holds no scores'),
     'too few cells': (f'{GOOD}\n0.9,rp', 'line 2: 2 cells, expected 10'),
-    'an unknown score': (f'{GOOD}\n{line(score="fid")}', "line 2: score is 'fid', expected one of rp, gl"),
+    'an unknown score': (f'{GOOD}\n{line(score="fid")}', "line 2: score is 'fid', expected a kind"),
     'one model': (f'{GOOD}\n{line(models="16")}', "models is '16', expected 2"),
     'three models': (f'{GOOD}\n{line(models="16-8-4")}', "models is '16-8-4'"),
     'no threshold': (f'{GOOD}\n{line(threshold="nan")}', "threshold is 'nan', expected a number from -1"),
