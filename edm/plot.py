@@ -227,8 +227,8 @@ def phase_transition(results: tuple[str, ...]):
 
     Example: python edm/plot.py phase-transition --results=transition.json --out=transition.pdf
     """
-    from data.recovery import load_points
     from figures.phase_transition_figure import TITLE, draw_transition
+    from scores.recovery import load_points
 
     return TITLE, functools.partial(draw_transition, *load_points(results))
 

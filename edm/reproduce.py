@@ -216,8 +216,8 @@ def phase_transition(out, device, dims, ratios, **options):
 
     Example: python edm/reproduce.py phase-transition --dims=3,6 --out=transition.json
     """
-    from data.recovery import save_points
     from experiments.phase_transition import Transition, measure_all
+    from scores.recovery import save_points
     from torch_utils.distributed import pick_device
     from torch_utils.files import make_output_dir
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 
+from descriptors import DESCRIPTORS
 from scores import results
 from scores import score_options as options
-from scores.descriptors import DESCRIPTORS
 from scores.quality_commands import COMMANDS
 from scores.score_table import REFERENCES, SCORES, Row, Score
 from torch_utils import cli
@@ -84,7 +84,7 @@ def feature(images: tuple[str, ...], features: tuple[str, ...], descriptor: str,
         raise click.UsageError(f'--features: {len(features)} for {len(images)} --images, expected one each')
 
     from data.image_stream import open_images
-    from scores.extraction import extract
+    from descriptors.extraction import extract
     from torch_utils import distributed
     from torch_utils.files import make_output_dir
     from torch_utils.processes import default_workers
@@ -162,7 +162,7 @@ def _score(kind: Score, rows_of: Callable, labels: tuple[str, ...], thresholds: 
     rows_of: from features of source and target, the size and the number of the source to, per threshold, a
     score with its controls, and to the number of training images.
     """
-    from scores.features import load_features
+    from descriptors.features import load_features
 
     several = len(sources) > 1 or len(thresholds) > 1
     options.check_options(table, json_path, labels, nested, several, len(sources), targets=targets,
@@ -221,7 +221,7 @@ def mscore(criterion, ratio, heldout, false_positives, drop_equal, widths, names
       python edm/sscd.py mscore --source=a.npz --target=train.npz --heldout=heldout.npz --width=64 \\
           --table=scores.csv --neighbors=evaluation/neighbors.npz
     """
-    from scores.features import load_features
+    from descriptors.features import load_features
     from scores.memorization import CRITERIA, measure_memorization
     from scores.neighbors import save_neighbors
     from torch_utils import provenance
@@ -330,8 +330,8 @@ def matrix(features: tuple[str, ...], images: tuple[str, ...], names: tuple[str,
     if not (features or images) or len(names) < 2:
         raise click.UsageError('expected --features or --images (or both) of at least two models')
     from data.image_stream import open_images
+    from descriptors.features import load_features
     from scores.comparison import rp_shares
-    from scores.features import load_features
     from scores.pairing import pair_features
     from scores.pixel_errors import mae_shares
     from torch_utils.processes import default_workers

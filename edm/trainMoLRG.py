@@ -131,7 +131,7 @@ def main(**opts):
         named=f'network options is no network for --img_res {opts["img_res"]}',
         prepare=(lambda net: net.start_from(dataset.samples())) if low_rank else None)
     if low_rank and last is not None and is_first_process():
-        from data.recovery import describe_errors, recovery_errors
+        from scores.recovery import describe_errors, recovery_errors
         from training.snapshot import load_snapshot
 
         found = load_snapshot(str(last))['ema'].orthonormal_bases()

@@ -19,9 +19,9 @@ from PIL import Image
 
 from data.dataset import ImageDataset
 from data.image_decoding import decode_image
+from descriptors.features import read_arrays
 from hostile_files import CALL, TWO_FLOATS, call, name, tensor, value, whole
 from image_sets import encode
-from scores.features import read_arrays
 from torch_utils import persistence, safe_pickle
 from torch_utils.errors import UserError
 from training import checkpoint, networks, snapshot

@@ -8,14 +8,14 @@ import torch
 from PIL import Image
 
 import sscd
+from descriptors.features import load_features
+from descriptors.pixel_descriptors import pixel_descriptor
+from descriptors.sscd_model import SscdDescriptor
 from helpers import DATA, refuse, run, torchrun
 from image_sets import write
 from scores.copy_scores import memorized_fraction, nearest_neighbors, rp_score, wilson_interval
-from scores.descriptors import pixel_descriptor
-from scores.features import load_features
 from scores.neighbors import load_neighbors
 from scores.score_table import read_table
-from scores.sscd_model import SscdDescriptor
 from scripted import pooled, save, save_script
 
 GOLDEN = json.loads((DATA / 'scores.json').read_text())

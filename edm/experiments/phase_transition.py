@@ -16,7 +16,7 @@ from torch.func import functional_call, vmap
 from tqdm import tqdm
 
 from data.molrg_data import MoLRGShape, make_molrg
-from data.recovery import Point, recovery_errors
+from scores.recovery import Point, recovery_errors
 from training.config import LR_DECAYS
 from training.loss import EDMLoss
 from training.low_rank import LowRankDenoiser

@@ -8,9 +8,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
+from descriptors import similarity_words
 from figures import style as figures
 from figures.style import BLACK, GREY, VERMILION
-from scores.descriptors import similarity_words
 from scores.neighbors import Neighbors
 
 TITLE = 'Samples and their nearest training images'

@@ -5,10 +5,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from data.recovery import RECOVERED, Point
 from figures import style as figures
 from figures.style import GREY
 from scores.copy_scores import Share
+from scores.recovery import RECOVERED, Point
 
 TITLE = 'Phase transition in learning a mixture of low-rank Gaussians'
 

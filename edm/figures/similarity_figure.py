@@ -8,9 +8,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from descriptors import similarity_words
 from figures import style as figures
 from figures.regimes_curves import only, totals
-from scores.descriptors import similarity_words
 from scores.score_table import SCORES, Row
 from torch_utils.errors import UserError
 

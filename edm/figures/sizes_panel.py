@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from descriptors import similarity_words
 from figures.regimes_curves import MEMORIZES_BELOW, NEAR_HELDOUT, Regimes, regime_limits
 from figures.style import GREY, add_letter, scale_shares
-from scores.descriptors import similarity_words
 
 _MEMORIZATION, _GENERALIZATION = '#FBEBD9', '#E0F0F8'  # pale orange and sky blue
 

@@ -1,1 +1,1 @@
-"""Descriptors of images, and what is measured with them: RP, GL and MAE scores."""
+"""What is measured of samples: RP, GL, MAE and further scores, with their controls."""

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from descriptors.features import Features, check_comparable, check_length
 from scores.copy_scores import Share, pair_distances, pair_similarities
-from scores.features import Features, check_comparable, check_length
 from scores.score_table import SCORES, Row
 
 _RESAMPLES, _GROUPS = 1000, 1024

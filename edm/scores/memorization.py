@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from descriptors.features import Features, check_comparable, check_length
 from scores.calibration import FEW, CopyTest, calibrated_threshold, data_copying_test, difference_interval
 from scores.copy_scores import Share, nearest_neighbors, pair_distances
-from scores.features import Features, check_comparable, check_length
 from scores.score_table import Row
 from scores.two_nearest import two_nearest
 from torch_utils.errors import UserError, note

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from data.image_stream import open_images
-from scores.features import Features, read_arrays, text_in
+from descriptors.features import Features, read_arrays, text_in
 from torch_utils.errors import UserError
 from torch_utils.files import atomic_write
 

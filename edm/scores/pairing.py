@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from scores.features import Features, check_comparable
+from descriptors.features import Features, check_comparable
 from torch_utils.errors import UserError, note
 
 

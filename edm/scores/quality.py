@@ -1,7 +1,7 @@
 """Quality of samples, from files of raw descriptors to rows of the score table."""
 
+from descriptors.features import Features, check_comparable, check_length, load_features
 from scores.copy_scores import Share
-from scores.features import Features, check_comparable, check_length, load_features
 from scores.frechet import Moments, frechet_distance, is_statistics, load_statistics, moments
 from scores.kernel_distance import kernel_distance
 from scores.manifold_scores import manifold_scores

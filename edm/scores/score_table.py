@@ -238,7 +238,7 @@ def _parse(cells: list[str], where: str) -> Row:
         return value
 
     if text['score'] not in SCORES:
-        raise UserError(f'{where}: score is {shown(text["score"])}, expected a kind that sscd.py writes, such '
+        raise UserError(f'{where}: score is {shown(text["score"])}, expected a kind that sscd.py has, such '
                         f'as {", ".join([*SCORES][:4])}')
     models = tuple(text['models'].split('-' if re.fullmatch(r'\d+(-\d+)*', text['models']) else _VS))
     models = models if text['models'] else ()

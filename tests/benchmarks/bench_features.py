@@ -20,11 +20,11 @@ from measure import Row, side_by_side
 from PIL import Image
 
 from data.image_stream import open_images
+from descriptors.pixel_descriptors import PixelDescriptor
+from descriptors.extraction import extract
+from descriptors.sscd_model import MEAN, SIZE, STD, SscdDescriptor
+from descriptors.torchscript import normalize, resize
 from image_sets import encode
-from scores.descriptors import PixelDescriptor
-from scores.extraction import extract
-from scores.sscd_model import MEAN, SIZE, STD, SscdDescriptor
-from scores.torchscript import normalize, resize
 from scripted import save
 from torch_utils.processes import default_workers, map_ahead
 

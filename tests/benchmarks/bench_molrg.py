@@ -2,7 +2,7 @@
 
 "low-rank model": processes of `trainMoLRG.py --arch=param-mlp --duration=0.5 --batch=128`, nothing else set,
 for two classes of dimension 6 in 48, on one thread; each seed draws data, weights and noise. The time is the
-slowest one's, the error (see `data.recovery.recovery_errors`) the worst of all seeds and classes.
+slowest one's, the error (see `scores.recovery.recovery_errors`) the worst of all seeds and classes.
 "MoLRG experiment": `reproduce.py molrg --preset=quickstart` in an empty folder, the U-Net included.
 """
 
@@ -17,8 +17,8 @@ import torch
 from measure import Row
 
 from data.molrg_data import MoLRG, MoLRGShape
-from data.recovery import recovery_errors
 from helpers import ROOT
+from scores.recovery import recovery_errors
 from training.snapshot import load_network
 
 SHAPE = MoLRGShape(resolution=4, class_num=2, per_class_dim=6, sample_per_class=350)

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from crafted_zips import Member, craft
 from data import published_sets
 from data.dataset import ImageDataset
+from descriptors.features import read_arrays
 from image_sets import encode
-from scores.features import read_arrays
 from torch_utils.errors import UserError
 
 PIXELS = np.random.RandomState(0).randint(256, size=(2, 8, 8, 3), dtype=np.uint8)

@@ -13,10 +13,10 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 import plot
 import reproduce
 from data.molrg_data import make_molrg
-from data.recovery import Point, load_points, recovery_errors, save_points
 from experiments.phase_transition import Transition, measure, train_together
 from figures.phase_transition_figure import draw_transition
 from helpers import refuse, run
+from scores.recovery import Point, load_points, recovery_errors, save_points
 from training.loss import EDMLoss
 from training.low_rank import LowRankDenoiser
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data.recovery import load_points
 from figures.training_curves import load_curves
+from scores.recovery import load_points
 from scores.score_table import COLUMNS, Row, add_rows, read_table
 from torch_utils.errors import UserError
 

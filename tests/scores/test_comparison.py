@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
+from descriptors.features import Features
 from helpers import golden
 from scores import comparison
 from scores.comparison import pfd_rows, probability_flow_distance, rp_shares
 from scores.copy_scores import pair_distances
-from scores.features import Features
 from scores.pairing import pair_features
 from torch_utils.errors import UserError
 

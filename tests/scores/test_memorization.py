@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.stats import mannwhitneyu
 
+from descriptors.features import Features
 from helpers import golden
-from scores.features import Features
 from scores.memorization import measure_closeness, measure_memorization
 from torch_utils.errors import UserError
 

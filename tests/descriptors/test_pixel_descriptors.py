@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 import sscd
-from scores import descriptors
-from scores.descriptors import DESCRIPTORS, pixel_descriptor, similarity_words
-from scores.features import LENGTHS
+from descriptors import DESCRIPTORS, pixel_descriptors, similarity_words
+from descriptors.features import LENGTHS
+from descriptors.pixel_descriptors import pixel_descriptor
 
 
 def images(n, channels=3, size=5, seed=0):
@@ -49,7 +49,7 @@ def test_a_single_pixel_that_differs_is_a_direction():
 
 def test_blocks_do_not_show(monkeypatch):
     whole = pixel_descriptor(images(7))
-    monkeypatch.setattr(descriptors, '_BLOCK', 3)
+    monkeypatch.setattr(pixel_descriptors, '_BLOCK', 3)
     np.testing.assert_array_equal(pixel_descriptor(images(7)), whole)
 
 

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from data.recovery import recovery_errors
+from scores.recovery import recovery_errors
 
 
 def test_the_recovery_error_is_the_sine_of_the_angle_whatever_basis_and_order():

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from scores.torchscript import RUNS_CODE, TorchScriptDescriptor, download_record, find_network
+from descriptors.torchscript import RUNS_CODE, TorchScriptDescriptor, download_record, find_network
 from torch_utils.errors import note
 from torch_utils.files import sha256_file
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scores.torchscript import (
+from descriptors.torchscript import (
     RUNS_CODE,
     TorchScriptDescriptor,
     download_record,

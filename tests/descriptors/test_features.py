@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from descriptors.features import check_comparable, check_length, load_features, save_features
 from helpers import DATA
-from scores.features import check_comparable, check_length, load_features, save_features
 from torch_utils.errors import UserError
 
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from scores import inception
-from scores.inception import InceptionDescriptor
+from descriptors import inception
+from descriptors.inception import InceptionDescriptor
 from scripted import save
 from torch_utils.errors import UserError
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from scores import sscd_model, torchscript
-from scores.sscd_model import MEAN, SIZE, STD, SscdDescriptor
-from scores.torchscript import TorchScriptDescriptor
+from descriptors import sscd_model, torchscript
+from descriptors.sscd_model import MEAN, SIZE, STD, SscdDescriptor
+from descriptors.torchscript import TorchScriptDescriptor
 from scripted import pooled, save, save_script
 from torch_utils import downloads
 from torch_utils.errors import UserError

@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 from data.image_stream import open_images
+from descriptors.extraction import extract
+from descriptors.features import load_features
+from descriptors.pixel_descriptors import PixelDescriptor, pixel_descriptor
 from image_sets import encode, write
-from scores.descriptors import PixelDescriptor, pixel_descriptor
-from scores.extraction import extract
-from scores.features import load_features
 from torch_utils.errors import UserError
 from torch_utils.processes import map_ahead
 

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from data.image_names import refuse_images
 from data.image_stream import ImageStream
-from scores.features import save_features
+from descriptors.features import save_features
 from torch_utils import distributed
 from torch_utils.errors import UserError, note
 from torch_utils.processes import map_ahead
@@ -21,9 +21,9 @@ _TASK = 8  # images that a thread prepares at a time
 
 def extract(images: ImageStream, descriptor, path: str | os.PathLike, *, batch: int, workers: int,
             provenance: dict) -> np.ndarray | None:
-    """Write the descriptors of all images to `path`, an `.npz` as `scores.features` describes.
+    """Write the descriptors of all images to `path`, an `.npz` as `descriptors.features` describes.
 
-    descriptor: of a class of `scores.descriptors`. batch: images at a time. The processes take batches in
+    descriptor: of a class of `descriptors`. batch: images at a time. The processes take batches in
     turns and rank 0 writes, so that the file doesn't depend on their number. workers: threads per process
     that decode. provenance: goes into the file, with `images_sha256`, the hash of all pixels and names, and
     `images_of_one_colour`, the number of images whose pixels are all equal, such as black ones.

@@ -1,4 +1,4 @@
-"""Descriptors of images: vectors by which images are compared."""
+"""Descriptors that are the pixels: at length 1 without their mean, or as they are."""
 
 from __future__ import annotations
 
@@ -6,10 +6,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
-
-from scores.inception import InceptionDescriptor
-from scores.sscd_model import SscdDescriptor
-from scores.torchscript import TorchScriptDescriptor
 
 if TYPE_CHECKING:
     import torch
@@ -20,10 +16,10 @@ _BLOCK = 4096  # images at a time in float64
 class PixelDescriptor:
     """`pixel_descriptor` of images that are all of one size, and all grey or all RGB.
 
-    A new descriptor is a class with these attributes and its place in DESCRIPTORS. identity: what exactly it
-    computes; features of equal identity can be compared. similarity: the inner product of two, in words.
-    length: 'unit' if that is a similarity because all have length 1, 'raw' if lengths mean something.
-    takes: options of sscd.py feature that are for it; `make` takes those that are given.
+    A new descriptor is a class with these attributes and its place in `descriptors.DESCRIPTORS`. identity:
+    what exactly it computes; features of equal identity can be compared. similarity: the inner product of
+    two, in words. length: 'unit' if that is a similarity because all have length 1, 'raw' if lengths mean
+    something. takes: options of sscd.py feature that are for it; `make` takes those that are given.
     """
 
     kind = 'pixel'
@@ -75,12 +71,3 @@ class L2Descriptor(PixelDescriptor):
     def compute(self, images: np.ndarray) -> np.ndarray:
         """float32 [N, C*H*W] of N prepared images, uint8 [N, C, H, W]; exact."""
         return images.reshape(len(images), -1).astype(np.float32)
-
-
-DESCRIPTORS = {kind.kind: kind for kind in (  # by --descriptor
-    SscdDescriptor, PixelDescriptor, L2Descriptor, InceptionDescriptor, TorchScriptDescriptor)}
-
-
-def similarity_words(kind: str | None) -> str:
-    """The inner product of two descriptors, in words."""
-    return DESCRIPTORS[kind].similarity if kind in DESCRIPTORS else 'the inner product of descriptors'
