@@ -20,8 +20,8 @@ from measure import Row, side_by_side
 from PIL import Image
 
 from data.image_stream import open_images
-from descriptors.pixel_descriptors import PixelDescriptor
 from descriptors.extraction import extract
+from descriptors.pixel_descriptors import PixelDescriptor
 from descriptors.sscd_model import MEAN, SIZE, STD, SscdDescriptor
 from descriptors.torchscript import normalize, resize
 from image_sets import encode
