@@ -199,10 +199,15 @@ def jacobian(preset, networks, name, device, **run):
     click.option('--trials', metavar='INT', type=click.IntRange(min=1), default=20,
                  help='Number of data sets of each size.'))
 @cli.options('Training',
+    click.option('--start', type=click.Choice(['samples', 'closed-form']), default='samples',
+                 help='Bases that training starts from: a sample and random directions, as trainMoLRG.py has '
+                      'them; or what the closed form finds.'),
     click.option('--restarts', metavar='INT', type=click.IntRange(min=1), default=4,
                  help='Trainings per data set; the one with the smallest loss counts.'),
     click.option('--steps', metavar='INT', type=click.IntRange(min=1), default=1000,
                  help='Steps of each training.'),
+    click.option('--lr', metavar='FLOAT', type=cli.FiniteRange(min=0, min_open=True), default=0.01,
+                 help='Learning rate, before its cosine decay.'),
     click.option('--seed', metavar='INT', type=click.IntRange(min=0, max=2**32 - 1), default=0,
                  help='Random seed.'))
 @cli.options('Output',

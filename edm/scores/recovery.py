@@ -47,11 +47,17 @@ def describe_errors(errors: torch.Tensor) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """All trials of one data set size: errors [trials, K] as of `recovery_errors`."""
+    """All trials of one data set size: errors [trials, K] as of `recovery_errors`.
+
+    errors: of the bases that training finds. closed_form: those of the control, and excess: how much higher
+    the training loss is at the former, [trials]; both None in files without.
+    """
 
     per_class_dim: int
     samples: int
     errors: np.ndarray
+    closed_form: np.ndarray | None = None
+    excess: np.ndarray | None = None
 
     @property
     def found(self) -> np.ndarray:
@@ -64,9 +70,16 @@ def save_points(path: Path, settings: dict, points: list[Point]) -> None:
     write_json(path, {
         'settings': settings, 'recovered_below': RECOVERED,
         'points': [{'per_class_dim': point.per_class_dim, 'samples': point.samples,
-                    'errors': [[float(f'{error:.4g}') for error in trial] for trial in point.errors]}
+                    **{name: [[_short(error) for error in trial] for trial in errors]
+                       for name, errors in (('errors', point.errors), ('closed_form', point.closed_form))
+                       if errors is not None},
+                    **({} if point.excess is None else {'excess': [_short(loss) for loss in point.excess]})}
                    for point in points],
         'made_by': provenance.record()})
+
+
+def _short(number: float) -> float:
+    return float(f'{number:.4g}')
 
 
 def load_points(paths: Sequence[str]) -> tuple[list[Point], dict]:
@@ -81,7 +94,8 @@ def load_points(paths: Sequence[str]) -> tuple[list[Point], dict]:
             raise UserError(f'{where}: no such file')
         try:
             content = json.loads(Path(path).read_text(encoding='utf-8'))
-            settings = {name: _count(content['settings'][name]) for name in _SETTINGS}
+            settings = {name: _count(content['settings'][name]) for name in _SETTINGS} | {
+                'start': shown(content['settings'].get('start', 'samples'))[1:-1]}
             points += [_point(entry) for entry in content['points']]
         except (ValueError, KeyError, TypeError, RecursionError) as err:
             raise UserError(f'{where}: not what reproduce.py phase-transition writes '
@@ -95,14 +109,24 @@ def load_points(paths: Sequence[str]) -> tuple[list[Point], dict]:
 
 
 def _point(entry: dict) -> Point:
-    trials = entry['errors']
+    errors, control = _errors(entry['errors']), {}
+    if 'closed_form' in entry:
+        excess = np.array(entry['excess'], dtype=np.float64)
+        control = {'closed_form': _errors(entry['closed_form']), 'excess': excess}
+        if control['closed_form'].shape != errors.shape or excess.shape != errors.shape[:1] or (
+                not np.isfinite(excess).all()):
+            raise ValueError('closed_form and excess must be finite numbers, as many as errors and trials')
+    return Point(per_class_dim=_count(entry['per_class_dim']), samples=_count(entry['samples']),
+                 errors=errors, **control)
+
+
+def _errors(trials: list) -> np.ndarray:
     if not trials or not trials[0] or len({len(trial) for trial in trials}) > 1:
         raise ValueError('errors must be lists of equal length')
     for error in itertools.chain(*trials):
         if type(error) not in (int, float) or not 0 <= error < 1.00001:
             raise ValueError(f'errors must be from 0 to 1, found {error}')
-    return Point(per_class_dim=_count(entry['per_class_dim']), samples=_count(entry['samples']),
-                 errors=np.array(trials, dtype=np.float64))
+    return np.array(trials, dtype=np.float64)
 
 
 def _count(value) -> int:

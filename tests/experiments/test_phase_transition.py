@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -32,6 +32,19 @@ def test_classes_are_found_from_enough_samples_only():
     # With one sample in two dimensions, half of the subspace is known.
     assert abs(np.sqrt((few.errors**2).mean()) - np.sqrt(0.5)) < 0.15
     assert many.found.tolist() == [True] * 2
+    # The closed form is exact from N = d on, and its loss is that of the truth.
+    assert many.closed_form.max() < 1e-5 < 0.5 < few.closed_form.min()
+    assert (abs(many.excess) < 0.1).all()
+
+
+def test_training_can_start_from_the_closed_form():
+    job = replace(JOB, start='closed-form', restarts=1, steps=1, lr=1e-6)
+    point = measure(job, job.shapes()[1], CPU)
+    assert point.errors.max() < 1e-4  # it is there already
+    assert measure(replace(job, start='samples'), job.shapes()[1], CPU).errors.min() > 0.1
+    with pytest.raises(KeyError):
+        measure(replace(job, start='nowhere'), job.shapes()[1], CPU)
+
 
 
 def test_a_point_depends_on_the_seed_and_its_size_alone():
@@ -90,13 +103,20 @@ def points():
     return [Point(per_class_dim=d, samples=n, errors=np.array(e)) for (d, n), e in errors.items()]
 
 
+def control():
+    return {'closed_form': np.array([[0.0, 0.0], [1e-7, 0.0]]), 'excess': np.array([-0.01, 3.0])}
+
+
 def test_the_file_gives_back_the_points(tmp_path):
-    save_points(tmp_path / 'a.json', asdict(JOB), points()[:3])
-    save_points(tmp_path / 'b.json', asdict(JOB), points()[3:])
+    ours = [replace(point, **control()) if point.samples == 2 else point for point in points()]
+    save_points(tmp_path / 'a.json', asdict(JOB), ours[:3])
+    save_points(tmp_path / 'b.json', asdict(JOB), ours[3:])
     loaded, settings = load_points([tmp_path / 'a.json', tmp_path / 'b.json'])
-    for ours, theirs in zip(points(), loaded, strict=True):
-        assert (ours.per_class_dim, ours.samples) == (theirs.per_class_dim, theirs.samples)
-        np.testing.assert_array_equal(ours.errors, theirs.errors)
+    for own, theirs in zip(ours, loaded, strict=True):
+        assert (own.per_class_dim, own.samples) == (theirs.per_class_dim, theirs.samples)
+        for name in 'errors', 'closed_form', 'excess':
+            np.testing.assert_array_equal(getattr(own, name), getattr(theirs, name))
+    assert settings['start'] == 'samples'
     assert settings['steps'] == 300
     assert json.loads((tmp_path / 'a.json').read_text())['made_by']['torch'] == torch.__version__
 
@@ -148,6 +168,8 @@ def test_impossible_sizes_and_other_files_are_refused(tmp_path):
     no(lambda content: content['points'][0]['errors'][1].pop(), ('errors', 'equal length'))
     no(lambda content: content['points'][2].update(errors=[[0.5, 1.5]]), ('errors', '1.5'))
     no(lambda content: content['points'][2].update(samples=10**400), ('found 1000',))
+    no(lambda content: content['points'][0].update(closed_form=[[0, 0]], excess=[0]), ('closed_form',))
+    no(lambda content: content['settings'].update(start='closed-form'), ('settings', 'closed-form'))
     no(lambda content: content['settings'].update(steps=7), ('settings', "'steps': 300", 'a.json'))
 
 
@@ -162,6 +184,7 @@ def test_the_best_of_restarts_is_the_one_of_smallest_loss():
     for trial, content in enumerate(contents):
         bases[trial, trial + 1] = content['basis']
     samples = torch.stack([content['data'].flatten(1) for content in contents])
-    best = phase_transition._best(job, shape, bases.flatten(0, 1), samples)
+    losses = phase_transition._losses(shape, bases, samples)
+    best = bases[torch.arange(3), losses.argmin(dim=1)]
     for found, content in zip(best, contents, strict=True):
         assert recovery_errors(found, content['basis']).max() < 1e-5
