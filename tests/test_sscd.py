@@ -443,5 +443,5 @@ def test_mistakes_are_told_in_one_line(folder, tmp_path):
 
 def test_without_a_sub_command_the_help_is_shown_line_by_line():
     result = run(sscd.main, status=2)
-    assert 'rpscore' in result.stderr
+    assert result.stderr.count('\n  rpscore ') == 1  # the command's line, beside the example
     assert len(result.stderr.splitlines()) > 5

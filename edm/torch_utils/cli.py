@@ -59,8 +59,6 @@ class Command(click.Command):
             records = [record for param in params if (record := param.get_help_record(ctx))]
             with formatter.section(title):
                 formatter.write_dl(records)
-        if isinstance(self, click.Group):
-            self.format_commands(ctx, formatter)
 
 
 def options(title: str, *decorators: Callable) -> Callable:
