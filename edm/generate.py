@@ -13,6 +13,7 @@ from sampling import PRECISIONS
 from sampling.schedules import DISCRETIZATIONS, SCALINGS, SCHEDULES
 from sampling.solvers import SOLVERS
 from torch_utils import cli
+from torch_utils.errors import UserError
 from torch_utils.run_dir import take_newest
 
 
@@ -21,8 +22,9 @@ from torch_utils.run_dir import take_newest
     click.option('--network', metavar='PATH|URL|DIR', callback=take_newest,
                  help='Snapshot to sample, or a run folder for its newest; with --denoiser only its noise '
                       'levels and classes count.  [required without --denoiser]'),
-    click.option('--outdir', metavar='DIR', required=True, help='Folder for the images.'),
-    click.option('--seeds', metavar='LIST', type=cli.IntList(), default='0-63', help='One image per seed.'),
+    click.option('--outdir', metavar='DIR', help='Folder for the images.  [required without --noise]'),
+    click.option('--seeds', metavar='LIST', type=cli.IntList(), default='0-63',
+                 help='One image per seed; with --latents, all of its seeds by default.'),
     click.option('--class', 'class_idx', metavar='INT', type=click.IntRange(min=0),
                  help='Class of all images.  [default: drawn by each seed]'),
     click.option('--batch', metavar='INT|auto', type=cli.IntOrAuto(), default=64,
@@ -40,6 +42,14 @@ from torch_utils.run_dir import take_newest
                  help='Largest data set to keep in memory rather than in a temporary file.  [default: a '
                       'quarter of the memory]'),
     click.option('--shard_dataset', is_flag=True, help='Split the data set, not the seeds, over processes.'))
+@cli.options('Noise shared with other software',
+    click.option('--noise', metavar='NPZ',
+                 help='Save the latents, unit noise of the seeds; without --outdir nothing else.'),
+    click.option('--latents', metavar='NPZ',
+                 help='Start from the latents of such a file, wherever it comes from.  [default: drawn by '
+                      'each seed]'),
+    click.option('--invert', metavar='ZIP|DIR|NPZ',
+                 help='Follow the ODE from these images back to latents instead, for --noise.'))
 @cli.options('Sampler',
     *cli.sampler_options,
     click.option('--solver', type=click.Choice(list(SOLVERS)),
@@ -55,7 +65,8 @@ from torch_utils.run_dir import take_newest
     click.option('--resume', is_flag=True, help='Keep existing images of the same settings.'),
     click.option('--overwrite', is_flag=True,
                  help='Remove existing images of other settings from --outdir instead of refusing.'))
-@cli.writes(['network', 'dataset'], adds_overwrite=False, outdir=None, grid='grid', trajectory='trajectory')
+@cli.writes(['network', 'dataset', 'latents', 'invert'], adds_overwrite=False, outdir=None, grid='grid',
+            trajectory='trajectory', noise='noise')
 def main(**opts):
     """Generate images with a trained network, or with a closed-form denoiser of a data set.
 
@@ -68,6 +79,8 @@ def main(**opts):
       torchrun --standalone --nproc_per_node=2 edm/generate.py --network=network-snapshot-002000.pkl \\
           --outdir=evaluation/samples --seeds=100000-109999 --batch=256
       python edm/generate.py --optimal_denoiser --dataset=datasets/digits-8x8.zip --outdir=evaluation/optimal
+      python edm/generate.py --network=a.pkl --invert=evaluation/a --steps=50 --noise=evaluation/a-latents.npz
+      python edm/generate.py --network=b.pkl --latents=evaluation/a-latents.npz --outdir=evaluation/a-by-b
     """
     _check(opts)
 
@@ -79,16 +92,22 @@ def main(**opts):
     distributed.init(device)
     net, labels, settings = _denoiser(opts, device)
     sampler = _sampler(opts, net)
+    noise = _latents(opts, net, settings)
     settings |= {'class': opts['class_idx'], 'device': device.type, **sampler}
-    draw = {'class_idx': opts['class_idx'], 'vectors': labels, **sampler}
+    draw = {'class_idx': opts['class_idx'], 'vectors': labels, 'noise': noise, **sampler}
     if not opts['denoiser']:  # a network that fails does so before anything is written
         with distributed.shared_errors():
             generation.sample(net, opts['seeds'][:1], device, **draw | {'num_steps': 2, 'S_churn': 0})
 
-    outdir, rank = make_output_dir(opts['outdir']), distributed.rank()
-    for option in ('grid', 'trajectory'):
+    for option in ('grid', 'trajectory', 'noise'):
         if opts[option]:
             make_output_dir(Path(opts[option]).parent, f'--{option}')
+    if opts['noise']:
+        _save_noise(opts, net, device, draw, settings)
+    if not opts['outdir']:
+        distributed.shutdown()
+        return
+    outdir, rank = make_output_dir(opts['outdir']), distributed.rank()
     with contextlib.ExitStack() as stack:
         todo = distributed.from_rank0(stack.enter_context(generation.sample_folder(
             outdir, settings, opts['seeds'], subdirs=opts['subdirs'], resume=opts['resume'],
@@ -101,15 +120,24 @@ def main(**opts):
     distributed.shutdown()
 
 
+def _pace(opts: dict, net, device, count: int) -> tuple[int, int]:
+    """The batch for `count` images, and how many batches to compute side by side."""
+    from sampling import pace
+
+    if opts['batch'] != 'auto':
+        batch = opts['batch']
+    else:
+        batch = pace.DEFAULT_BATCH if opts['denoiser'] else pace.auto_batch(net, device, count)
+    return batch, 1 if opts['denoiser'] else pace.batch_threads(device)
+
+
 def _make(opts: dict, net, device, draw: dict, todo: list[int], settings: dict) -> None:
     """Make the images of the seeds `todo`, and the trajectory. draw: arguments of each `sample`."""
-    from sampling import generation, pace
+    from sampling import generation
     from torch_utils import distributed
 
-    threads = 1 if opts['denoiser'] else pace.batch_threads(device)
-    batch, trajectory = opts['batch'], opts['trajectory']
-    if batch == 'auto':
-        batch = pace.DEFAULT_BATCH if opts['denoiser'] else pace.auto_batch(net, device, len(todo))
+    trajectory = opts['trajectory']
+    batch, threads = _pace(opts, net, device, len(todo))
     batches = generation.own_batches(todo, batch, shared=opts['shard_dataset'], threads=threads)
 
     def make(batch):
@@ -124,12 +152,62 @@ def _make(opts: dict, net, device, draw: dict, todo: list[int], settings: dict) 
                                     inputs=[opts['network'], opts['dataset']])
 
 
+def _latents(opts: dict, net, settings: dict):
+    """The noise of --latents, or None; sets opts['seeds'] to its seeds, and names the file in `settings`."""
+    from sampling.noise import read_noise
+    from torch_utils.provenance import fingerprint
+
+    if not opts['latents']:
+        return None
+    noise = read_noise(opts['latents'], net)
+    opts['seeds'] = opts['seeds'] if cli.given('seeds') else noise.seeds
+    settings['latents_sha256'] = fingerprint(opts['latents'])
+    return noise.some(opts['seeds'])
+
+
+def _save_noise(opts: dict, net, device, draw: dict, settings: dict) -> None:
+    """Write --noise: the latents of --invert, of --latents, or of the seeds. draw: as in `_make`."""
+    from sampling import generation, inversion, noise
+    from torch_utils import distributed
+
+    found, draw = draw['noise'], {name: value for name, value in draw.items() if name != 'noise'}
+    if opts['invert']:
+        images = _open_images(opts['invert'], net)
+        batch, threads = _pace(opts, net, device, len(images))
+        found = inversion.invert_images(
+            net, images.images, noise.seeds_in_names(images.file_names), device, batch=batch, threads=threads,
+            classes=images.classes if draw['vectors'] is None else None, **draw)
+    elif found is None:
+        found = generation.draw_noise(net, opts['seeds'], device, draw['class_idx'], draw['vectors'])
+    if distributed.rank() == 0:
+        noise.write_noise(opts['noise'], found, settings=settings, inputs=[
+            opts[name] for name in ('network', 'dataset', 'latents', 'invert')])
+    distributed.print0(f'{len(found.seeds)} latents: {opts["noise"]}')
+
+
+def _open_images(path: str, net):
+    """The images of --invert, whose size and classes must be the network's."""
+    from data.dataset import ImageDataset
+    from data.image_files import describe_shape
+
+    images = ImageDataset(path, use_labels=None if net.label_dim else False, cache=False, option='--invert')
+    shape = (net.img_channels, net.img_resolution, net.img_resolution)
+    if images.image_shape != shape:
+        raise UserError(f'--invert {path}: images are {describe_shape(images.image_shape)}, and those of the '
+                        f'denoiser are {describe_shape(shape)}')
+    if images.classes is not None and images.label_dim > net.label_dim:
+        raise UserError(f'--invert {path}: has the class {images.label_dim - 1}, and the network the classes '
+                        f'0 to {net.label_dim - 1}; --class gives all images one')
+    return images
+
+
 def _check(opts: dict) -> None:
     """Refuse options that are wrong whatever the network."""
     _check_denoiser(opts)
+    _check_noise(opts)
     if len(set(opts['seeds'])) < len(opts['seeds']):
         raise click.UsageError('--seeds: lists a seed twice')
-    for option, suffix in (('grid', '.png'), ('trajectory', '.npz')):
+    for option, suffix in (('grid', '.png'), ('trajectory', '.npz'), ('noise', '.npz')):
         path = opts[option]
         if path and (not path.lower().endswith(suffix) or os.path.isdir(path)):
             raise click.UsageError(f'--{option} {path}: expected a file name in {suffix}')
@@ -141,6 +219,20 @@ def _check(opts: dict) -> None:
     if not DISCRETIZATIONS[opts['disc']].has_rho and cli.given('rho'):
         raise click.UsageError(f'--rho has no use with --disc {opts["disc"]}')
     cli.check_churn(opts)
+
+
+def _check_noise(opts: dict) -> None:
+    """Refuse contradictions about noise and images."""
+    if opts['invert'] and not opts['noise']:
+        raise click.UsageError('--invert needs --noise, a file for the latents')
+    if not opts['outdir'] and not opts['noise']:
+        raise click.UsageError('--outdir is missing; only --noise does without')
+    for option in ('outdir', 'seeds', 'latents', 'S_churn', 'shard_dataset'):
+        if opts['invert'] and cli.given(option):
+            raise click.UsageError(f'--{option} can\'t be given with --invert, which only finds latents')
+    for option in ('grid', 'trajectory', 'resume'):
+        if opts[option] and not opts['outdir']:
+            raise click.UsageError(f'--{option} needs --outdir')
 
 
 def _check_denoiser(opts: dict) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import os
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,11 +15,15 @@ from torch_utils.npz import open_npz
 
 
 class NpzPart(NamedTuple):
-    """One file: samples, uint8 [N, H, W, C], to be indexed by integers; labels as `read_npz` returns them."""
+    """One file: samples, uint8 [N, H, W, C], to be indexed by integers; labels as `read_npz` returns them.
+
+    numbers: of each sample, in its name: its seed if there is an array `seeds`, else 0, 1, 2, ..
+    """
 
     name: str
     samples: 'np.ndarray | StoredArray'
     labels: np.ndarray | None
+    numbers: Sequence[int]
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -29,7 +34,7 @@ class NpzPart(NamedTuple):
 class NpzImages:
     """The images of one or several files in a row.
 
-    names: of each image, file.npz[number]. image_shape: (C, H, W), the first one's.
+    names: of each image, file.npz[its seed or number]. image_shape: (C, H, W), the first one's.
     Raises UserError if images or labels of two files differ in kind.
     """
 
@@ -45,7 +50,7 @@ class NpzImages:
                 raise UserError(f'{where}: the labels in {part.name} and {first.name} differ in kind or '
                                 'length')
         self._where = where
-        self.names = [f'{part.name}[{i}]' for part in parts for i in range(part.samples.shape[0])]
+        self.names = [f'{part.name}[{i}]' for part in parts for i in part.numbers]
         self._samples = [part.samples for part in parts]
         self._ends = np.cumsum([part.samples.shape[0] for part in parts])
         self._labels = None if first.labels is None else np.concatenate([part.labels for part in parts])
@@ -122,6 +127,11 @@ def read_npz(file, name: str, where: str) -> NpzPart:
         place = arrays.place(key) if isinstance(file, os.PathLike) else None
         samples = arrays[key] if place is None else StoredArray(file, place, shape)
         labels = arrays.get({'samples': 'labels', 'arr_0': 'arr_1'}[key])
+        seeds = arrays.get('seeds', np.arange(shape[0]))
+    if seeds.shape != shape[:1] or seeds.dtype.kind not in 'iu' or seeds.min() < 0 or (
+            len(np.unique(seeds)) < len(seeds)):
+        raise UserError(f'{where}: `seeds` is {seeds.dtype} {list(seeds.shape)}, expected {shape[0]} '
+                        'different integers of at least 0')
     if labels is not None:
         labels = check_array(labels, shape[0], f'{where}: `{"labels" if key == "samples" else "arr_1"}`')
-    return NpzPart(name, samples, labels)
+    return NpzPart(name, samples, labels, seeds.tolist())

@@ -17,6 +17,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from sampling.denoiser import Denoiser, FiniteOutput
+from sampling.noise import Noise
 from sampling.pace import one_thread_per_operation
 from sampling.sampler import generalized_sampler
 from torch_utils import distributed, provenance
@@ -49,10 +50,12 @@ class Samples:
 
 
 def begin(net: Denoiser, seeds: Sequence[int], device: torch.device, class_idx: int | None = None,
-          vectors: np.ndarray | None = None) -> tuple[SampleGenerators, torch.Tensor, torch.Tensor | None]:
+          vectors: np.ndarray | None = None, classes: np.ndarray | None = None,
+          ) -> tuple[SampleGenerators, torch.Tensor, torch.Tensor | None]:
     """What each seed draws first from its own generator on `device`.
 
     vectors: labels to draw from, [M, label_dim], for a network conditioned on vectors rather than classes.
+    classes: int64 [N], in place of those that the seeds draw.
     Returns the generators for further draws, the latents [N, C, H, W], and, if `net` is conditional, labels
     [N, label_dim], one-hot for classes. A class is drawn also where `class_idx` overrides it.
     """
@@ -62,23 +65,40 @@ def begin(net: Denoiser, seeds: Sequence[int], device: torch.device, class_idx: 
         return draws, latents, None
     if vectors is not None:
         return draws, latents, torch.as_tensor(vectors, device=device)[draws.randint(len(vectors))]
-    classes = draws.randint(net.label_dim)
+    drawn = draws.randint(net.label_dim)
     if class_idx is not None:
-        classes.fill_(class_idx)
-    return draws, latents, torch.eye(net.label_dim, device=device)[classes]
+        drawn.fill_(class_idx)
+    elif classes is not None:
+        drawn = torch.as_tensor(classes, dtype=torch.int64, device=device)
+    return draws, latents, torch.eye(net.label_dim, device=device)[drawn]
+
+
+def draw_noise(net: Denoiser, seeds: Sequence[int], device: torch.device, class_idx: int | None = None,
+               vectors: np.ndarray | None = None) -> Noise:
+    """The latents and classes of `begin` as the contents of a file; label vectors don't stand there."""
+    _, latents, labels = begin(net, seeds, device, class_idx, vectors)
+    classes = None if labels is None or vectors is not None else labels.argmax(dim=1).cpu().numpy()
+    generator = (f'torch.randn({list(latents.shape[1:])}) in float32 of torch.Generator({device.type!r})'
+                 f'.manual_seed(seed % 2**32), PyTorch {torch.__version__}')
+    return Noise(seeds=list(seeds), latents=latents.cpu().numpy(), classes=classes, generator=generator)
 
 
 @torch.inference_mode()
 def sample(net: Denoiser, seeds: Sequence[int], device: torch.device, *, class_idx: int | None = None,
-           vectors: np.ndarray | None = None, trajectory: bool = False, **options) -> Samples:
+           vectors: np.ndarray | None = None, noise: Noise | None = None, trajectory: bool = False,
+           **options) -> Samples:
     """One image per seed.
 
     Each seed's own generator gives what `begin` draws, then noise at every step if the sampler churns, so
     that an image does not depend on its batch.
-    class_idx, vectors: see `begin`. options: those of `generalized_sampler`, whose errors these are.
+    class_idx, vectors: see `begin`. noise: latents, and classes if it has some, in place of drawn ones.
+    options: those of `generalized_sampler`, whose errors these are.
     Raises UserError if the denoiser's output is not finite.
     """
-    draws, latents, class_labels = begin(net, seeds, device, class_idx, vectors)
+    noise = noise.some(seeds) if noise is not None else None
+    draws, latents, class_labels = begin(net, seeds, device, class_idx, vectors, noise and noise.classes)
+    if noise is not None:
+        latents = torch.as_tensor(noise.latents, device=device)
     output, steps = FiniteOutput(), []
 
     def on_step(i, sigma, x, denoised):

@@ -102,6 +102,7 @@ KINDS = {
     'features': ((b'PK',), (b'features.npy',)),
     'neighbors': ((b'PK',), (b'nearest.npy', b'similarity.npy')),
     'ranks': ((b'PK',), (b'rank_low.npy',)),
+    'noise': ((b'PK',), (b'latents.npy', b'seeds.npy')),
     'trajectory': ((b'PK',), (b'denoised.npy', b'seeds.npy')),
     'figure': ((b'\x89PNG', b'%PDF'), (b'Title', b'atplotlib')),
     'grid': ((b'\x89PNG',), (b'Title\0Samples',)),

@@ -10,7 +10,7 @@ import torch
 from golden_networks import golden_network
 from helpers import golden
 from sampling.plan import clip_range, plan_steps
-from sampling.sampler import edm_sampler, generalized_sampler
+from sampling.sampler import edm_sampler, generalized_sampler, invert
 from sampling.solvers import SOLVERS
 from torch_utils.seeding import SampleGenerators
 
@@ -121,6 +121,36 @@ def test_every_schedule_solves_the_same_ode(disc, schedule, scaling):
     images = generalized_sampler(net, LATENTS, num_steps=200, disc=disc, schedule=schedule, scaling=scaling,
                                  sigma_min=0.01, sigma_max=40)
     assert (images - net.solution(LATENTS, 40)).abs().max() < 2e-2
+
+
+@pytest.mark.parametrize(('disc', 'schedule', 'scaling'), [
+    ('vp', 'vp', 'vp'), ('ve', 've', 'none'), ('iddpm', 'linear', 'none'), ('edm', 'linear', 'vp')])
+def test_inversion_takes_images_to_the_latents_they_come_from(disc, schedule, scaling):
+    net, options = Gaussian(), {'num_steps': 200, 'sigma_min': 0.01, 'sigma_max': 40, 'disc': disc,
+                                'schedule': schedule, 'scaling': scaling}
+    latents = invert(net, net.solution(LATENTS, 40), **options)
+    assert (latents - LATENTS).abs().max() < 2e-2
+    assert latents.dtype == torch.float64
+
+
+@pytest.mark.parametrize(('solver', 'order'), [('euler', 1), ('heun', 2)])
+def test_the_error_of_inversion_falls_with_the_solvers_order(solver, order):
+    net, images, errors = Gaussian(), LATENTS[:1].double(), []
+    # The images count as the state at the lowest level, from which the ODE's solution is known.
+    exact = images * math.sqrt((net.std**2 + 80**2) / (net.std**2 + 0.002**2)) / 80
+    for n in (64, 128, 256):
+        errors.append((invert(net, images, solver=solver, num_steps=n) - exact).abs().max())
+    for coarse, fine in pairwise(errors):
+        assert coarse / fine == pytest.approx(2**order, rel=0.15)
+
+
+def test_inversion_reports_rising_levels_and_refuses_churn():
+    seen = []
+    invert(Gaussian(), LATENTS, num_steps=4, on_step=lambda i, sigma, *_: seen.append(sigma))
+    assert seen == sorted(seen)
+    assert (len(seen), seen[0]) == (3, pytest.approx(0.002))
+    with pytest.raises(ValueError, match='S_churn'):
+        invert(Gaussian(), LATENTS, S_churn=1)
 
 
 def adams_bashforth(x, now, end, evaluate, past):
