@@ -49,13 +49,16 @@ def test_the_main_job_leaves_scores_and_figure_and_does_no_work_twice(folder):
             assert image.width == 2025
         assert (figures / f'{name}.pdf').read_bytes().startswith(b'%PDF')
     rows = read_table(figures / 'regimes.csv')
-    found = Counter((row.score, row.models) for row in rows)
+    found = Counter((row.score, row.models) for row in rows if row.key[0] is not None)
     assert found == dict.fromkeys([  # at two thresholds each
         ('rp', ('8', '4')), ('chance_rp', ('8', '4')), ('heldout_gl', ()),
         ('disjoint_rp', ('8',)), ('chance_disjoint_rp', ('8',)),
-        *((score, (width,)) for score in ('gl', 'optimal_rp', 'gaussian_rp') for width in ('8', '4'))], 2)
+        *((score, (width,)) for score in ('gl', 'gl_difference', 'optimal_rp', 'gaussian_rp')
+          for width in ('8', '4'))], 2)
+    assert {(row.score, row.models) for row in rows if row.key[0] is None} == {
+        (score, (width,)) for score in ('calibrated_gl', 'ct') for width in ('8', '4')}
     assert {row.size for row in rows} == {3}
-    assert {row.total for row in rows if row.score != 'heldout_gl'} == {6}
+    assert {row.total for row in rows if row.count is not None and row.score != 'heldout_gl'} == {6}
     settings = json.loads((figures / 'regimes.json').read_text())['settings']
     assert (settings['thresholds'], settings['kimg'], settings['widths']) == ([0.97, 0.95], 1, [8, 4])
     (column,) = load_examples([folder / 'evaluation' / 'quickstart' / 'neighbors' / 'n00003.npz'])

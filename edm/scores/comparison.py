@@ -9,7 +9,7 @@ from descriptors.features import Features, check_comparable, check_length
 from scores.copy_scores import Share, pair_distances, pair_similarities
 from scores.score_table import SCORES, Row
 
-_RESAMPLES, _GROUPS = 1000, 1024
+_RESAMPLES, _EXACT, _GROUPS = 1000, 2048, 100
 
 
 def rp_rows(first: Features, second: Features, thresholds: Sequence[float], called: str,
@@ -70,13 +70,13 @@ def probability_flow_distance(first: np.ndarray, second: np.ndarray,
     descriptor: Zhang et al. 2025, arXiv 2505.20123. From the optimal denoiser of the training set it is the
     memorization error, from the model that made the training images the generalization error.
     first, second: f of the samples, float32 [N, D], row by row of one noise.
-    The interval is the percentiles of 1000 resamples of the N squares; above 1024 of them, of their means in
-    1024 groups of alike ones, which have next to their variance. seed: of the resamples.
+    The interval is the percentiles of 1000 resamples of the N squares; above 2048 of them, of their means in
+    100 groups of alike ones, which have next to their variance. seed: of the resamples.
     """
     squares = np.sort(pair_distances(first, second) ** 2)
     n = len(squares)
     rng = np.random.default_rng(seed)
-    if n <= _GROUPS:
+    if n <= _EXACT:
         means = squares[rng.integers(n, size=(_RESAMPLES, n))].mean(axis=1)
     else:
         groups = np.array_split(squares, _GROUPS)

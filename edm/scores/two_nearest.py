@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import torch
 
 _BLOCK = 2048  # rows of source and of target at a time: 16 MiB of products
-_GROUPS = 64  # of a block's columns, whose maxima stand for them
+_GROUP = 32  # columns whose maximum stands for them
 
 
 def two_nearest(source: np.ndarray, target: np.ndarray, device='cpu') -> tuple[np.ndarray, np.ndarray]:
@@ -41,7 +41,7 @@ def two_nearest(source: np.ndarray, target: np.ndarray, device='cpu') -> tuple[n
         for column in range(0, len(target), _BLOCK):
             keys = target[column:column + _BLOCK]
             row, place = _candidates(x, _centered(keys, center, device), second)
-            if len(row) > len(x) * len(keys) // 50:  # images are all alike
+            if len(row) > len(x) * len(keys) // 50:  # images are all alike, or the first block is one group
                 row, place = _first_two(source[rows] - center, keys - center)
             _keep_nearer(source[rows], target, row, place + column, distance[rows], index[rows])
     return distance, index
@@ -60,17 +60,20 @@ def _candidates(x: torch.Tensor, t: torch.Tensor, best: torch.Tensor) -> tuple[n
     """
     import torch
 
-    half = t.double().square().sum(dim=1) / 2 if t.device.type != 'mps' else t.square().sum(dim=1) / 2
-    product = torch.addmm(-half.float(), x, t.T)
-    longest = float(half.max()) * 2
+    squares = t.square().sum(dim=1)
+    longest = float(squares.max())
     error = error_of_float32(x.shape[1] + 4) * (x.norm(dim=1) * longest ** 0.5 + longest) * 1.001
-    whole = len(t) // _GROUPS * _GROUPS
-    maxima = product[:, whole:] if whole < len(t) else product[:, :0]
-    if whole:
-        grouped = product[:, :whole].unflatten(1, (_GROUPS, -1)).amax(dim=2)
-        maxima = torch.cat([grouped, maxima], dim=1)
+    product = torch.addmm(squares / -2, x, t.T)
+    missing = -len(t) % _GROUP
+    if missing:
+        product = torch.nn.functional.pad(product, (0, missing), value=-torch.inf)
+    product = product.unflatten(1, (-1, _GROUP))
+    maxima = product.amax(dim=2)
     best.copy_(torch.cat([best, maxima], dim=1).topk(2, dim=1).values)
-    return tuple((product >= (best[:, 1] - 2.1 * error)[:, None]).nonzero().cpu().numpy().T)
+    least = best[:, 1] - 2.1 * error
+    row, group = (maxima >= least[:, None]).nonzero().T
+    place, within = (product[row, group] >= least[row, None]).nonzero().T
+    return row[place].cpu().numpy(), (group[place] * _GROUP + within).cpu().numpy()
 
 
 def _first_two(x: np.ndarray, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
