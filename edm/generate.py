@@ -16,6 +16,8 @@ from torch_utils import cli
 from torch_utils.errors import UserError
 from torch_utils.run_dir import take_newest
 
+INPUTS = ('network', 'dataset', 'heldout', 'latents', 'invert')  # options that name files
+
 
 @cli.command()
 @cli.options('Main options',
@@ -38,6 +40,9 @@ from torch_utils.run_dir import take_newest
     click.option('--gaussian_denoiser', is_flag=True, help='The same as --denoiser=gaussian.'),
     click.option('--dataset', metavar='ZIP|DIR|NPZ', help='The data set.'),
     *denoisers.options,
+    click.option('--heldout', metavar='ZIP|DIR|NPZ',
+                 help='Images to choose the windows of --patch=auto by.  [default: those of --dataset, each '
+                      'left out for itself]'),
     click.option('--cache_gb', metavar='GB', type=cli.FiniteRange(min=0),
                  help='Largest data set to keep in memory rather than in a temporary file.  [default: a '
                       'quarter of the memory]'),
@@ -65,8 +70,7 @@ from torch_utils.run_dir import take_newest
     click.option('--resume', is_flag=True, help='Keep existing images of the same settings.'),
     click.option('--overwrite', is_flag=True,
                  help='Remove existing images of other settings from --outdir instead of refusing.'))
-@cli.writes(['network', 'dataset', 'latents', 'invert'], adds_overwrite=False, outdir=None, grid='grid',
-            trajectory='trajectory', noise='noise')
+@cli.writes(INPUTS, adds_overwrite=False, outdir=None, grid='grid', trajectory='trajectory', noise='noise')
 def main(**opts):
     """Generate images with a trained network, or with a closed-form denoiser of a data set.
 
@@ -111,7 +115,7 @@ def main(**opts):
     with contextlib.ExitStack() as stack:
         todo = distributed.from_rank0(stack.enter_context(generation.sample_folder(
             outdir, settings, opts['seeds'], subdirs=opts['subdirs'], resume=opts['resume'],
-            overwrite=opts['overwrite'], inputs=[opts['network'], opts['dataset']])) if rank == 0 else None)
+            overwrite=opts['overwrite'], inputs=[opts[name] for name in INPUTS])) if rank == 0 else None)
         _make(opts, net, device, draw, todo, settings)
         distributed.barrier()
         if opts['grid'] and rank == 0:
@@ -149,7 +153,7 @@ def _make(opts: dict, net, device, draw: dict, todo: list[int], settings: dict) 
     parts = [samples for samples in made if trajectory and not helps]
     if trajectory:
         generation.write_trajectory(Path(trajectory), parts, todo, settings,
-                                    inputs=[opts['network'], opts['dataset']])
+                                    inputs=[opts[name] for name in INPUTS])
 
 
 def _latents(opts: dict, net, settings: dict):
@@ -180,8 +184,7 @@ def _save_noise(opts: dict, net, device, draw: dict, settings: dict) -> None:
     elif found is None:
         found = generation.draw_noise(net, opts['seeds'], device, draw['class_idx'], draw['vectors'])
     if distributed.rank() == 0:
-        noise.write_noise(opts['noise'], found, settings=settings, inputs=[
-            opts[name] for name in ('network', 'dataset', 'latents', 'invert')])
+        noise.write_noise(opts['noise'], found, settings=settings, inputs=[opts[name] for name in INPUTS])
     distributed.print0(f'{len(found.seeds)} latents: {opts["noise"]}')
 
 
@@ -249,8 +252,10 @@ def _check_denoiser(opts: dict) -> None:
         if opts['precision']:
             raise click.UsageError('--precision is for networks, not for --denoiser')
         denoisers.own_options(opts['denoiser'], opts)
+        if opts['heldout'] and opts['patch'] != 'auto':
+            raise click.UsageError('--heldout is for --patch auto')
         return
-    for option in ('dataset', 'cache_gb', 'shard_dataset'):
+    for option in ('dataset', 'cache_gb', 'shard_dataset', 'heldout'):
         if cli.given(option):
             raise click.UsageError(f'--{option} is for --denoiser, such as --optimal_denoiser')
     denoisers.own_options(None, opts)
@@ -275,8 +280,11 @@ def _denoiser(opts: dict, device) -> tuple:
             cli.check_class(opts['class_idx'], net.label_dim)
         own = denoisers.own_options(opts['denoiser'], opts)
         net = open_denoiser(opts['denoiser'], opts['dataset'], device, net=net, class_idx=opts['class_idx'],
-                            cache_gb=opts['cache_gb'], sharded=opts['shard_dataset'], **own)
+                            cache_gb=opts['cache_gb'], sharded=opts['shard_dataset'],
+                            heldout=opts['heldout'], **own)
         identity |= {'denoiser': opts['denoiser'], 'dataset_sha256': fingerprint(opts['dataset']), **own}
+        if own.get('patch') == 'auto':
+            identity['patch_by_sigma'] = [list(pair) for pair in net.sizes.items()]
         return net, None, identity
     vectors = label_vectors(recorded, net.label_dim, f'--network {opts["network"]}')
     cli.check_class(opts['class_idx'], net.label_dim, vectors=vectors is not None)

@@ -11,6 +11,7 @@ from PIL import Image
 import generate
 from helpers import DATA, golden, refuse, run, torchrun
 from image_sets import encode, write
+from sampling.schedules import karras_sigmas
 from torch_utils.images import to_uint8
 from torch_utils.seeding import SampleGenerators
 from training.snapshot import load_network
@@ -222,6 +223,34 @@ def test_windows_that_do_not_fit_the_images_are_refused(data, tmp_path):
     for kind, size, says in (('patch', 9, '8x8'), ('local', 2, 'odd')):
         refuse(generate.main, f'--denoiser={kind}', f'--patch={size}', f'--dataset={data["zip"]}',
                f'--outdir={tmp_path / "out"}', status=1, says=(f'--patch {size}', says))
+    assert not (tmp_path / 'out').exists()
+
+
+def test_windows_by_noise_level_are_printed_and_recorded(data, tmp_path):
+    args = ('--denoiser=linear', '--patch=auto', '--seeds=0', '--device=cpu')
+    for name, more in {'own': (f'--dataset={data["zip"]}',), 'heldout': (
+            f'--dataset={data["labelled"]}', '--class=0', f'--heldout={data["zip"]}')}.items():
+        printed = run(generate.main, *args, *more, f'--outdir={tmp_path / name}').stderr
+        sizes = json.loads((tmp_path / name / 'generation.json').read_text())['settings']['patch_by_sigma']
+        sigmas = [sigma for sigma, _ in sizes]
+        assert sigmas == pytest.approx(karras_sigmas(18, 0.002, 80).tolist(), abs=1e-6)
+        assert f'--patch auto: P = {sizes[0][1]} at sigma 80' in printed
+
+
+@pytest.mark.parametrize(('args', 'status', 'says'), [
+    (('--class=2',), 1, ('--patch auto', '--dataset', '12 images', '30')),
+    (('--heldout={zip}',), 1, ('--heldout', 'classes')),
+    (('--class=2', '--heldout={large}'), 1, ('--heldout', '16x16', '8x8')),
+    (('--class=2', '--heldout={few}'), 1, ('--patch auto', '--heldout', '29 images', '30')),
+    (('--heldout={zip}', '--patch=3'), 2, ('--heldout', '--patch auto')),
+])
+def test_bad_images_to_choose_windows_by_are_refused(args, status, says, data, tmp_path):
+    paths = {'zip': data['zip']}
+    for name, size, count in ('large', 16, 30), ('few', 8, 29):
+        paths[name] = write(tmp_path / name, {f'{i}.png': np.zeros((size, size, 3), np.uint8)
+                                              for i in range(count)})
+    refuse(generate.main, '--denoiser=patch', '--patch=auto', f'--dataset={data["labelled"]}',
+           *(arg.format(**paths) for arg in args), f'--outdir={tmp_path / "out"}', status=status, says=says)
     assert not (tmp_path / 'out').exists()
 
 

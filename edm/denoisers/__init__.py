@@ -4,6 +4,8 @@ from collections.abc import Iterable
 
 import click
 
+from torch_utils import cli
+
 DENOISERS = {  # --denoiser: those of a data set, each a `data_denoiser.DataDenoiser`
     'optimal': 'denoisers.optimal_denoiser:OptimalDenoiser',
     'gaussian': 'denoisers.gaussian_denoiser:GaussianDenoiser',
@@ -27,8 +29,9 @@ choice = click.option(
     '--denoiser', type=click.Choice(list(DENOISERS)),
     help='; '.join(f'{name}: {meaning}' for name, meaning in MEANINGS.items()) + '.')
 options = (
-    click.option('--patch', metavar='INT', type=click.IntRange(min=1),
-                 help='P, the width of windows in pixels; odd but for --denoiser=patch.'),
+    click.option('--patch', metavar='INT|auto', type=cli.IntOrAuto(),
+                 help='P, the width of windows in pixels, odd but for patch; auto: for each noise level, the '
+                      'one of the lowest denoising error on images that the denoiser does without.'),
 )
 
 

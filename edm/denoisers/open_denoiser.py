@@ -9,7 +9,7 @@ import torch
 from data.dataset import ImageDataset
 from data.image_files import describe_shape
 from data.pixels import Pixels
-from denoisers import DENOISERS
+from denoisers import DENOISERS, patch_size
 from denoisers.data_denoiser import DataDenoiser
 from sampling.denoiser import Denoiser
 from torch_utils import distributed
@@ -18,7 +18,7 @@ from torch_utils.errors import UserError
 
 def open_denoiser(kind: str, path: str | os.PathLike, device: torch.device, *, net: Denoiser | None = None,
                   class_idx: int | None = None, cache_gb: float | None = None, sharded: bool = False,
-                  **options) -> DataDenoiser:
+                  heldout: str | os.PathLike | None = None, **options) -> DataDenoiser:
     """A denoiser of the images at `path`: a zip, a folder or an `.npz`, decoded here.
 
     kind: key of DENOISERS.
@@ -28,6 +28,7 @@ def open_denoiser(kind: str, path: str | os.PathLike, device: torch.device, *, n
         by the images of their class, unless `net` has no classes; classes of `net` alone have no effect.
     cache_gb: largest data set to keep in memory, by default a quarter of the RAM (of the GPU's memory).
     sharded: each process decodes and keeps a part of the images; all must denoise the same samples.
+    heldout: with patch 'auto', images to choose P by; without, the images' own leave-one-out errors do.
     options: those of the kind, as `denoisers.own_options` returns them.
     Raises UserError, naming the option, for a data set that can't be read, or that does not fit `net` or the
     options.
@@ -40,21 +41,34 @@ def open_denoiser(kind: str, path: str | os.PathLike, device: torch.device, *, n
     classes = data.classes
     label_dim = net.label_dim if net is not None else 0 if classes is None else data.label_dim
     order, class_ends = _order(classes, class_idx, label_dim, len(data), f'--dataset {path}')
+    device = torch.device('cpu') if device.type == 'mps' else device  # MPS has no float64
+    examples = None
+    if options.get('patch') == 'auto':
+        by_class = None if class_ends is None else classes
+        if heldout is None:
+            examples = patch_size.training_examples(data, order, by_class, label_dim=label_dim, device=device,
+                                                    sharded=sharded, where=f'--dataset {path}')
+        else:
+            examples = patch_size.heldout_examples(
+                heldout, shape, label_dim=0 if by_class is None else label_dim, class_idx=class_idx,
+                device=device)
     if sharded:
         mine = slice(distributed.rank(), None, distributed.world_size())
         if class_ends is not None:
             class_ends = np.searchsorted(classes[order[mine]], np.arange(label_dim), side='right').tolist()
         order = order[mine]
 
-    device = torch.device('cpu') if device.type == 'mps' else device  # MPS has no float64
     cache_bytes = _default_cache_bytes(device) if cache_gb is None else cache_gb * 1e9
     with distributed.shared_errors():
         pixels = Pixels(data, order, shape, device=device, cache_bytes=cache_bytes,
                         show_progress=distributed.rank() == 0)
     limits = {} if net is None else {'sigma_min': float(net.sigma_min), 'sigma_max': float(net.sigma_max),
                                      'round_sigma': net.round_sigma}
-    denoiser = pkgutil.resolve_name(DENOISERS[kind])
-    return denoiser(pixels, class_ends=class_ends, label_dim=label_dim, sharded=sharded, **limits, **options)
+    denoiser = pkgutil.resolve_name(DENOISERS[kind])(
+        pixels, class_ends=class_ends, label_dim=label_dim, sharded=sharded, **limits, **options)
+    if examples is not None:
+        patch_size.choose(denoiser, examples, show_progress=distributed.rank() == 0)
+    return denoiser
 
 
 def _order(classes: np.ndarray | None, class_idx: int | None, label_dim: int, num_images: int, where: str,

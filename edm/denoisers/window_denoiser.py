@@ -1,5 +1,7 @@
 """What the denoisers share that weight each place's training windows by themselves."""
 
+import math
+
 import torch
 
 from data.pixels import Pixels
@@ -17,23 +19,50 @@ LEFT_OUT = -1e300  # score of an image that a sample leaves out
 class WindowDenoiser(DataDenoiser):
     """Each place of an image is denoised by windows of P x P pixels there, by a softmax of its own.
 
-    patch: P.
+    patch: P, or 'auto' for sizes that `sizes` is to give, noise level by noise level.
     Raises UserError, naming --patch, if a window is larger than an image, or, with `odd`, without a centre.
+
+    sizes: P by noise level; at others, that of the nearest level on a logarithmic scale is used.
     """
 
     odd = False  # whether windows need a pixel in the centre
 
-    def __init__(self, pixels: Pixels, *, patch: int, **options):
+    def __init__(self, pixels: Pixels, *, patch: int | str, **options):
         super().__init__(pixels, **options)
-        check_patch(patch, self.img_resolution, odd=self.odd)
-        self.patch = patch
+        self.sizes = {}
+        if patch != 'auto':
+            check_patch(patch, self.img_resolution, odd=self.odd)
+            self.sizes = {1.0: patch}
 
     def __call__(self, x, sigma, class_labels=None):
         with one_thread_per_operation():
             return super().__call__(x, sigma, class_labels)
 
     def _denoise(self, noisy, sigma, rows):
-        return self.denoise_by(self.patch, noisy, sigma, rows)
+        sizes = torch.tensor([self._size(level) for level in (sigma[:, 0] / 127.5).tolist()]).to(noisy.device)
+        denoised = torch.empty_like(noisy)
+        for size in sizes.unique().tolist():
+            part = sizes == size
+            denoised[part] = self.denoise_by(size, noisy[part], sigma[part], rows)
+        return denoised
+
+    def _size(self, sigma: float) -> int:
+        return self.sizes[min(self.sizes, key=lambda level: abs(math.log(level / sigma)))]
+
+    @torch.no_grad()
+    def denoise_levels(self, noisy: torch.Tensor, sigma: torch.Tensor, class_labels: torch.Tensor | None, *,
+                       size: int, left_out: torch.Tensor | None = None) -> torch.Tensor:
+        """Denoise grey levels as from `to_levels`, float64 [B, D], by windows of `size` pixels.
+
+        sigma: in grey levels, float64 [B, 1]. left_out: the row of the images that each sample leaves out,
+        int64 [B]; -1 for none, and on processes that do not hold it.
+        """
+        denoised = torch.empty_like(noisy)
+        with one_thread_per_operation():
+            for samples, rows in self._groups(class_labels):
+                denoised[samples] = self.denoise_by(size, noisy[samples], sigma[samples], rows,
+                                                    None if left_out is None else left_out[samples])
+        return denoised
 
     def denoise_by(self, size: int, noisy: torch.Tensor, sigma: torch.Tensor, rows: tuple[int, int],
                    left_out: torch.Tensor | None = None) -> torch.Tensor:
