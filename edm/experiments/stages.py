@@ -11,7 +11,6 @@ import json
 import os
 import shlex
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -22,6 +21,7 @@ from pathlib import Path
 import click
 from tqdm import tqdm
 
+from experiments.launcher import Launcher
 from experiments.outputs import fault, files
 from torch_utils.errors import UserError
 from torch_utils.files import locked
@@ -88,8 +88,12 @@ def run_stages(stages: Sequence[Stage], *, records: Path, jobs: int = 1, threads
             'the running stages are stopped', heard) as signals:
         if begin is not None:
             begin()
-        runner = _Runner(stages, records, threads, lock)
-        places, ready = list(gpus) or [None] * jobs, []
+        runner = _Runner(stages, records, threads)
+        limits = {'OMP_NUM_THREADS': str(threads)} if threads else {}
+        # Inside our lock, so that nobody else begins while a stage lives, even if this process is killed.
+        launchers = [Launcher(limits | gpu, keep=lock)
+                     for gpu in [{'CUDA_VISIBLE_DEVICES': str(gpu)} for gpu in gpus] or [{}] * jobs]
+        places, ready = launchers.copy(), []
         try:
             while runner.order.is_active():
                 if signals.received:
@@ -102,14 +106,16 @@ def run_stages(stages: Sequence[Stage], *, records: Path, jobs: int = 1, threads
                 places += runner.take_in()
         finally:
             runner.close()
+            for launcher in launchers:
+                launcher.close()
 
 
 class _Runner:
     """The state of `run_stages`: the stages `todo` by name, the `order` among them, and what runs."""
 
-    def __init__(self, stages: Sequence[Stage], records: Path, threads: int | None, lock: int):
-        self._records, self._threads, self._lock = records, threads, lock
-        self._running = {}  # process -> its stage, its GPU
+    def __init__(self, stages: Sequence[Stage], records: Path, threads: int | None):
+        self._records, self._threads = records, threads
+        self._running = {}  # Launcher -> its stage
         self._done = done_markers(stages, records)
         self.todo = {stage.name: stage for stage in stages}
         outputs = [path for stage in stages for path in stage.outputs]
@@ -130,55 +136,47 @@ class _Runner:
         self._bar = tqdm(total=sum(stage.cost for stage in self.todo.values()), disable=None, leave=False,
                          bar_format='{percentage:3.0f}%|{bar}| {elapsed} elapsed, {remaining} left {desc}')
 
-    def start(self, stage: Stage, gpu: int | None) -> None:
+    def start(self, stage: Stage, place: Launcher) -> None:
         """Start a stage. What it left with another HASH is removed; what is there without a marker stays."""
         begun, script, *args = self._done[stage.name].with_suffix('.begun'), *stage.command
         resumes, stale = begun.exists(), _same_stage(begun) - {begun}
         for file in (*files({*stage.outputs} - self._shared if stale else ()), *stale):
             file.unlink(missing_ok=True)
         begun.touch()
-        limits = {'OMP_NUM_THREADS': self._threads, 'CUDA_VISIBLE_DEVICES': gpu}
-        limits = {name: str(value) for name, value in limits.items() if value is not None}
         tqdm.write(stage.command_line(self._threads), file=sys.stdout)
         sys.stdout.flush()
-        with open(self._records / f'{stage.name}.log', 'a' if resumes else 'w') as log:
-            # In a session of its own, so that Ctrl-C reaches it through us, once. Inside our lock, so that
-            # nobody else begins while it lives, even if this process is killed.
-            process = subprocess.Popen(
-                [sys.executable, os.path.relpath(SCRIPTS / script), *args], env=os.environ | limits,
-                stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
-                pass_fds=[self._lock])
-        self._running[process] = stage, gpu
+        place.start(SCRIPTS / script, args, self._records / f'{stage.name}.log', append=resumes)
+        self._running[place] = stage
 
-    def take_in(self) -> list[int | None]:
-        """Mark what has ended well; returns the GPUs (or None) it leaves. Raises UserError if one failed."""
-        self._bar.set_description_str(', '.join(stage.name for stage, _ in self._running.values()))
-        ended = [process for process in self._running if process.poll() is not None]
-        for process in ended:
-            stage = self._running[process][0]
+    def take_in(self) -> list[Launcher]:
+        """Mark what has ended well; returns the places it leaves. Raises UserError if one failed."""
+        self._bar.set_description_str(', '.join(stage.name for stage in self._running.values()))
+        ended = {place: status for place in self._running if (status := place.status()) is not None}
+        stages = [self._running.pop(place) for place in ended]
+        for stage, status in zip(stages, ended.values(), strict=True):
             log, wrong = self._records / f'{stage.name}.log', fault(stage.outputs, stage.num_images)
-            if process.returncode != 0:
+            if status != 0:
                 lines = log.read_text(errors='replace').strip().splitlines() or ['it printed nothing']
-                wrong = f'ended with status {process.returncode}: {lines[-1]}'
+                wrong = f'ended with status {status}: {lines[-1]}'
             if wrong is not None:
                 raise UserError(f'stage {stage.name} {wrong} (log: {log}; repeat: '
                                 f'{stage.command_line(self._threads)})')
             self._done[stage.name].touch()
             self.order.done(stage.name)
             self._bar.update(stage.cost)
-        return [self._running.pop(process)[1] for process in ended]
+        return [*ended]
 
     def close(self) -> None:
         """End what still runs: by SIGTERM, so that it can save its state; at a further signal, at once."""
         self._bar.close()
         try:
-            for process in self._running:
-                process.terminate()
-            for process in self._running:
-                process.wait()
+            for place in self._running:
+                place.signal(signal.SIGTERM)
+            for place in self._running:
+                place.close()
         except BaseException:
-            for process in self._running:
-                process.kill()
+            for place in self._running:
+                place.signal(signal.SIGKILL)
             raise
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from experiments import stages
+from experiments import launcher, stages
 from experiments.stages import Stage, done_markers, run_stages
 from helpers import ROOT
 from torch_utils.errors import UserError
@@ -34,8 +34,8 @@ RUN = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from experiments import stages
-stages.SCRIPTS = Path('scripts')
+from experiments import launcher, stages
+stages.SCRIPTS, launcher.PRELOADED = Path('scripts'), ()
 stages.run_stages([stages.Stage(name='a', command=('hold.py', 'a.txt'), outputs=(Path('a.txt'),))],
                   records=Path('mine/records'))
 """
@@ -53,6 +53,7 @@ def folder(tmp_path, monkeypatch):
     for name, text in (('append', APPEND), ('fail', FAIL), ('hold', HOLD)):
         (scripts / f'{name}.py').write_text(text)
     monkeypatch.setattr(stages, 'SCRIPTS', scripts)
+    monkeypatch.setattr(launcher, 'PRELOADED', ())
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
