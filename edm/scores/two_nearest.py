@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import torch
 
 _BLOCK = 2048  # rows of source and of target at a time: 16 MiB of products
+_PAIRS = 256  # rows to compare one by one, at a time
 _GROUP = 32  # columns whose maximum stands for them
 
 
@@ -32,15 +33,16 @@ def two_nearest(source: np.ndarray, target: np.ndarray, device='cpu') -> tuple[n
         raise UserError('the ratio to the second nearest training image needs at least 2 of them, found '
                         f'{len(target)}')
     distance, index = np.full((len(source), 2), np.inf), np.zeros((len(source), 2), dtype=np.int64)
-    center = target.mean(axis=0, dtype=np.float64).astype(np.float32)  # near which rounding is least
+    some = target[::-(-len(target) // _BLOCK)]
+    center = some.mean(axis=0, dtype=np.float64).astype(np.float32)  # near which rounding is least
     torch.backends.cuda.matmul.allow_tf32 = False  # else the bound of the error would not hold
     for start in range(0, len(source), _BLOCK):
         rows = slice(start, start + _BLOCK)
         x = _centered(source[rows], center, device)
-        second = torch.full((len(x), 2), -torch.inf, device=device)
+        lengths, best = x.norm(dim=1), torch.full((len(x), 2), -torch.inf, device=device)
         for column in range(0, len(target), _BLOCK):
             keys = target[column:column + _BLOCK]
-            row, place = _candidates(x, _centered(keys, center, device), second)
+            row, place = _candidates(x, lengths, _centered(keys, center, device), best)
             if len(row) > len(x) * len(keys) // 50:  # images are all alike, or the first block is one group
                 row, place = _first_two(source[rows] - center, keys - center)
             _keep_nearer(source[rows], target, row, place + column, distance[rows], index[rows])
@@ -53,16 +55,18 @@ def _centered(rows: np.ndarray, center: np.ndarray, device) -> torch.Tensor:
     return torch.from_numpy(rows - center).to(device)
 
 
-def _candidates(x: torch.Tensor, t: torch.Tensor, best: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+def _candidates(x: torch.Tensor, lengths: torch.Tensor, t: torch.Tensor,
+                best: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Pairs (row, column) that may be among the two nearest; rising by row, then by column.
 
-    best: a lower bound of the two largest products so far, [rows, 2], updated in place.
+    lengths: of the rows of x. best: a lower bound of the two largest products so far, [rows, 2], updated in
+    place.
     """
     import torch
 
-    squares = t.square().sum(dim=1)
+    squares = t.norm(dim=1).square()
     longest = float(squares.max())
-    error = error_of_float32(x.shape[1] + 4) * (x.norm(dim=1) * longest ** 0.5 + longest) * 1.001
+    error = error_of_float32(x.shape[1] + 4) * (lengths * longest ** 0.5 + longest) * 1.001
     product = torch.addmm(squares / -2, x, t.T)
     missing = -len(t) % _GROUP
     if missing:
@@ -94,7 +98,7 @@ def _keep_nearer(source: np.ndarray, target: np.ndarray, row: np.ndarray, column
                  distance: np.ndarray, index: np.ndarray) -> None:
     """Update both, [rows of source, 2], in place, by the pairs (row, column)."""
     found = np.empty(len(row))
-    for part in (slice(i, i + _BLOCK) for i in range(0, len(row), _BLOCK)):
+    for part in (slice(i, i + _PAIRS) for i in range(0, len(row), _PAIRS)):
         found[part] = pair_distances(source[row[part]], target[column[part]])
     known = np.repeat(np.arange(len(source)), 2)
     rows = np.concatenate([known, row])

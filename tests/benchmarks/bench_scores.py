@@ -6,6 +6,9 @@
 - `mscore, memory`: the peak of `sscd.py mscore` for 10,000 x 50,000 x 512, without the inputs (117 MiB) and
   without what the same command needs for three descriptors.
 - `rpscore, 50,000 x 512`: row-wise similarities, beside the sum of the product in numpy, in float32.
+- `mscore --criterion ratio, 2,000 x 10,000 x 3,072`: `two_nearest` of random pixels, beside the float32
+  product of the same matrices alone, in the same blocks.
+- `pfd, 50,000 x 512`: with its bootstrap interval, beside the root of the mean square in numpy, in float32.
 """
 
 import tempfile
@@ -16,7 +19,9 @@ import numpy as np
 import torch
 from measure import Row, run_python, side_by_side
 
+from scores.comparison import probability_flow_distance
 from scores.copy_scores import nearest_neighbors, pair_similarities
+from scores.two_nearest import two_nearest
 
 HERE = Path(__file__).resolve().parent
 SCRIPT = HERE.parents[1] / 'edm' / 'sscd.py'
@@ -48,12 +53,34 @@ def rows() -> Iterator[Row]:
     ours, baseline = side_by_side([lambda: pair_similarities(a, b), lambda: (a * b).sum(axis=1)])
     yield Row(what='rpscore, 50,000 x 512', ours=ours, unit='s', baseline=baseline, ratio=baseline / ours,
               note='baseline: numpy in float32; ours sums in float64')
+    samples, images = pixels(2000, 3072, seed=4), pixels(10000, 3072, seed=5)
+    ours, baseline = side_by_side([lambda: two_nearest(samples, images), lambda: products(samples, images)])
+    yield Row(what='mscore --criterion ratio, 2,000 x 10,000 x 3,072', ours=ours, unit='s', baseline=baseline,
+              ratio=ours / baseline, must='<= 1.3 times the bare products', reached=ours / baseline <= 1.3,
+              note='baseline: torch.mm in float32, blocks of 2,048')
+    ours, baseline = side_by_side([
+        lambda: probability_flow_distance(a, b), lambda: np.sqrt(((a - b) ** 2).sum(axis=1).mean())])
+    yield Row(what='pfd, 50,000 x 512', ours=ours, unit='s', baseline=baseline, ratio=ours / baseline,
+              must='<= 1.3 times the bare sum', reached=ours / baseline <= 1.3,
+              note='baseline: numpy in float32, no interval; ours sums in float64')
 
 
 def unit_rows(n: int, dim: int, seed: int) -> np.ndarray:
     """Random descriptors, float32 [n, dim]."""
     values = np.random.default_rng(seed).standard_normal((n, dim), dtype=np.float32)
     return values / np.linalg.norm(values, axis=1, keepdims=True)
+
+
+def pixels(n: int, dim: int, seed: int) -> np.ndarray:
+    """Random pixels, float32 [n, dim]."""
+    return np.random.default_rng(seed).integers(256, size=(n, dim)).astype(np.float32)
+
+
+def products(source: np.ndarray, target: np.ndarray) -> None:
+    """Inner products of all rows, which are not kept."""
+    source, target = torch.from_numpy(source), torch.from_numpy(target)
+    for part in target.split(2048):
+        torch.mm(source, part.T)
 
 
 def broadcast(source: np.ndarray, target: np.ndarray) -> np.ndarray:
