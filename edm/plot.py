@@ -65,9 +65,13 @@ def _curves_options(function):
                  help='Folders of samples from the same seeds, with training-set size and name of the model; '
                       'their first samples are shown in a row per model.'),
     click.option('--repeats', metavar='CSV ...', multiple=True,
-                 help='Tables of the same models trained from other seeds, for bars of their spread.'))
-@_picture('table', 'neighbors', 'samples', 'repeats')
-def regimes(neighbors: tuple[str, ...], samples: tuple[str, ...], repeats: tuple[str, ...], **options):
+                 help='Tables of the same models trained from other seeds, for bars of their spread.'),
+    click.option('--denoising', metavar='CSV',
+                 help='Denoising errors, as denoise.py error writes them, for a panel of their ratio on '
+                      'held-out and training images.'))
+@_picture('table', 'neighbors', 'samples', 'repeats', 'denoising')
+def regimes(neighbors: tuple[str, ...], samples: tuple[str, ...], repeats: tuple[str, ...],
+            denoising: str | None, **options):
     """RP and GL scores over training-set size.
 
     The picture of paper 1 (arXiv 2310.05264), figure 2.
@@ -76,12 +80,15 @@ def regimes(neighbors: tuple[str, ...], samples: tuple[str, ...], repeats: tuple
     Example:
       python edm/plot.py regimes --table=scores.csv --data=CIFAR-10 --out=regimes.pdf
     """
+    from figures.denoising_figure import Errors
     from figures.regimes_figure import TITLE, draw_regimes, load_examples, load_same_noises
+    from scores.denoising_table import read_rows
     from scores.score_table import read_table
 
     curves = _curves(**options, repeats=[read_table(path, '--repeats') for path in repeats])
     same_noises = load_same_noises([cli.split_label(item) for item in samples])
-    return TITLE, functools.partial(draw_regimes, curves, load_examples(neighbors), same_noises)
+    errors = Errors(read_rows(denoising), None, f'--denoising {denoising}') if denoising else None
+    return TITLE, functools.partial(draw_regimes, curves, load_examples(neighbors), same_noises, errors)
 
 
 @main.command()

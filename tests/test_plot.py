@@ -6,11 +6,13 @@ from PIL import Image
 
 import plot
 from figures.denoisers_figure import draw_denoisers
+from figures.denoising_figure import Errors
 from figures.image_columns import Column
 from figures.regimes_curves import collect_curves, generalization_start, memorization_end
 from figures.regimes_figure import draw_regimes, load_examples, load_same_noises
 from helpers import assert_fits, refuse, run
 from image_sets import write
+from scores import denoising_table
 from scores.score_table import Row, add_rows
 
 SIZES = [2, 4, 8, 16, 32, 64, 256, 1536]
@@ -58,6 +60,15 @@ SAME_NOISES = [Column(size=size, rows=[grey(*[40] * 8), grey(*[90] * 8), grey(*[
                for size in (2, 32, 1536)], ['UNet-16', 'UNet-8', 'disjoint']
 
 
+ERRORS = Errors([denoising_table.Row(
+    denoiser='UNet-16', target='images', images=kind, size=size, sigma=sigma, mse=mse, stderr=0.01 * mse,
+    variance=1.0, share=mse, count=64) for size in SIZES for sigma in (0.1, 0.3, 1.0)
+    for kind, mse in (('train', sigma / 10), ('heldout', sigma / 10 * (1 + 8 / size)))], None, '')
+DISTANCES = [Row(score=score, models=models, size=size, descriptor='pixel', value=1 / size, low=0.9 / size,
+                 high=1.2 / size) for size in SIZES for score, models in (
+    ('pfd', ('16', '8')), ('disjoint_pfd', ('16',)), ('optimal_pfd', ('16',)), ('chance_pfd', ('16', '8')))]
+
+
 def lines(axes):
     return {line.get_label(): line for line in axes.lines}
 
@@ -91,7 +102,7 @@ def test_the_picture_is_ready_for_print(table, tmp_path, width, pixels):
 
 @pytest.mark.parametrize('width', [3.25, 6.75])
 def test_letters_are_legible_and_nothing_is_cut_off(width):
-    for figure, _ in (draw_regimes(regimes(), EXAMPLES, SAME_NOISES, width),
+    for figure, _ in (draw_regimes(regimes(SCORES + DISTANCES), EXAMPLES, SAME_NOISES, ERRORS, width),
                       draw_denoisers(regimes(), width)):
         assert_fits(figure)
 
@@ -110,6 +121,23 @@ def test_the_panels_show_the_numbers_of_the_table():
     assert list(drawn['UNet-16 vs UNet-16, disjoint'].get_ydata()) == counted(DISJOINT[:-1])
     legend = [text.get_text() for text in gl.get_legend().get_texts()]
     assert legend == ['UNet-8', 'UNet-16', 'held-out images']
+
+
+def test_further_panels_show_distances_and_denoising_errors():
+    rows = SCORES + DISTANCES + curve('calibrated_gl', ('16',), GL['8'], threshold=0.9)
+    figure, caption = draw_regimes(regimes(rows), EXAMPLES, errors=ERRORS)
+    _, gl, pfd, gap = figure.axes[:4]
+    for name in 'UNet-8 vs UNet-16', 'UNet-16 vs UNet-16, disjoint', 'UNet-16 vs optimal denoiser':
+        assert lines(pfd)[name].get_ydata().tolist() == [1 / size for size in SIZES]
+    assert len(pfd.lines) == 4  # not again at the other threshold
+    assert lines(gl)['_calibrated'].get_ydata().tolist() == counted(GL['8'])
+    np.testing.assert_allclose(lines(gap)[r'$\sigma$ = 0.1'].get_ydata(),
+                               10 * np.log10(1 + 8 / np.array(SIZES)), atol=1e-9)
+    for axes in (pfd, gap):
+        assert axes.get_xlim() == gl.get_xlim()
+        assert len(axes.patches) == 2  # the same regimes
+    for words in '(c) Probability flow distance', '(d) Mean squared denoising error', '(e) Samples', '1 % of':
+        assert words in caption
 
 
 def test_bands_are_the_intervals_of_the_main_threshold():

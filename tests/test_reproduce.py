@@ -1,6 +1,7 @@
 """reproduce.py: the main job in miniature, on real digits, and what it refuses."""
 
 import importlib
+import itertools
 import json
 import os
 import re
@@ -24,6 +25,7 @@ from data.dataset import ImageDataset
 from experiments import estimates, regimes, report, script_options, stages
 from figures.regimes_figure import load_examples
 from helpers import ROOT, assert_equal, refuse, run
+from scores.denoising_table import read_rows
 from scores.neighbors import load_neighbors
 from scores.score_table import read_table
 from training.networks import Conv2d
@@ -44,7 +46,7 @@ def test_the_main_job_leaves_scores_and_figure_and_does_no_work_twice(folder):
     for script in ('dataset_tool.py', 'train.py', 'generate.py', 'sscd.py', 'plot.py'):
         assert f'edm/{script} ' in printed
     figures = folder / 'figures' / 'quickstart'
-    for name in ('regimes', 'denoisers'):
+    for name in ('regimes', 'denoisers', 'denoising'):
         with Image.open(figures / f'{name}.png') as image:
             assert image.width == 2025
         assert (figures / f'{name}.pdf').read_bytes().startswith(b'%PDF')
@@ -56,9 +58,14 @@ def test_the_main_job_leaves_scores_and_figure_and_does_no_work_twice(folder):
         *((score, (width,)) for score in ('gl', 'gl_difference', 'optimal_rp', 'gaussian_rp')
           for width in ('8', '4'))], 2)
     assert {(row.score, row.models) for row in rows if row.key[0] is None} == {
-        (score, (width,)) for score in ('calibrated_gl', 'ct') for width in ('8', '4')}
+        ('pfd', ('8', '4')), ('chance_pfd', ('8', '4')),
+        *((score, ('8',)) for score in ('disjoint_pfd', 'chance_disjoint_pfd', 'optimal_pfd')),
+        *((score, (width,)) for score in ('calibrated_gl', 'ct') for width in ('8', '4'))}
     assert {row.size for row in rows} == {3}
     assert {row.total for row in rows if row.count is not None and row.score != 'heldout_gl'} == {6}
+    errors = {(row.denoiser, row.images) for row in read_rows(figures / 'denoising.csv')}
+    assert errors == {*itertools.product(('UNet-8', 'optimal', 'gaussian'), ('train', 'heldout'))}
+    assert len(ImageDataset(folder / 'datasets' / 'quickstart' / 'heldout.zip')) == 1797 - 3
     settings = json.loads((figures / 'regimes.json').read_text())['settings']
     assert (settings['thresholds'], settings['kimg'], settings['widths']) == ([0.97, 0.95], 1, [8, 4])
     (column,) = load_examples([folder / 'evaluation' / 'quickstart' / 'neighbors' / 'n00003.npz'])
@@ -148,12 +155,13 @@ def test_training_sets_are_nested_and_seeds_are_disjoint():
                 if key.startswith(kind)]
 
     assert option('--seeds', 'teacher-images') == ['0-1791']  # twice the largest set, disjoint from it
-    assert set(option('--seeds', 'generate-')) == {'100000-101023'}
+    assert set(option('--seeds', 'generate-')) == {'100000-100511'}
     assert len(set(option('--source', 'data-'))) == 1
     sizes = ['2', '8', '32', '64', '256', '896']
-    assert option('--max-images', 'data-') == 2 * sizes
+    assert option('--max-images', 'data-n') == 2 * sizes
     others = [stage for stage in stages.values() if '--skip-images' in stage.command]
-    assert [stage.command[stage.command.index('--skip-images') + 1] for stage in others] == sizes
+    skipped = [stage.command[stage.command.index('--skip-images') + 1] for stage in others]
+    assert skipped == [*sizes, '896']  # the last for held-out images
     assert len(set(option('--seed', 'train-'))) == 18
 
 
@@ -218,16 +226,16 @@ def test_dry_run_prints_commands_and_costs_and_writes_nothing(folder, monkeypatc
     monkeypatch.setattr(reproduce, 'usable_cores', lambda: 7)  # of which a batch system may give but some
     printed = run(reproduce.main, 'regimes', '--dry-run', '--assume-img-per-s=500').stdout.splitlines()
     commands = [line for line in printed if line.startswith('OMP_NUM_THREADS=1 python ')]
-    assert len(commands) == 1 + 12 + 18 * 2 + 12 + 6 + 8 + 4
-    assert [line.split()[3] for line in commands[-4:]] == ['regimes', 'regimes', 'denoisers', 'denoisers']
+    assert len(commands) == 1 + 13 + 18 * 2 + 12 + 6 + 11 + 1 + 6
+    assert [line.split()[3] for line in commands[-6::2]] == ['regimes', 'denoisers', 'denoising']
     assert '# 0.18 M parameters: 500.0 images/s in training, assumed' in printed
     # 12 students of width 16 see 20,000 images each: 480 s, and 2 s to start. A snapshot of tick 0, the last,
     # and one state: 24 bytes per parameter.
     disk = 12 * 24 * 180193 / 1e9
     assert f'# train.py, 0.18 M parameters              12     08:24  {disk:7.3f}' in printed
-    # Samples of the students of width 16, not of the closed forms: 12 * 1024 * 35 passes, 1500 a second.
+    # Samples of the students of width 16, not of the closed forms: 12 * 512 * 35 passes, 1500 a second.
     (row,) = [line.split() for line in printed if line.startswith('# generate.py, 0.18 M parameters')]
-    assert row[-3:-1] == ['24', f'05:{int(12 * 1024 * 35 / 1500 + 48 - 300)}']
+    assert row[-3:-1] == ['24', f'03:{int(12 * 512 * 35 / 1500 + 48 - 180)}']
     assert printed[-1].startswith('# stages side by side: 7, so at least 0')
     assert not list(folder.iterdir())
 
@@ -254,7 +262,7 @@ def test_a_plan_can_be_handed_to_slurm_and_make(folder, monkeypatch):
     stages = 'evaluation/quickstart/stages'
     assert re.search(rf'^{stages}/train-n00002-w16-\w{{12}}\.done: {stages}/data-n00002-\w{{12}}\.done$',
                      make, re.MULTILINE)
-    assert make.count('OMP_NUM_THREADS=1 python') == make.count('@touch') == 67 + 8 + 4
+    assert make.count('OMP_NUM_THREADS=1 python') == make.count('@touch') == 86
     assert not list(folder.iterdir())
 
 

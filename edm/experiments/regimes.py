@@ -23,6 +23,7 @@ from torch_utils.files import make_output_dir, write_json
 
 CLOSED_FORMS = ('optimal', 'gaussian')  # denoisers of a training set that need no training
 DISJOINT = 'disjoint'
+SIGMAS = '0.02,0.05,0.1,0.2,0.3,0.5,1,2,5,10'  # noise levels of denoising errors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +77,11 @@ class Regimes:
         """The training set of `size` images of a model of this kind."""
         return Path('datasets', self.name, f'n{size:05d}{"-disjoint" if kind == DISJOINT else ""}.zip')
 
+    @property
+    def heldout(self) -> Path:
+        """The images after the largest training set."""
+        return Path('datasets', self.name, 'heldout.zip')
+
     def run(self, model: 'Model') -> Path:
         """A student's run folder."""
         return Path('training', self.name, model.name)
@@ -104,10 +110,15 @@ class Regimes:
         return self.tables[0]
 
     @property
+    def denoising(self) -> Path:
+        """The table of denoising errors."""
+        return self.table.with_name('denoising.csv')
+
+    @property
     def pictures(self) -> tuple[Path, ...]:
         """The figures; plot.py draws each by the command of its name."""
-        return tuple(self.table.with_name(f'{figure}.{kind}') for figure in ('regimes', 'denoisers')
-                     for kind in ('png', 'pdf'))
+        return tuple(self.table.with_name(f'{figure}.{kind}')
+                     for figure in ('regimes', 'denoisers', 'denoising') for kind in ('png', 'pdf'))
 
 
 @dataclass(frozen=True)
@@ -158,8 +169,10 @@ def plan(job: Regimes) -> list[Stage]:
     inputs = () if stages else (Path(job.data),)
     needs = tuple(stage.name for stage in stages[-1:])
     stages.append(_feature_stage(job, 'pool', {'pool': job.pool}, inputs=inputs, needs=needs))
-    stages += [_data_stage(job, size, skip, inputs, needs)
-               for size, skip in [*((size, 0) for size in job.sizes), *((size, size) for size in second)]]
+    sets = {job.dataset(size): (0, size) for size in job.sizes}
+    sets |= {job.dataset(size, DISJOINT): (size, size) for size in second}
+    sets[job.heldout] = max(job.sizes), None
+    stages += [_data_stage(job, dest, *part, inputs=inputs, needs=needs) for dest, part in sets.items()]
     seeds = {model: seed for seed, model in enumerate(students, start=job.seed)}
     for model in sorted(students, key=lambda model: (model.repeat, model.size)):  # the smallest sets first
         stages += _student_stages(job, model, seeds[model])
@@ -175,6 +188,7 @@ def plan(job: Regimes) -> list[Stage]:
             needs=tuple(f'generate-{model.name}' for model in alike)))
     for repeat in range(job.repeats):
         scores += _score_stages(job, second, repeat)
+    scores.append(_denoising_stage(job))
     return stages + scores + _picture_stages(job, second, tuple(stage.name for stage in scores))
 
 
@@ -190,11 +204,12 @@ def _students(job: Regimes, second: Sequence[int]) -> list[Model]:
         *itertools.product(job.sizes, widths), *((size, DISJOINT) for size in second))]
 
 
-def _data_stage(job: Regimes, size: int, skip: int, inputs, needs) -> Stage:
-    dest = job.dataset(size, DISJOINT if skip else '')
-    more = ('--skip-images', str(skip)) if skip else ()
+def _data_stage(job: Regimes, dest: Path, skip: int, size: int | None, *, inputs, needs) -> Stage:
+    """A data set of the `size` images, or all, after the first `skip`."""
+    part = ('--max-images', str(size)) if size else ()
+    part += ('--skip-images', str(skip)) if skip else ()
     return Stage(name=f'data-{dest.stem}', outputs=(dest,), inputs=inputs, needs=needs, command=(
-        'dataset_tool.py', '--source', str(job.pool), '--dest', str(dest), '--max-images', str(size), *more))
+        'dataset_tool.py', '--source', str(job.pool), '--dest', str(dest), *part))
 
 
 def check_training(job: Regimes, stages: Sequence[Stage], data: str) -> None:
@@ -265,47 +280,64 @@ def _score_stages(job: Regimes, second: Sequence[int], repeat: int) -> list[Stag
     """Calls of sscd.py, each of which adds one curve over all sizes to the table of this repeat."""
     widths, first, table = sorted(job.widths, reverse=True), job.widths[0], job.tables[repeat]
 
-    def common(sizes):
-        return ('--t', *map('{:g}'.format, job.thresholds), '--size', *map(str, sizes), '--table', str(table))
+    def kept(sizes):
+        return '--size', *map(str, sizes), '--table', str(table)
 
     def features(kind, sizes=job.sizes):
         return [str(job.features(Model(size, kind, repeat).name)) for size in sizes]
 
     pairs = [(*pair, job.sizes, ('--width', *map(str, pair))) for pair in itertools.combinations(widths, 2)]
     pairs += [(first, DISJOINT, second, ('--width', str(first), '--reference', DISJOINT))] if second else []
+    distances = [('pfd', *pair) for pair in pairs]
     if repeat == 0:
+        distances += [('pfd', first, 'optimal', job.sizes, ('--width', str(first), '--reference', 'optimal'))]
         pairs += [(width, kind, job.sizes, ('--width', str(width), '--reference', kind))
                   for width, kind in itertools.product(job.widths, CLOSED_FORMS)]
     needs, end = tuple(f'features-{feature_name(size, repeat)}' for size in job.sizes), table.stem[7:]
-    stages = [Stage(name=f'rp-{kind}-{other}{end}', outputs=(table,), needs=needs,
-                    command=('sscd.py', 'rpscore', '--source', *features(kind, sizes),
-                             '--target', *features(other, sizes), *common(sizes), *options))
-              for kind, other, sizes, options in pairs]
+    thresholds = ('--t', *map('{:g}'.format, job.thresholds))
+    stages = [Stage(name=f'{score.removesuffix("score")}-{kind}-{other}{end}', outputs=(table,), needs=needs,
+                    command=('sscd.py', score, '--source', *features(kind, sizes),
+                             '--target', *features(other, sizes), *(thresholds if score == 'rpscore' else ()),
+                             *kept(sizes), *options))
+              for score, kind, other, sizes, options in [*(('rpscore', *pair) for pair in pairs), *distances]]
     for width in job.widths:
         files = [job.neighbors(size) for size in job.sizes] if (width, repeat) == (first, 0) else []
         neighbors = ('--neighbors', *map(str, files)) if files else ()
         stages.append(Stage(  # against the first N images; those beyond the largest N are held out
             name=f'gl-{width}{end}', outputs=(table, *files), needs=('features-pool', *needs),
             command=('sscd.py', 'mscore', '--source', *features(width), '--target', str(job.features('pool')),
-                     '--nested', *common(job.sizes), '--width', str(width), '--device', job.device,
-                     *neighbors)))
+                     '--nested', *thresholds, *kept(job.sizes), '--width', str(width),
+                     '--device', job.device, *neighbors)))
     return stages
+
+
+def _denoising_stage(job: Regimes) -> Stage:
+    """Denoising errors of the first width, and of closed forms, on training and held-out images."""
+    width, data = job.widths[0], [str(job.dataset(size)) for size in job.sizes]
+    students = [Model(size, width) for size in job.sizes]
+    words = [*(f'{job.run(model)}=UNet-{width}' for model in students), *(f'optimal:{path}' for path in data),
+             f'gaussian:{data[-1]}']
+    return Stage(name='denoising', outputs=(job.denoising,), cost=6,
+                 needs=('data-heldout', *(f'train-{model.name}' for model in students)),
+                 command=('denoise.py', 'error', '--network', *words, '--data', *data, *data, data[-1],
+                          '--heldout', str(job.heldout), '--sigmas', SIGMAS, '--device', job.device,
+                          '--out', str(job.denoising)))
 
 
 def _picture_stages(job: Regimes, second: Sequence[int], needs: tuple[str, ...]) -> list[Stage]:
     sizes = second or job.sizes  # of which a small, a middle and a large one are shown
     shown = sorted({sizes[0], sizes[len(sizes) // 2], sizes[-1]})
     kinds = {**{width: f'UNet-{width}' for width in job.widths}, **({DISJOINT: DISJOINT} if second else {})}
-    more = {'regimes': (
+    table = ('--table', str(job.table), '--data', Path(job.data or job.teacher).stem,
+             '--kimg', f'{job.kimg}', '--threshold', f'{job.thresholds[0]:g}')
+    args = {'denoisers': table, 'denoising': ('--table', str(job.denoising)), 'regimes': (
+        *table, '--denoising', str(job.denoising),
         '--neighbors', *(str(job.neighbors(size)) for size in job.sizes),
         '--samples', *(f'{job.samples(Model(size, kind))}={size}:{label}'
                        for size in shown for kind, label in kinds.items()),
         *(('--repeats', *map(str, job.tables[1:])) if job.repeats > 1 else ()))}
     return [Stage(name=f'figure-{path.name.replace(".", "-")}', outputs=(path,), needs=needs,
-                  command=('plot.py', path.stem, '--table', str(job.table), '--data',
-                           Path(job.data or job.teacher).stem, '--kimg', f'{job.kimg}',
-                           '--threshold', f'{job.thresholds[0]:g}', *more.get(path.stem, ()),
-                           '--out', str(path)))
+                  command=('plot.py', path.stem, *args[path.stem], '--out', str(path)))
             for path in job.pictures]
 
 
@@ -334,7 +366,7 @@ DIGITS_TRAINING = (
 
 QUICKSTART = Regimes(
     name='quickstart', data=str(DIGITS), sizes=(2, 8, 32, 64, 256, 896), widths=(16, 8),
-    kimg=20, train=DIGITS_TRAINING, generate=('--batch', '256'), num_samples=1024, thresholds=(0.97, 0.95),
+    kimg=20, train=DIGITS_TRAINING, generate=('--batch', '256'), num_samples=512, thresholds=(0.97, 0.95),
     device='cpu')
 
 # Paper 1's setting: students on what a released teacher generates. The published figure has N = 2^6 .. 2^15.

@@ -98,7 +98,8 @@ def draw_denoising(errors: Errors, width: float = figures.WIDTH) -> tuple[Figure
             axes.set_ylabel(f'error on {name} (dB)')
             figures.add_letter(axes, letter)
         heldout.legend(title='N', title_fontsize=7, ncols=1 + (len(errors.sizes) > 5), loc='lower right')
-        _draw_gap(gap, errors)
+        draw_gap(gap, errors)
+        figures.add_letter(gap, 'c')
     return figure, caption(errors)
 
 
@@ -108,7 +109,8 @@ def _draw(axes: Axes, sigma, mse, stderr, color, name: str) -> None:
     axes.plot(sigma, _decibels(mse), '-', color=color, lw=1.1, label=name)
 
 
-def _draw_gap(axes: Axes, errors: Errors) -> None:
+def draw_gap(axes: Axes, errors: Errors) -> None:
+    """A panel of the ratio of held-out and training error over N, a curve per noise level."""
     for i, level in enumerate(errors.nearest_levels()):
         size, value, stderr = errors.gap(level)
         style = figures.series_style(i)
@@ -119,7 +121,6 @@ def _draw_gap(axes: Axes, errors: Errors) -> None:
     axes.set_xscale('log', base=2)
     axes.set_xlabel('number of training images N')
     axes.set_ylabel('held-out over training error (dB)')
-    figures.add_letter(axes, 'c')
     axes.legend(loc='best')
 
 

@@ -9,6 +9,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from descriptors import similarity_words
 from figures.regimes_curves import MEMORIZES_BELOW, NEAR_HELDOUT, Regimes, regime_limits
 from figures.style import GREY, add_letter, scale_shares
+from scores.score_table import SCORES
 
 _MEMORIZATION, _GENERALIZATION = '#FBEBD9', '#E0F0F8'  # pale orange and sky blue
 
@@ -22,8 +23,8 @@ def caption_parts(regimes: Regimes, panels: Sequence[str], controls: Sequence[st
     parts = [
         f'Diffusion models trained on N images of {regimes.data}{training}, all sampled from the same '
         f'{regimes.noises} noises.', *panels,
-        f'Similarity is {similarity_words(regimes.descriptor)}. Bands: Wilson 95 % intervals, which cover '
-        'the choice of noises, not that of the training\'s seed.']
+        f'Similarity is {similarity_words(regimes.descriptor)}. Bands of shares: Wilson 95 % '
+        'intervals. Bands cover the choice of noises, not that of the training\'s seed.']
     if regimes.repeats:
         parts.append(f'Bars: from the smallest to the largest of {1 + len(regimes.repeats)} trainings from '
                      'different seeds.')
@@ -52,7 +53,7 @@ def draw_curves(axes: Axes, regimes: Regimes, score: str, widths: tuple[int, ...
             axes.fill_between(curve.size, curve.low, curve.high, color=style['color'], alpha=0.18, lw=0)
             axes.plot(curve.size, curve.value, label=name, clip_on=False, zorder=3, **style)
             _draw_spread(axes, regimes, score, widths, style['color'])
-        else:
+        elif SCORES[score].thresholded:
             axes.plot(curve.size, curve.value, '--', lw=0.6, color=style['color'],
                       label=f'_{name}, {threshold:g}')
 
@@ -72,6 +73,7 @@ def _draw_spread(axes: Axes, regimes: Regimes, score: str, widths: tuple[int, ..
 def draw_control(axes: Axes, regimes: Regimes, score: str, widths: tuple[int, ...], name: str,
                  line: str = ':', color: str = GREY, others: bool = True) -> None:
     """A control as a thin line, and thinner at the other thresholds if `others` is set."""
+    others &= SCORES[score].thresholded
     for threshold, curves in regimes.curves.items():
         curve, is_main = curves.get(score, {}).get(widths), threshold == regimes.threshold
         if curve is not None and (is_main or others):
@@ -79,8 +81,11 @@ def draw_control(axes: Axes, regimes: Regimes, score: str, widths: tuple[int, ..
                       label=name if is_main else f'_{name}, {threshold:g}')
 
 
-def finish_panel(axes: Axes, letter: str, name: str, regimes: Regimes) -> None:
-    """Axes, letter, legend and shading, once all curves are drawn; name: of the score."""
+def finish_panel(axes: Axes, letter: str, name: str, regimes: Regimes, *, shares: bool = True) -> None:
+    """Axes, letter, legend and shading, once all curves are drawn.
+
+    name: of the score. shares: whether it lies between 0 and 1.
+    """
     low, high = math.log2(regimes.sizes[0]), math.log2(regimes.sizes[-1])
     margin = 0.04 * (high - low) or 0.5
     axes.set_xscale('log', base=2)
@@ -90,7 +95,8 @@ def finish_panel(axes: Axes, letter: str, name: str, regimes: Regimes) -> None:
     axes.xaxis.set_major_locator(FixedLocator([2.0 ** k for k in exponents]))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f'$2^{{{round(math.log2(x))}}}$'))
     axes.xaxis.set_minor_locator(NullLocator())
-    scale_shares(axes)
+    if shares:
+        scale_shares(axes)
     axes.set_xlabel('number of training images N')
     axes.set_ylabel(name)
     add_letter(axes, letter)
