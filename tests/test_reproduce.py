@@ -155,7 +155,7 @@ def test_training_sets_are_nested_and_seeds_are_disjoint():
                 if key.startswith(kind)]
 
     assert option('--seeds', 'teacher-images') == ['0-1791']  # twice the largest set, disjoint from it
-    assert set(option('--seeds', 'generate-')) == {'100000-100511'}
+    assert set(option('--seeds', 'generate-')) == {'100000-101023'}
     assert len(set(option('--source', 'data-'))) == 1
     sizes = ['2', '8', '32', '64', '256', '896']
     assert option('--max-images', 'data-n') == 2 * sizes
@@ -233,9 +233,9 @@ def test_dry_run_prints_commands_and_costs_and_writes_nothing(folder, monkeypatc
     # and one state: 24 bytes per parameter.
     disk = 12 * 24 * 180193 / 1e9
     assert f'# train.py, 0.18 M parameters              12     08:24  {disk:7.3f}' in printed
-    # Samples of the students of width 16, not of the closed forms: 12 * 512 * 35 passes, 1500 a second.
+    # Samples of the students of width 16, not of the closed forms: 12 * 1024 * 35 passes, 1500 a second.
     (row,) = [line.split() for line in printed if line.startswith('# generate.py, 0.18 M parameters')]
-    assert row[-3:-1] == ['24', f'03:{int(12 * 512 * 35 / 1500 + 48 - 180)}']
+    assert row[-3:-1] == ['24', f'05:{int(12 * 1024 * 35 / 1500 + 48 - 300)}']
     assert printed[-1].startswith('# stages side by side: 7, so at least 0')
     assert not list(folder.iterdir())
 

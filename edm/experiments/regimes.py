@@ -366,7 +366,7 @@ DIGITS_TRAINING = (
 
 QUICKSTART = Regimes(
     name='quickstart', data=str(DIGITS), sizes=(2, 8, 32, 64, 256, 896), widths=(16, 8),
-    kimg=20, train=DIGITS_TRAINING, generate=('--batch', '256'), num_samples=512, thresholds=(0.97, 0.95),
+    kimg=20, train=DIGITS_TRAINING, generate=('--batch', '256'), num_samples=1024, thresholds=(0.97, 0.95),
     device='cpu')
 
 # Paper 1's setting: students on what a released teacher generates. The published figure has N = 2^6 .. 2^15.
