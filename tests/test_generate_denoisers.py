@@ -20,7 +20,8 @@ GOLDEN = golden('optimal-denoiser')
 PIXELS = GOLDEN['dataset_uint8'].transpose(0, 2, 3, 1)
 CLASSES = [i % 3 for i in range(len(PIXELS))]
 KINDS = {'optimal': (), 'gaussian': (), 'patch': ('--patch=3',), 'local': ('--patch=3',),
-         'equivariant': ('--patch=3',), 'linear': ('--patch=3',)}  # with the options that they need
+         'equivariant': ('--patch=3',), 'linear': ('--patch=3',),
+         'molrg': ('--classes=2', '--dim=3')}  # with the options that they need
 
 
 @pytest.fixture(scope='module')
@@ -167,6 +168,8 @@ def test_the_solver_is_euler_unless_another_is_given(data, tmp_path):
     (('--denoiser=patch', '--dataset=x', '--patch=0'), ('--patch', '0')),
     (('--denoiser=optimal', '--dataset=x', '--patch=3'), ('--patch', '--denoiser patch')),
     (('--network=x', '--patch=3'), ('--patch', '--denoiser patch')),
+    (('--denoiser=patch', '--patch=3', '--dataset=x', '--classes=2'), ('--classes', '--denoiser molrg')),
+    (('--denoiser=molrg', '--dataset=x', '--dim=0'), ('--dim', '0')),
 ])
 def test_usage_errors_name_the_option(args, says, tmp_path):
     refuse(generate.main, f'--outdir={tmp_path / "out"}', *args, status=2, says=says)

@@ -123,9 +123,7 @@ class MoLRG:
 
     def bases(self) -> torch.Tensor:
         """The true U_k, float32 [K, n, d], n in a network's order [C, H, W]; the file's is [H, W, C]."""
-        shape = self.shape
-        pixels = self._basis.reshape(shape.class_num, shape.resolution**2, CHANNELS, shape.per_class_dim)
-        return pixels.transpose(1, 2).reshape(self._basis.shape)
+        return reordered(self._basis)
 
     def images(self, indices: Sequence[int] | slice | None) -> np.ndarray:
         """Samples at `indices`, on the 0..255 scale; float32 [N, C, H, W], a new array."""
@@ -135,6 +133,11 @@ class MoLRG:
         """Labels float32 [N, label_dim] at `indices`."""
         return np.eye(self.shape.class_num, self.label_dim, dtype=np.float32)[
             self._classes[np.asarray(indices)]]
+
+
+def reordered(bases: torch.Tensor) -> torch.Tensor:
+    """Bases [K, n, d] of a file, with n in the order [H, W, C], in a network's order [C, H, W]."""
+    return bases.reshape(len(bases), -1, CHANNELS, bases.shape[2]).transpose(1, 2).reshape(bases.shape)
 
 
 def _make_once(path: Path, shape: MoLRGShape, seed: int | None, option: str) -> None:

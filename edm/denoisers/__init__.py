@@ -13,6 +13,7 @@ DENOISERS = {  # --denoiser: those of a data set, each a `data_denoiser.DataDeno
     'local': 'denoisers.local_denoiser:LocalDenoiser',
     'equivariant': 'denoisers.equivariant_denoiser:EquivariantDenoiser',
     'linear': 'denoisers.linear_denoiser:LinearDenoiser',
+    'molrg': 'denoisers.mixture_denoiser:MixtureDenoiser',
 }
 MEANINGS = {
     'optimal': 'posterior mean if all images of the data set are equally likely',
@@ -21,9 +22,10 @@ MEANINGS = {
     'local': 'for each pixel, that by the P x P window around it (LS of Kamb & Ganguli 2024)',
     'equivariant': 'the same among the windows of all places (ELS)',
     'linear': 'for each pixel, the best affine function of its window',
+    'molrg': 'posterior mean of a mixture of low-rank Gaussians (MoLRG), that of a MoLRG .pt file or fitted',
 }
 WINDOWED = ('patch', 'local', 'equivariant', 'linear')
-NEEDS = {kind: ('patch',) for kind in WINDOWED}  # the options that define a denoiser
+OPTIONS = {kind: ('patch',) for kind in WINDOWED} | {'molrg': ('classes', 'dim')}  # that a kind has a use for
 
 choice = click.option(
     '--denoiser', type=click.Choice(list(DENOISERS)),
@@ -32,6 +34,9 @@ options = (
     click.option('--patch', metavar='INT|auto', type=cli.IntOrAuto(),
                  help='P, the width of windows in pixels, odd but for patch; auto: for each noise level, the '
                       'one of the lowest denoising error on images that the denoiser does without.'),
+    click.option('--classes', metavar='K', type=click.IntRange(min=1),
+                 help='Low-rank Gaussians to fit for molrg.'),
+    click.option('--dim', metavar='D', type=click.IntRange(min=1), help='Dimensions of each of them.'),
 )
 
 
@@ -41,16 +46,18 @@ def own_options(kind: str | None, opts: dict) -> dict:
     kind: key of DENOISERS, None for a network.
     Raises UsageError for an option that the denoiser has no use for, or lacks.
     """
-    given = {name: opts[name] for name in ('patch',) if opts[name] is not None}
-    needed = NEEDS.get(kind, ())
+    given = {name: opts[name] for name in _names() if opts[name] is not None}
     for name in given:
-        if name not in needed:
-            users = ', '.join(user for user, names in NEEDS.items() if name in names)
+        if name not in OPTIONS.get(kind, ()):
+            users = ', '.join(user for user, names in OPTIONS.items() if name in names)
             raise click.UsageError(f'--{name} is for --denoiser {users}')
-    for name in needed:
-        if name not in given:
-            raise click.UsageError(f'--denoiser {kind} needs --{name}')
+    if kind in WINDOWED and 'patch' not in given:
+        raise click.UsageError(f'--denoiser {kind} needs --patch')
     return given
+
+
+def _names() -> list[str]:
+    return list(dict.fromkeys(name for names in OPTIONS.values() for name in names))
 
 
 def split_word(word: str) -> tuple[str | None, str]:
@@ -65,8 +72,7 @@ def options_by_kind(words: Iterable[str], opts: dict) -> dict[str, dict]:
     Raises UsageError for an option that none of them has a use for, or that one lacks.
     """
     kinds = list(dict.fromkeys(split_word(word)[0] for word in words))
-    names = [name for needed in NEEDS.values() for name in needed]
-    used = {name for kind in kinds for name in NEEDS.get(kind, ())}
-    own_options(None, {name: None if name in used else opts[name] for name in names})
-    return {kind: own_options(kind, {name: opts[name] if name in NEEDS.get(kind, ()) else None
-                                     for name in names}) for kind in kinds if kind}
+    used = {name for kind in kinds for name in OPTIONS.get(kind, ())}
+    own_options(None, {name: None if name in used else opts[name] for name in _names()})
+    return {kind: own_options(kind, {name: opts[name] if name in OPTIONS.get(kind, ()) else None
+                                     for name in _names()}) for kind in kinds if kind}

@@ -32,10 +32,11 @@ class MoLRGDenoiser:
     def __call__(self, x: torch.Tensor, sigma: torch.Tensor | float,
                  class_labels: torch.Tensor | None = None) -> torch.Tensor:
         """The posterior mean for x [B, C, H, W], in its dtype. sigma: above 0, one for all, or [B]."""
-        sigma = torch.as_tensor(sigma, dtype=torch.float64, device=x.device).reshape(-1, 1)
-        coordinates, weights = posterior(x.double().flatten(1), sigma, self.bases)
+        device = self.bases.device  # x's, but for MPS, which has no float64
+        sigma = torch.as_tensor(sigma).to(device, torch.float64).reshape(-1, 1)
+        coordinates, weights = posterior(x.to(device).double().flatten(1), sigma, self.bases)
         mean = torch.einsum('bk,bkd,knd->bn', weights, coordinates, self.bases) / (1 + sigma**2)
-        return mean.to(x.dtype).reshape(x.shape)
+        return mean.to(x.dtype).to(x.device).reshape(x.shape)
 
 
 def true_denoiser(data: MoLRG) -> MoLRGDenoiser:

@@ -1,5 +1,6 @@
 """From a data set on the disk to one of its closed-form denoisers."""
 
+import math
 import os
 import pkgutil
 
@@ -8,9 +9,11 @@ import torch
 
 from data.dataset import ImageDataset
 from data.image_files import describe_shape
+from data.molrg_data import CHANNELS, load_molrg, reordered
 from data.pixels import Pixels
 from denoisers import DENOISERS, patch_size
 from denoisers.data_denoiser import DataDenoiser
+from denoisers.molrg_denoiser import MoLRGDenoiser
 from sampling.denoiser import Denoiser
 from torch_utils import distributed
 from torch_utils.errors import UserError
@@ -18,10 +21,11 @@ from torch_utils.errors import UserError
 
 def open_denoiser(kind: str, path: str | os.PathLike, device: torch.device, *, net: Denoiser | None = None,
                   class_idx: int | None = None, cache_gb: float | None = None, sharded: bool = False,
-                  heldout: str | os.PathLike | None = None, **options) -> DataDenoiser:
+                  heldout: str | os.PathLike | None = None, **options,
+                  ) -> DataDenoiser | MoLRGDenoiser:
     """A denoiser of the images at `path`: a zip, a folder or an `.npz`, decoded here.
 
-    kind: key of DENOISERS.
+    kind: key of DENOISERS. For 'molrg' the path may be a MoLRG `.pt` file, whose true denoiser this is then.
     net: a network to compare with, of the same image size; sets noise levels and classes. Without it, all
         noise levels are supported, and the classes are the data set's.
     class_idx: use the images of this class only. Without it, samples of a data set with classes are denoised
@@ -33,6 +37,8 @@ def open_denoiser(kind: str, path: str | os.PathLike, device: torch.device, *, n
     Raises UserError, naming the option, for a data set that can't be read, or that does not fit `net` or the
     options.
     """
+    if kind == 'molrg' and str(path).lower().endswith('.pt'):
+        return _true_denoiser(path, device, net, class_idx, **options)
     data = ImageDataset(path, use_labels=None, cache=False, option='--dataset')
     shape = (data.num_channels, data.resolution, data.resolution)
     if net is not None and shape != (net.img_channels, net.img_resolution, net.img_resolution):
@@ -68,6 +74,26 @@ def open_denoiser(kind: str, path: str | os.PathLike, device: torch.device, *, n
         pixels, class_ends=class_ends, label_dim=label_dim, sharded=sharded, **limits, **options)
     if examples is not None:
         patch_size.choose(denoiser, examples, show_progress=distributed.rank() == 0)
+    return denoiser
+
+
+def _true_denoiser(path: str | os.PathLike, device: torch.device, net: Denoiser | None, class_idx: int | None,
+                   classes: int | None = None, dim: int | None = None) -> MoLRGDenoiser:
+    """The posterior mean under the distribution of a MoLRG data file, with the noise levels of `net`."""
+    if class_idx is not None:
+        raise UserError(f'--class {class_idx}: --dataset {path} is a mixture of all its classes')
+    bases = reordered(load_molrg(path, None, None, '--dataset')['basis'])
+    for option, given, found in ('classes', classes, len(bases)), ('dim', dim, bases.shape[2]):
+        if given not in (None, found):
+            raise UserError(f'--{option} {given}: --dataset {path} has {found}')
+    denoiser = MoLRGDenoiser(bases.to(device), CHANNELS, math.isqrt(bases.shape[1] // CHANNELS))
+    if net is not None:
+        shapes = [(of.img_channels, of.img_resolution, of.img_resolution) for of in (denoiser, net)]
+        if shapes[0] != shapes[1]:
+            raise UserError(f'--dataset {path}: images are {describe_shape(shapes[0])}, and --network makes '
+                            f'{describe_shape(shapes[1])}')
+        denoiser.sigma_min, denoiser.sigma_max = float(net.sigma_min), float(net.sigma_max)
+        denoiser.round_sigma, denoiser.label_dim = net.round_sigma, net.label_dim
     return denoiser
 
 
