@@ -48,7 +48,7 @@ class Moments(NamedTuple):
 
 
 def fit(pixels: Pixels, rows: tuple[int, int], classes: int, dim: int, *, sharded: bool) -> Mixture:
-    """The mixture of `classes` classes of `dim` dimensions for the images `rows`, or, sharded, all of them."""
+    """The mixture of `classes` classes of `dim` dimensions for the images `rows` of this or all processes."""
     mixture = _start(_some(pixels, rows, sharded), classes, dim)
     if sharded:
         mixture = Mixture(*(part.to(pixels.device) for part in distributed.from_rank0(
