@@ -1,9 +1,13 @@
 """What the tests share: golden files, running a script in this process or under torchrun."""
 
+import atexit
+import functools
+import json
 import os
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -54,35 +58,48 @@ def assert_fits(figure) -> None:
     assert inner.y1 <= outer[1] + 0.005
 
 
-_LAUNCH = [sys.executable, '-m', 'torch.distributed.run']
-
-
 def torchrun(num_processes: int, script: str, *args) -> str:
     """Run edm/SCRIPT under torchrun on the CPU, one thread a process; returns all that it printed."""
-    launch = [*_LAUNCH, '--standalone', f'--nproc_per_node={num_processes}']
+    launch = [sys.executable, '-m', 'torch.distributed.run', '--standalone',
+              f'--nproc_per_node={num_processes}']
     done = subprocess.run([*launch, ROOT / 'edm' / script, *map(str, args)], text=True, check=False,
                           capture_output=True, timeout=300, env=os.environ | {'OMP_NUM_THREADS': '1'})
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 
 
-def torchrun_on_two_machines(script: str, *args) -> str:
-    """The same as two launches of one process each, which find each other as those of two machines do."""
+def processes(number: int, script: str, *args, machines: int = 1) -> str:
+    """The same at a fraction of the cost, in forks of one process (fork_server.py), on several machines."""
+    statuses, printed = fork(number, script, *args, machines=machines)
+    assert not any(statuses), printed
+    return printed
+
+
+def fork(number: int, script: str | Path, *args, machines: int = 1) -> tuple[list[int], str]:
+    """As `processes`, but returns the exit statuses, which may be any, and what is printed."""
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         port = free.getsockname()[1]
-    launch = [*_LAUNCH, '--nnodes=2', '--nproc_per_node=1', '--rdzv_backend=c10d',
-              f'--rdzv_endpoint=127.0.0.1:{port}', '--rdzv_id=1', ROOT / 'edm' / script, *map(str, args)]
-    one_thread = os.environ | {'OMP_NUM_THREADS': '1'}
-    machines = [subprocess.Popen(launch, env=one_thread, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                                 text=True) for _ in range(2)]
-    try:
-        printed = [machine.communicate(timeout=300)[0] for machine in machines]
-    finally:
-        for machine in machines:
-            machine.kill()
-    assert [machine.returncode for machine in machines] == [0, 0], printed
-    return ''.join(printed)
+    each = number // machines
+    environs = [{'RANK': f'{rank}', 'LOCAL_RANK': f'{rank % each}', 'WORLD_SIZE': f'{number}',
+                 'LOCAL_WORLD_SIZE': f'{each}', 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': f'{port}'}
+                for rank in range(number)]
+    with tempfile.NamedTemporaryFile('r') as log:
+        job = {'script': str(ROOT / 'edm' / script), 'args': [*map(str, args)], 'log': log.name,
+               'environs': environs if number > 1 else [{}]}
+        server = _fork_server()
+        server.stdin.write(json.dumps(job) + '\n')
+        server.stdin.flush()
+        return json.loads(server.stdout.readline()), log.read()
+
+
+@functools.cache
+def _fork_server() -> subprocess.Popen:
+    server = subprocess.Popen(
+        [sys.executable, Path(__file__).with_name('fork_server.py')], stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE, text=True, env=os.environ | {'OMP_NUM_THREADS': '1'})
+    atexit.register(server.communicate)
+    return server
 
 
 def assert_equal(a, b, where='state'):

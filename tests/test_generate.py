@@ -14,7 +14,7 @@ from PIL import Image
 
 import generate
 from denoisers import DENOISERS
-from helpers import DATA, golden, refuse, run, torchrun, torchrun_on_two_machines
+from helpers import DATA, golden, processes, refuse, run, torchrun
 from image_sets import write
 from sampling import generation
 from sampling.sampler import edm_sampler
@@ -100,10 +100,10 @@ def test_an_image_does_not_depend_on_its_batch(churn, snapshots, tmp_path):
 def test_an_image_does_not_depend_on_the_number_of_processes(snapshots, tmp_path):
     args = ('--seeds=0-4', '--steps=3', '--batch=2')
     one, _ = sample(snapshots['adm'], tmp_path / '1', *args)
-    for processes in (2, 3):
-        outdir, trajectory = tmp_path / str(processes), tmp_path / f'{processes}.npz'
-        torchrun(processes, 'generate.py', f'--network={snapshots["adm"]}', f'--outdir={outdir}', *args,
-                 '--device=cpu', f'--trajectory={trajectory}')
+    for launch, number in ((torchrun, 2), (processes, 3)):
+        outdir, trajectory = tmp_path / str(number), tmp_path / f'{number}.npz'
+        launch(number, 'generate.py', f'--network={snapshots["adm"]}', f'--outdir={outdir}', *args,
+               '--device=cpu', f'--trajectory={trajectory}')
         many = images(outdir)
         assert many.keys() == one.keys()
         assert all(np.abs(many[name].astype(int) - one[name]).max() <= 1 for name in one)
@@ -114,8 +114,8 @@ def test_an_image_does_not_depend_on_the_number_of_processes(snapshots, tmp_path
 
 def test_two_machines_that_share_a_folder_share_the_seeds(grey, tmp_path):
     one, _ = sample(grey, tmp_path / 'one', '--seeds=0-4', '--steps=2')
-    torchrun_on_two_machines('generate.py', f'--network={grey}', f'--outdir={tmp_path / "two"}',
-                             '--seeds=0-4', '--steps=2', '--device=cpu')
+    processes(2, 'generate.py', f'--network={grey}', f'--outdir={tmp_path / "two"}', '--seeds=0-4',
+              '--steps=2', '--device=cpu', machines=2)
     two = images(tmp_path / 'two')
     assert two.keys() == one.keys()
     assert all(np.abs(two[name].astype(int) - one[name]).max() <= 1 for name in one)

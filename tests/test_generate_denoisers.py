@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 import generate
-from helpers import DATA, golden, refuse, run, torchrun
+from helpers import DATA, golden, processes, refuse, run
 from image_sets import encode, write
 from sampling.schedules import karras_sigmas
 from torch_utils.images import to_uint8
@@ -87,7 +87,7 @@ def test_neither_split_seeds_nor_a_split_data_set_change_a_sample(data, tmp_path
         (tmp_path / f'{name}.args').write_text('\n'.join([
             f'--denoiser={kind}', *KINDS[kind], f'--outdir={tmp_path / name}', '--seeds=0-8', *args,
             '--device=cpu', f'--trajectory={tmp_path / name}.npz', *more]))
-    torchrun(2, '../tests/call_generate.py', *(tmp_path / f'{name}.args' for name in calls))
+    processes(2, '../tests/call_generate.py', *(tmp_path / f'{name}.args' for name in calls))
     for name, (kind, _) in calls.items():
         one = sample(tmp_path / f'{name}-one', *args, kind=kind, seeds='0-8')
         assert np.abs(read(tmp_path / name) - one).max() <= 1

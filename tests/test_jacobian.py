@@ -13,7 +13,7 @@ import jacobian
 import plot
 from data.molrg_data import MoLRG, MoLRGShape
 from figures.jacobian_figure import draw_ranks
-from helpers import DATA, refuse, run, torchrun
+from helpers import DATA, processes, refuse, run
 from image_sets import write
 from jacobians.rank_file import load_ranks, new_ranks, save_ranks
 from jacobians.study import Method, find_ranks
@@ -154,7 +154,7 @@ def test_processes_share_the_seeds(nets, tmp_path):
     args = (f'--network_pkl={nets["edm"]}', '--device=cpu', '--seeds=0-2', '--steps=3')
     run(jacobian.main, *args, f'--out={alone}')
     shared.write_bytes(b'PK')
-    printed = torchrun(2, 'jacobian.py', *args, f'--out={shared}', '--overwrite')
+    printed = processes(2, 'jacobian.py', *args, f'--out={shared}', '--overwrite')
     assert printed.count('SNR') == 9
     assert printed.count('starts from scratch') == 1
     np.testing.assert_array_equal(load_ranks(alone).rank, load_ranks(shared).rank)

@@ -11,7 +11,7 @@ import sscd
 from descriptors.features import load_features
 from descriptors.pixel_descriptors import pixel_descriptor
 from descriptors.sscd_model import SscdDescriptor
-from helpers import DATA, refuse, run, torchrun
+from helpers import DATA, processes, refuse, run
 from image_sets import write
 from scores.copy_scores import memorized_fraction, nearest_neighbors, rp_score, wilson_interval
 from scores.neighbors import load_neighbors
@@ -327,7 +327,7 @@ def test_sscd_features_are_the_networks_and_the_same_from_two_processes(folder, 
     model = save_script(tmp_path / 'm.pt', pooled)
     options = ('feature', '--images', path, '--model', model, '--batch', '2', '--device', 'cpu')
     run(sscd.main, *options, '--features', tmp_path / 'one.npz')
-    torchrun(2, 'sscd.py', *options, '--features', tmp_path / 'two.npz')
+    processes(2, 'sscd.py', *options, '--features', tmp_path / 'two.npz')
     assert (tmp_path / 'one.npz').read_bytes() == (tmp_path / 'two.npz').read_bytes()
     features = load_features(tmp_path / 'one.npz', '')
     descriptor = SscdDescriptor(model, torch.device('cpu'))

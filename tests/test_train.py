@@ -11,7 +11,7 @@ from PIL import Image
 import train
 from data.training_labels import label_vectors
 from fixed_noise import FixedNoiseLoss
-from helpers import assert_equal, refuse, run, torchrun, torchrun_on_two_machines
+from helpers import assert_equal, processes, refuse, run
 from torch_utils.run_dir import RunLog
 from training import build, saving
 from training.snapshot import load_snapshot, load_with_settings
@@ -302,7 +302,7 @@ def test_two_processes_train_one_network_as_one_process_does(finished, images, t
     checks = Path(__file__).parent / 'training' / 'check_processes.py'
     args = (f'--data={images}', '--duration=0.001', *TINY, '--batch=400', '--batch-gpu=100', '--augment=0',
             '--dump=1', '--seed=3', f'--transfer={finished / "network-snapshot-000002.pkl"}')
-    printed = torchrun(2, checks, f'--outdir={tmp_path / "two"}', *args)
+    printed = processes(2, checks, f'--outdir={tmp_path / "two"}', *args)
     assert printed.count('rank 0: all checks passed') == printed.count('rank 1: all checks passed') == 1
     (folder,) = (tmp_path / 'two').iterdir()
     assert folder.name == '00000-faces-uncond-ddpmpp-edm-gpus2-batch400-fp32'
@@ -328,8 +328,8 @@ def test_two_processes_train_one_network_as_one_process_does(finished, images, t
 def test_two_machines_that_share_a_folder_train_as_one_with_two_processes(images, tmp_path):
     args = (f'--data={images}', '--nosubdir', '--duration=0.001', '--dump=1', '--seed=3', *TINY,
             '--batch=250')
-    torchrun(2, 'train.py', f'--outdir={tmp_path / "one"}', *args)
-    printed = torchrun_on_two_machines('train.py', f'--outdir={tmp_path / "two"}', *args)
+    for machines, name in ((1, 'one'), (2, 'two')):
+        printed = processes(2, 'train.py', f'--outdir={tmp_path / name}', *args, machines=machines)
     assert printed.count('Batch: 250 = 2 x 1 x 125') == 1, printed
     states = [torch.load(tmp_path / name / 'training-state-000001.pt') for name in ('one', 'two')]
     for state in states:

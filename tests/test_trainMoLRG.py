@@ -8,7 +8,7 @@ import torch
 
 import trainMoLRG
 from data.molrg_data import MoLRG, MoLRGShape
-from helpers import refuse, run, torchrun
+from helpers import processes, refuse, run
 from training.snapshot import load_snapshot
 
 DATA = ('--img_res=4', '--class_num=2', '--per_class_dim=6', '--sample_per_class=50')
@@ -134,8 +134,8 @@ def test_a_resumed_low_rank_run_ends_with_the_same_bits(tmp_path):
 
 
 def test_two_processes_share_data_and_training(tmp_path):
-    torchrun(2, 'trainMoLRG.py', f'--path={tmp_path / "data"}', f'--outdir={tmp_path / "runs"}', *DATA, *TINY,
-             '--arch=param-mlp')
+    processes(2, 'trainMoLRG.py', f'--path={tmp_path / "data"}', f'--outdir={tmp_path / "runs"}', *DATA,
+              *TINY, '--arch=param-mlp')
     (folder,) = (tmp_path / 'runs' / FOLDER).iterdir()
     assert folder.name == '00000-MoLRG-uncond-param-mlp-edm-gpus2-batch100-fp32'
 

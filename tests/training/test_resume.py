@@ -5,15 +5,13 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 import train
-from helpers import assert_equal, refuse, run
+from helpers import assert_equal, fork, refuse, run
 from image_sets import write
 from training import launch, loop
 from training.checkpoint import load_state
@@ -37,24 +35,9 @@ def arguments(data, folder, *more):
     return [f'--data={data}', f'--outdir={folder}', '--nosubdir', *TINY, *more]
 
 
-@pytest.fixture(scope='module')
-def interrupted(tmp_path_factory):
-    """A function that runs train.py, interrupted (see interrupted.py), and returns the exit statuses."""
-    log = tmp_path_factory.mktemp('log') / 'log.txt'
-    with open(log, 'w') as file, subprocess.Popen(
-            [sys.executable, Path(__file__).with_name('interrupted.py')], stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, stderr=file, text=True) as server:
-
-        def run_interrupted(moment, number, args, processes=1):
-            job = {'moment': moment, 'number': number, 'args': args, 'processes': processes}
-            server.stdin.write(json.dumps(job) + '\n')
-            server.stdin.flush()
-            answer = server.stdout.readline()
-            assert answer, log.read_text()
-            return json.loads(answer)
-
-        yield run_interrupted
-        server.stdin.close()
+def interrupted(moment, number, args, ranks=1):
+    """Run train.py, interrupted (see interrupted.py); returns the exit statuses."""
+    return fork(ranks, Path(__file__).with_name('interrupted.py'), moment, number, *args)[0]
 
 
 def stats(folder):
@@ -83,7 +66,7 @@ def whole(data, tmp_path_factory):
     return folder
 
 
-def test_killed_and_resumed_equals_never_killed(data, whole, tmp_path, interrupted):
+def test_killed_and_resumed_equals_never_killed(data, whole, tmp_path):
     folder = tmp_path / 'killed'
     args = arguments(data, folder, '--duration=0.003')
     assert interrupted('kill', 7, args) == [-signal.SIGKILL]  # within tick 2; the last state is of tick 1
@@ -96,22 +79,22 @@ def test_killed_and_resumed_equals_never_killed(data, whole, tmp_path, interrupt
     assert_equal_runs(whole, folder, 3)
 
 
-def test_three_processes_killed_and_resumed_equal_three_never_killed(data, tmp_path, interrupted):
+def test_three_processes_killed_and_resumed_equal_three_never_killed(data, tmp_path):
     """With three the sum of gradients depends on the order in which they are added, so on where they lie."""
     whole, folder = tmp_path / 'whole', tmp_path / 'killed'
     more = '--duration=0.003', '--batch=252', '--cbase=8'
-    assert interrupted('none', 0, arguments(data, whole, *more), processes=3) == [0] * 3
+    assert interrupted('none', 0, arguments(data, whole, *more), ranks=3) == [0] * 3
     args = arguments(data, folder, *more)
-    assert interrupted('kill', 7, args, processes=3) == [-signal.SIGKILL] * 3
+    assert interrupted('kill', 7, args, ranks=3) == [-signal.SIGKILL] * 3
     # One process alone gets the signal; in the next step all know and stop.
     args.append(f'--resume={folder}')
-    assert interrupted('term', 3, args, processes=3) == [143] * 3
+    assert interrupted('term', 3, args, ranks=3) == [143] * 3
     assert load_state(folder / 'training-state-000002.pt')['cur_nimg'] == 1260 + (3 + 1) * 252
-    assert interrupted('none', 0, args, processes=3) == [0] * 3
+    assert interrupted('none', 0, args, ranks=3) == [0] * 3
     assert_equal_runs(whole, folder, 3)
 
 
-def test_auto_starts_goes_on_and_ends_the_same_run(data, whole, tmp_path, interrupted):
+def test_auto_starts_goes_on_and_ends_the_same_run(data, whole, tmp_path):
     folder = tmp_path / 'auto'
     args = arguments(data, folder, '--duration=0.003', '--resume=auto')
     assert interrupted('kill', 7, args) == [-signal.SIGKILL]  # a new run: there is no folder yet
