@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from denoisers import split_word
 from jacobians import METHODS
 from torch_utils import cli
 from torch_utils.errors import UserError, note
@@ -15,8 +16,9 @@ _CHURN = ('S_churn', 'S_min', 'S_max', 'S_noise')
 
 @cli.command()
 @cli.options('Main options',
-    click.option('--network_pkl', metavar='PATH|URL|DIR', required=True, callback=take_newest,
-                 help='Snapshot to study, or a run folder for its newest.'),
+    click.option('--network_pkl', metavar='PATH|URL|DIR|molrg:PT', required=True, callback=take_newest,
+                 help='Snapshot to study, or a run folder for its newest; molrg:PT is the true denoiser of a '
+                      'MoLRG data set.'),
     click.option('--seeds', metavar='LIST', type=cli.IntList(), default='0-9',
                  help='One noisy image per seed.'),
     click.option('--class', 'class_idx', metavar='INT', type=click.IntRange(min=0),
@@ -80,7 +82,7 @@ def main(**opts):
     source = _source(opts, net, labels)
     if opts['figure']:
         check_out(opts['figure'], '--figure')
-    card = provenance.record(inputs=[opts['network_pkl'], opts['data']])
+    card = provenance.record(inputs=[split_word(opts['network_pkl'])[1], opts['data']])
     ranks = rank_file.new_ranks(opts['seeds'], source.sigmas, dim=dim, eta=opts['eta'],
                                 settings=_settings(opts, source, device, card['inputs']),
                                 spectrum=opts['save_spectrum'])
@@ -133,8 +135,15 @@ def _check(opts: dict) -> None:
 def _network(opts: dict, device) -> tuple:
     """The network on the device, and its label vectors if its labels are such."""
     from data.training_labels import label_vectors
+    from denoisers.open_denoiser import open_denoiser
     from training.snapshot import load_with_settings
 
+    kind, path = split_word(opts['network_pkl'])
+    if kind == 'molrg' and path.lower().endswith('.pt'):
+        return open_denoiser(kind, path, device), None
+    if kind:
+        raise click.UsageError(f'--network_pkl {opts["network_pkl"]}: of the closed forms, only the true '
+                               'denoiser of a MoLRG data set, molrg:FILE.pt, has derivatives')
     net, recorded = load_with_settings(opts['network_pkl'], device, option='--network_pkl')
     net.use_fp16 = False  # in half precision a Jacobian is mostly rounding error
     vectors = None

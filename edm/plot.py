@@ -2,6 +2,7 @@
 
 import functools
 import math
+import re
 
 import click
 
@@ -41,6 +42,15 @@ def _picture(*inputs: str):
             print(f'wrote {out}')
         return command
     return decorate
+
+
+def _training_noise(ctx, param, value: str | None) -> tuple[str, float, float] | None:
+    match = re.fullmatch(r'(.+)=(-?[\d.]+),([\d.]+)', value or '')
+    try:
+        if value is not None:
+            return match[1], float(match[2]), float(match[3])
+    except (TypeError, ValueError) as err:
+        raise click.BadParameter(f'{value}: expected LABEL=MEAN,STD, such as U-Net=-1.2,1.2') from err
 
 
 def _curves_options(function):
@@ -179,13 +189,21 @@ def training(run_dirs: tuple[str, ...]):
 
 
 @main.command(cls=cli.ListCommand)
-@click.option('--ranks', metavar='NPZ[=LABEL] ...', multiple=True, required=True,
-              help='Files of jacobian.py, with a label in the legend.')
-@click.option('--axis', type=click.Choice(['log', 'linear']), default='log', help='Scale of 1/sigma.')
-@click.option('--max_snr', metavar='FLOAT', type=cli.FiniteRange(min=0, min_open=True),
-              help='Largest 1/sigma to show.')
-@_picture('ranks')
-def jacobian(ranks: tuple[str, ...], axis: str, max_snr: float | None):
+@cli.options('Main options',
+    click.option('--ranks', metavar='NPZ[=LABEL] ...', multiple=True, required=True,
+                 help='Files of jacobian.py, with a label in the legend.'),
+    click.option('--references', metavar='NPZ[=LABEL] ...', multiple=True,
+                 help='Further files, drawn as broad grey lines, such as those of a true denoiser.'),
+    click.option('--axis', type=click.Choice(['log', 'categorical']), default='log',
+                 help='Scale of 1/sigma; categorical: all noise levels at equal distances.'),
+    click.option('--max_snr', metavar='FLOAT', type=cli.FiniteRange(min=0, min_open=True),
+                 help='Largest 1/sigma to show.'),
+    click.option('--trained', metavar='LABEL=FLOAT,FLOAT', callback=_training_noise,
+                 help='Mean and standard deviation of ln(sigma) in training of the network LABEL (--P_mean, '
+                      '--P_std); noise levels beyond two standard deviations are shaded.'))
+@_picture('ranks', 'references')
+def jacobian(ranks: tuple[str, ...], references: tuple[str, ...], axis: str, max_snr: float | None,
+             trained: tuple[str, float, float] | None):
     """Numerical rank of Jacobians over noise levels.
 
     The picture of paper 2 (arXiv 2409.02426), figure 3.
@@ -195,13 +213,16 @@ def jacobian(ranks: tuple[str, ...], axis: str, max_snr: float | None):
     from figures.jacobian_figure import TITLE, draw_ranks
     from jacobians.rank_file import load_ranks
 
-    series = {}
-    for item in ranks:
-        label, path = cli.split_label(item)
-        if label in series:
-            raise click.UsageError(f'--ranks {item}: two curves have the label {label}')
-        series[label] = load_ranks(path)
-    return TITLE, functools.partial(draw_ranks, series, axis, max_snr or math.inf)
+    series = {'--ranks': {}, '--references': {}}
+    for option, items in ('--ranks', ranks), ('--references', references):
+        for label, path in map(cli.split_label, items):
+            if label in {**series['--ranks'], **series['--references']}:
+                raise click.UsageError(f'{option} {path}: two curves have the label {label}')
+            series[option][label] = load_ranks(path, option)
+    if trained and trained[0] not in series['--ranks']:
+        raise click.UsageError(f'--trained {trained[0]}: no curve of --ranks has this label')
+    return TITLE, functools.partial(draw_ranks, series['--ranks'], axis, max_snr or math.inf,
+                                    references=series['--references'], trained=trained)
 
 
 @main.command(cls=cli.ListCommand)

@@ -250,21 +250,41 @@ SERIES = {'Low-rank model': table([[12, 9, 6], [12, 7, 6], [12, 6, 6]]),
           'U-Net': table([[30, 9, 48], [34, -1, 46]], low=np.array([[29, 8, 48], [34, -1, 46]]))}
 
 
-@pytest.mark.parametrize('axis', ['log', 'linear'])
+@pytest.mark.parametrize('axis', ['log', 'categorical'])
 def test_the_figure_shows_means_and_distributions(axis):
     figure, caption = draw_ranks(SERIES, axis)
     axes, = figure.axes
     lines = {line.get_label(): line for line in axes.lines}
-    np.testing.assert_allclose(lines['Low-rank model'].get_xdata(), [0.1, 1, 10])
+    np.testing.assert_allclose(lines['Low-rank model'].get_xdata(),
+                               {'log': [0.1, 1, 10], 'categorical': [0, 1, 2]}[axis])
     np.testing.assert_allclose(lines['Low-rank model'].get_ydata(), [12 / 48, 22 / 144, 6 / 48])
     np.testing.assert_allclose(lines['U-Net'].get_ydata(), [32 / 48, 9 / 48, 47 / 48])
-    assert (axes.get_xscale(), axes.get_ylim()) == (axis, (0, 1))
+    assert (axes.get_xscale() == 'log', axes.get_ylim()) == (axis == 'log', (0, 1))
+    if axis == 'categorical':
+        assert [text.get_text() for text in axes.get_xticklabels()] == ['0.1', '1', '10']
     violins = [collection.get_paths()[0].get_extents() for collection in axes.collections]
     heights = [(round(v.ymin * 48), round(v.ymax * 48)) for v in violins]
     assert heights == [(6, 9), (30, 34), (46, 48)]  # one noise level has a single rank
     assert [text.get_text() for text in axes.get_legend().get_texts()] == list(SERIES)
     assert 'Low-rank model: dimension 48, 3 noises; U-Net: dimension 48, 2 noises' in caption
     assert 'within 2.1 %' in caption  # 1 of 48
+
+
+@pytest.mark.parametrize(('axis', 'ends'), [
+    ('log', [0.5, 4]), ('categorical', [1 - np.log10(2), 1 + np.log10(4)])])
+def test_references_and_where_a_network_extrapolates_are_marked(axis, ends):
+    mean, std = -np.log(2) / 2, np.log(8) / 4  # of ln sigma: two deviations reach from 1/sigma = 1/2 to 4
+    references = {'Truth': SERIES['Low-rank model']}
+    figure, caption = draw_ranks({'U-Net': SERIES['U-Net']}, axis, references=references,
+                                 trained=('U-Net', mean, std))
+    axes, = figure.axes
+    truth, = [line for line in axes.lines if line.get_label() == 'Truth']
+    np.testing.assert_allclose(truth.get_ydata(), [12 / 48, 22 / 144, 6 / 48])
+    left, right = [patch.get_extents().transformed(axes.transData.inverted()) for patch in axes.patches]
+    np.testing.assert_allclose([left.x1, right.x0], ends)
+    np.testing.assert_allclose([left.x0, right.x1], axes.get_xlim())
+    assert 'Grey: Truth, the mean.' in caption
+    assert 'training of U-Net (mean -0.346574, standard deviation 0.51986), where it extrapolates' in caption
 
 
 def test_neighbouring_violins_keep_clear_of_each_other():
@@ -285,6 +305,10 @@ def test_the_plot_command_names_its_curves(tmp_path):
         assert 'CIFAR-10: dimension 48' in image.info['Description']
     twice = ('--ranks', f'{tmp_path}/a.npz=x', f'{tmp_path}/b.npz=x')
     refuse(plot.main, 'jacobian', *twice, f'--out={out}', status=2, says=('--ranks', 'label x'))
+    both = ('--ranks', f'{tmp_path}/a.npz=A', '--references', f'{tmp_path}/b.npz=B', f'--out={out}')
+    run(plot.main, 'jacobian', *both, '--trained=A=-0.4,0.7', '--axis=categorical')
+    refuse(plot.main, 'jacobian', *both, '--trained=B=0,1', status=2, says=('--trained B', 'no curve'))
+    refuse(plot.main, 'jacobian', *both, '--trained=A=0', status=2, says=('LABEL=MEAN,STD',))
     refuse(plot.main, 'jacobian', '--ranks', tmp_path / 'a.npz', '--max_snr=0.01', f'--out={out}', status=1,
            says=('0.01',))
 
@@ -305,3 +329,17 @@ def test_damaged_files_are_refused_in_one_line(name, tmp_path):
     np.savez(path, **arrays)
     refuse(plot.main, 'jacobian', '--ranks', path, *out, status=1, says=('no array rank',))
     refuse(plot.main, 'jacobian', '--ranks', tmp_path / 'no.npz', *out, status=1, says=('no such file',))
+
+
+def test_the_true_denoiser_of_molrg_data_has_its_ranks(tmp_path):
+    shape = MoLRGShape(resolution=4, class_num=2, per_class_dim=3, sample_per_class=2)
+    data = MoLRG(tmp_path, shape)
+    out = tmp_path / 'ranks.npz'
+    run(jacobian.main, f'--network_pkl=molrg:{data.path}', '--seeds=0,1', '--steps=3', '--device=cpu',
+        '--method=exact', f'--out={out}')
+    assert load_ranks(out).rank[:, [0, -1]].tolist() == [[6, 3]] * 2  # K d at high noise, d at low noise
+    (tmp_path / 'x.pt').write_bytes(b'x')
+    refuse(jacobian.main, f'--network_pkl=molrg:{tmp_path / "x.pt"}', '--device=cpu', status=1,
+           says=('no MoLRG data set',))
+    refuse(jacobian.main, '--network_pkl=optimal:x.zip', '--device=cpu', status=2, says=('molrg:FILE.pt',))
+    refuse(jacobian.main, '--network_pkl=molrg:none.pt', '--device=cpu', status=1, says=('none.pt',))

@@ -48,7 +48,9 @@ def test_molrg_goes_from_nothing_to_its_pictures_and_does_no_work_twice(folder, 
     assert 'trainMoLRG.py' not in run(reproduce.main, 'molrg', '--jobs=2').stdout
     run(reproduce.main, 'report', 'evaluation/molrg-quickstart')
     page = (folder / 'figures' / 'molrg-quickstart' / 'report.html').read_text()
-    assert '8 of 8 stages are finished' in page
+    assert '9 of 9 stages are finished' in page
+    truth = load_ranks(folder / 'figures' / 'molrg-quickstart' / 'ranks-true.npz')
+    assert (truth.rank[:, 0].tolist(), truth.rank[:, -1].tolist()) == ([4, 4], [2, 2])
     assert page.count('data:image/png;base64,') == 3
     for text in ('>train-unet<', 'edm/trainMoLRG.py'):
         assert text in page
@@ -90,7 +92,7 @@ ASSUME = ('--dry-run', '--assume-img-per-s=2000')
 # 2000 images/s makes 6000 a second. U-Net: 6 million images, three passes each. FFHQ, AFHQ: at each of
 # 2 x 100 x 18 points 12288 rows of 1 1/8 passes.
 @pytest.mark.parametrize(('experiment', 'number', 'row', 'passes'), [
-    ('molrg', 11, '# trainMoLRG.py, 54', 3 * 6e6),
+    ('molrg', 12, '# trainMoLRG.py, 54', 3 * 6e6),
     ('jacobian', 4, '# jacobian.py, 61.81', 2 * 1800 * 12288 * 9 / 8)])
 def test_the_papers_plan_is_printed_and_nothing_is_written(experiment, number, row, passes, folder):
     printed = run(reproduce.main, experiment, '--preset=paper', *ASSUME, '--gpus=0,1', '--name=mine').stdout

@@ -1,8 +1,8 @@
 """Experiments on mixtures of low-rank Gaussians: paper 2 (arXiv 2409.02426), figure 3 right and figure 4.
 
-A low-rank denoiser and a U-Net are trained on one data set, and the ranks of their Jacobians compared. Then
-low-rank denoisers are trained on data sets of many sizes, to see how many samples they need to find the
-classes.
+A low-rank denoiser and a U-Net are trained on one data set, and the ranks of their Jacobians compared with
+those of the true denoiser. Then low-rank denoisers are trained on data sets of many sizes, to see how many
+samples training needs to find the classes, beside how many determine them.
 """
 
 from dataclasses import asdict, dataclass
@@ -18,7 +18,7 @@ class MoLRGExperiment:
     """The experiment's settings.
 
     name: of the folders under datasets/, training/, evaluation/ and figures/.
-    low_rank, unet: further arguments of trainMoLRG.py.
+    low_rank, unet: further arguments of trainMoLRG.py. noise: the U-Net's P_mean and P_std.
     jacobian: further arguments of jacobian.py.
     """
 
@@ -26,6 +26,7 @@ class MoLRGExperiment:
     shape: MoLRGShape
     low_rank: tuple[str, ...]
     unet: tuple[str, ...]
+    noise: tuple[float, float] = (-1.2, 1.2)
     jacobian: tuple[str, ...]
     transition: Transition
     device: str = 'auto'
@@ -43,7 +44,9 @@ def plan(job: MoLRGExperiment) -> list[Stage]:
     series, stages, transition = [], [], job.transition
     *rank_pictures, transition_picture = job.pictures
     shape = _options(img_res=job.shape.resolution, **asdict(job.shape), without=('resolution',))
-    for model, label, train, cost in (('unet', 'U-Net', job.unet, 20),
+    data = Path('datasets', job.name, f'{job.shape.name}.pt')
+    noise = ('--P_mean', f'{job.noise[0]:g}', '--P_std', f'{job.noise[1]:g}')
+    for model, label, train, cost in (('unet', 'U-Net', (*job.unet, *noise), 20),
                                       ('low-rank', 'Low-rank model', job.low_rank, 2)):
         ranks = transition_picture.with_name(f'ranks-{model}.npz')
         run = Path('training', job.name, model, job.shape.name)
@@ -63,12 +66,18 @@ def plan(job: MoLRGExperiment) -> list[Stage]:
         stages.append(Stage(name=path.stem, outputs=(path,), cost=8, command=(
             'reproduce.py', 'phase-transition', '--dims', f'{dim}', *settings, '--out', f'{path}',
             '--device', job.device)))
-    # The linear axis shows the change from K d to d; the logarithmic one all noise levels.
-    axes = ('--axis', 'linear', '--max_snr', '20'), ('--axis', 'log')
-    for picture, axis in zip(rank_pictures, axes, strict=True):
+    # The data file is there once a network has been trained on it.
+    truth = transition_picture.with_name('ranks-true.npz')
+    stages.append(Stage(name='ranks-true', outputs=(truth,), needs=('train-low-rank',), command=(
+        'jacobian.py', '--network_pkl', f'molrg:{data}', '--out', f'{truth}', '--overwrite',
+        '--device', job.device, *job.jacobian)))
+    for picture, axis in zip(rank_pictures, ('categorical', 'log'), strict=True):
         stages.append(Stage(
-            name=picture.stem, outputs=(picture,), needs=('ranks-unet', 'ranks-low-rank'), cost=0.2,
-            command=('plot.py', 'jacobian', '--ranks', *series, *axis, '--out', f'{picture}')))
+            name=picture.stem, outputs=(picture,), needs=('ranks-unet', 'ranks-low-rank', 'ranks-true'),
+            cost=0.2, command=(
+                'plot.py', 'jacobian', '--ranks', *series, '--references', f'{truth}=True denoiser',
+                '--trained', f'U-Net={job.noise[0]:g},{job.noise[1]:g}', '--axis', axis,
+                '--out', f'{picture}')))
     stages.append(Stage(
         name=transition_picture.stem, outputs=(transition_picture,), cost=0.2,
         needs=tuple(path.stem for path in points),
@@ -92,8 +101,8 @@ PRESETS = {
         shape=MoLRGShape(resolution=4, class_num=2, per_class_dim=6, sample_per_class=350),
         low_rank=('--arch', 'param-mlp', '--duration', '0.5', '--batch', '128'),
         unet=('--arch', 'ddpmpp', '--embed_channels', '16', '--cres', '2,2', '--num_blocks', '1',
-              '--dropout', '0', '--duration', '1', '--batch', '128', '--lr', '0.006', '--lr_decay', 'cosine',
-              '--P_mean', '-0.4', '--P_std', '0.7'),
+              '--dropout', '0', '--duration', '1', '--batch', '128', '--lr', '0.006', '--lr_decay', 'cosine'),
+        noise=(-0.4, 0.7),
         jacobian=('--seeds', '0-9', '--method', 'exact'),
         transition=Transition(dims=(2, 4, 8), ratios=_RATIOS, trials=20, restarts=4, steps=1000)),
     # The paper's data; the U-Net has 54 M parameters.

@@ -1,6 +1,8 @@
 """The Jacobian figure: numerical rank / dimension over 1/sigma, as violins over the seeds."""
 
 import math
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 import matplotlib
 import numpy as np
@@ -16,31 +18,45 @@ TITLE = 'Numerical rank of the denoiser\'s Jacobian'
 
 _MARGIN = 0.03  # of the axis, left and right
 _LARGEST_VIOLIN = 0.018  # half its width, of the axis
+_REFERENCE_LINES = ('-', '--', ':')
 
 
 def draw_ranks(series: dict[str, Ranks], axis: str = 'log', max_snr: float = math.inf,
-               width: float = figures.WIDTH) -> tuple[Figure, str]:
+               width: float = figures.WIDTH, *, references: Mapping[str, Ranks] = MappingProxyType({}),
+               trained: tuple[str, float, float] | None = None) -> tuple[Figure, str]:
     """Draw the figure; returns it and its caption.
 
-    series: ranks by the label in the legend. axis: 'log' or 'linear', the scale of 1/sigma. max_snr: where
-    it ends. The one panel has per series a line of the means, labelled, and per noise level a violin, or a
-    bar where all seeds agree.
+    series: ranks by the label in the legend. axis: key of AXES, for 1/sigma. max_snr: where it ends.
+    references: further ones, drawn as broad grey lines of their means.
+    trained: a label in `series`, mean and standard deviation of ln sigma in its training; noise levels
+    further than two of these away are shaded.
+    The one panel has per series a line of the means, labelled, and per noise level a violin, or a bar where
+    all seeds agree.
     Raises UserError if there is nothing to draw up to max_snr.
     """
-    shown = np.concatenate([(1 / ranks.sigma)[_columns(ranks, max_snr)] for ranks in series.values()])
+    everything = [*references.values(), *series.values()]
+    shown = np.concatenate([(1 / ranks.sigma)[_columns(ranks, max_snr)] for ranks in everything])
     if not len(shown):
         raise UserError(f'no rank is known at any 1/sigma up to {max_snr:g}')
     with matplotlib.rc_context(figures.STYLE):
         figure, (axes,) = figures.new_panels(width, 1, 2.6)
-        _prepare(axes, axis, shown)
+        place = AXES[axis](axes, shown)
+        _finish(axes, place(np.array([shown.min(), shown.max()])))
+        for i, (label, ranks) in enumerate(references.items()):
+            x, shares = _shares(ranks, max_snr)
+            axes.plot(place(x), [values.mean() for values in shares], color=figures.GREY, lw=3.5, alpha=0.4,
+                      ls=_REFERENCE_LINES[i % len(_REFERENCE_LINES)], label=label, zorder=1)
         for i, (label, ranks) in enumerate(series.items()):
-            _draw_series(axes, ranks, _columns(ranks, max_snr), label, figures.series_style(i))
-        if len(series) > 1:
+            _draw_series(axes, place, ranks, max_snr, label, figures.series_style(i))
+        if trained:
+            _shade(axes, place, *trained)
+        if len(everything) > 1 or trained:
             axes.legend(loc='best')
-    return figure, caption(series)
+    return figure, caption(series, references, trained)
 
 
-def caption(series: dict[str, Ranks]) -> str:
+def caption(series: Mapping[str, Ranks], references: Mapping[str, Ranks] = MappingProxyType({}),
+            trained: tuple[str, float, float] | None = None) -> str:
     """The text below the figure."""
     etas = sorted({ranks.eta for ranks in series.values()})
     parts = [
@@ -53,6 +69,12 @@ def caption(series: dict[str, Ranks]) -> str:
     parts.append('; '.join(f'{label}: {size}' for label, size in sizes.items()) + '.')
     if any(len(ranks.seed) > 1 for ranks in series.values()):
         parts.append('Markers: means over the noises; violins: their distribution.')
+    if references:
+        parts.append(f'Grey: {", ".join(references)}, the mean.')
+    if trained:
+        label, mean, std = trained
+        parts.append('Shaded: noise levels more than two standard deviations of ln σ away from the training '
+                     f'of {label} (mean {mean:g}, standard deviation {std:g}), where it extrapolates.')
     errors = [np.maximum(ranks.rank_high - ranks.rank, ranks.rank - ranks.rank_low)[ranks.rank >= 0]
               / ranks.dim for ranks in series.values()]
     error = np.concatenate(errors).max()
@@ -62,16 +84,40 @@ def caption(series: dict[str, Ranks]) -> str:
     return ' '.join(parts)
 
 
-def _prepare(axes: Axes, axis: str, snr: np.ndarray) -> None:
-    axes.set_xscale(axis)
-    low, high = _scaled(axes, np.array([0 if axis == 'linear' else snr.min(), snr.max()]))
+def _log_axis(axes: Axes, snr: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    axes.set_xscale('log')
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f'{x:g}'))
+    return np.asarray
+
+
+def _categorical_axis(axes: Axes, snr: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    levels = np.unique([float(f'{x:.4g}') for x in snr])
+    numbers = np.arange(len(levels))
+    axes.set_xticks(numbers, [f'{float(f"{x:.2g}"):g}' for x in levels])
+    return lambda x: np.interp(np.log(x), np.log(levels), numbers)
+
+
+# Scales of 1/sigma, and where each is on the axis; categorical: all noise levels at equal distances.
+AXES = {'log': _log_axis, 'categorical': _categorical_axis}
+
+
+def _finish(axes: Axes, ends: np.ndarray) -> None:
+    low, high = _scaled(axes, ends)
     margin = _MARGIN * (high - low) or 0.5
     axes.set_xlim(_unscaled(axes, np.array([low - margin, high + margin])))
     figures.scale_shares(axes)
-    if axis == 'log':
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f'{x:g}'))
     axes.set_xlabel('1/σ')
     axes.set_ylabel('rank(J) / dim')
+
+
+def _shade(axes: Axes, place: Callable, label: str, mean: float, std: float) -> None:
+    limits = axes.get_xlim()
+    low, high = place(np.exp([-mean - 2 * std, 2 * std - mean]))
+    for start, stop in ((limits[0], low), (high, limits[1])):
+        if start < stop:
+            axes.axvspan(start, stop, color=figures.GREY, alpha=0.12, lw=0, zorder=0,
+                         label=f'{label} extrapolates' if start == limits[0] else None)
+    axes.set_xlim(limits)
 
 
 def _columns(ranks: Ranks, max_snr: float) -> list[int]:
@@ -80,9 +126,16 @@ def _columns(ranks: Ranks, max_snr: float) -> list[int]:
             if 1 / sigma <= max_snr and (ranks.rank[:, column] >= 0).any()]
 
 
-def _draw_series(axes: Axes, ranks: Ranks, columns: list[int], label: str, style: dict) -> None:
-    snr = 1 / ranks.sigma[columns]
-    shares = [ranks.rank[ranks.rank[:, column] >= 0, column] / ranks.dim for column in columns]
+def _shares(ranks: Ranks, max_snr: float) -> tuple[np.ndarray, list[np.ndarray]]:
+    """1/sigma up to max_snr, and at each the known ranks over the dimension."""
+    columns = _columns(ranks, max_snr)
+    return 1 / ranks.sigma[columns], [ranks.rank[ranks.rank[:, column] >= 0, column] / ranks.dim
+                                      for column in columns]
+
+
+def _draw_series(axes: Axes, place: Callable, ranks: Ranks, max_snr: float, label: str, style: dict) -> None:
+    snr, shares = _shares(ranks, max_snr)
+    snr = place(snr)
     for x, values, half in zip(_scaled(axes, snr), shares, _half_widths(axes, snr), strict=True):
         if len(values) > 1:
             _draw_violin(axes, x, values, half, 0.5 / ranks.dim, style['color'])

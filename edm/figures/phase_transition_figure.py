@@ -11,6 +11,7 @@ from scores.copy_scores import Share
 from scores.recovery import RECOVERED, Point
 
 TITLE = 'Phase transition in learning a mixture of low-rank Gaussians'
+_CONTROL = {'ls': '--', 'lw': 0.8, 'ms': 5.5, 'mfc': 'none', 'mew': 0.8}
 
 
 def draw_transition(points: list[Point], settings: dict,
@@ -27,6 +28,10 @@ def draw_transition(points: list[Point], settings: dict,
         for i, dim in enumerate(sorted({point.per_class_dim for point in points})):
             curve = sorted((point for point in points if point.per_class_dim == dim), key=lambda p: p.samples)
             _draw_curve(errors, successes, curve, figures.series_style(i))
+        if any(point.closed_form is not None for point in points):
+            for label, style in ('training', {}), ('closed form', _CONTROL):
+                successes.plot([], color=GREY, marker='o', label=label, **style)
+            successes.legend(loc='lower right')
         widest = max(point.samples / point.per_class_dim for point in points)
         for axes, letter, name in (errors, 'a', 'recovery error'), (successes, 'b', 'success rate'):
             _finish(axes, letter, name, widest)
@@ -37,18 +42,34 @@ def draw_transition(points: list[Point], settings: dict,
 def caption(points: list[Point], settings: dict) -> str:
     """The text below the figure."""
     trials, class_num = points[0].errors.shape
+    begin = 'from the closed form, ' if settings.get('start') == 'closed-form' else ''
     dim = 3 * settings['img_res']**2
     restarts = settings['restarts']
     return ' '.join([
         f'Low-rank denoisers trained on mixtures of {class_num} Gaussians, each on a subspace of d of {dim} '
-        f'dimensions with N samples ({settings["steps"]} steps of {settings["batch"]} samples'
+        f'dimensions with N samples ({begin}{settings["steps"]} steps of {settings["batch"]} samples'
         + (f', the best in training loss of {restarts} starts)' if restarts > 1 else ')')
         + f'; {trials} trials per point.',
         '(a) Root mean square of the sines of the angles between true and found subspaces: median over '
         'trials and, shaded, the middle half. Grey: the error of the samples\' span, the best possible one '
         'for N < d.',
         f'(b) Share of trials in which all subspaces are found with an error of at most {RECOVERED:g}. '
-        'Bands: Wilson 95 % intervals.'])
+        'Bands: Wilson 95 % intervals.', *_control_words(points)])
+
+
+def _control_words(points: list[Point]) -> list[str]:
+    known = [point for point in points if point.closed_form is not None]
+    if not known:
+        return []
+    excess = np.concatenate([point.excess[~point.found] for point in known
+                             if point.samples >= point.per_class_dim])
+    words = ('Dashed: the closed form, which takes the blocks of the samples\' Gram matrix for the classes '
+             'and their spans for the subspaces. It shows what the data determine; that training needs more '
+             'samples is due to the optimizer.')
+    if len(excess):
+        words += (f' Of the {len(excess)} trials with N >= d in which training fails, it ends at a higher '
+                  f'training loss than the closed form has in {(excess > 0).sum()}.')
+    return [words]
 
 
 def _draw_curve(errors: Axes, successes: Axes, curve: list[Point], style: dict) -> None:
@@ -61,6 +82,19 @@ def _draw_curve(errors: Axes, successes: Axes, curve: list[Point], style: dict) 
     successes.fill_between(ratios, [rate.low for rate in rates], [rate.high for rate in rates],
                            color=style['color'], alpha=0.18, lw=0)
     successes.plot(ratios, [rate.value for rate in rates], clip_on=False, zorder=3, **style)
+    known = [point for point in curve if point.closed_form is not None]
+    ratios = [point.samples / point.per_class_dim for point in known]
+    for axes, value in ((errors, _median_error), (successes, _success_rate)) if known else ():
+        axes.plot(ratios, [value(point.closed_form) for point in known], clip_on=False, zorder=2,
+                  **style | _CONTROL)
+
+
+def _median_error(errors: np.ndarray) -> float:
+    return float(np.median(np.sqrt((errors**2).mean(axis=1))))
+
+
+def _success_rate(errors: np.ndarray) -> float:
+    return float((errors <= RECOVERED).all(axis=1).mean())
 
 
 def _finish(axes: Axes, letter: str, name: str, widest: float) -> None:

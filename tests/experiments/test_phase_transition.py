@@ -135,6 +135,20 @@ def test_the_figure_shows_medians_and_success_rates():
     assert successes.lines[1].get_ydata().tolist() == [0.5]
     assert '2 trials per point' in caption
     assert 'of 3 starts' in caption
+    assert 'closed form' not in caption
+
+
+def test_the_figure_shows_the_closed_form_and_what_training_misses():
+    known = [replace(point, **control()) if point.samples == 2 else point for point in points()]
+    figure, caption = draw_transition(known, {'img_res': 2, 'restarts': 3, 'steps': 300, 'batch': 32})
+    errors, successes = figure.axes
+    (median,), (rate,) = ([line for line in axes.lines
+                           if line.get_linestyle() == '--' and len(line.get_xdata())]
+                          for axes in (errors, successes))
+    assert (median.get_xdata().tolist(), rate.get_ydata().tolist()) == ([1], [1])
+    assert median.get_ydata()[0] < 1e-6
+    assert 'Of the 1 trials with N >= d in which training fails, it ends at a higher training loss' in caption
+    assert caption.endswith('has in 1.')
 
 
 def test_the_commands_measure_and_draw(tmp_path):
