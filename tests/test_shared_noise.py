@@ -1,5 +1,9 @@
 """generate.py --noise, --latents, --invert: noise that other software starts from, and images back to it."""
 
+import re
+import sys
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -142,6 +146,45 @@ def test_samples_of_other_software_pair_by_their_seeds(trained, tmp_path):
                  f'--target={tmp_path / "theirs.npz-f.npz"}', '--t=0.999')
     assert 'by the number' in result.stderr
     assert '1.0000' in result.stdout
+
+
+class GaussianDDIM:
+    """In place of diffusers: DDIM with the noise prediction that is right for data N(0, 0.25)."""
+
+    timesteps = torch.arange(980, -1, -20)
+    alpha_bar = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)
+
+    @classmethod
+    def from_pretrained(cls, name):
+        return cls()
+
+    def set_timesteps(self, count):
+        assert count == len(self.timesteps)
+
+    def __call__(self, x, t):
+        a = self.alpha_bar[t]
+        return SimpleNamespace(sample=x * (1 - a).sqrt() / (0.25 * a + 1 - a))
+
+    def step(self, noise, t, x):
+        a, b = self.alpha_bar[t], self.alpha_bar[t - 20] if t >= 20 else torch.tensor(1.0)
+        clean = (x - (1 - a).sqrt() * noise) / a.sqrt()
+        return SimpleNamespace(prev_sample=b.sqrt() * clean + (1 - b).sqrt() * noise)
+
+
+def test_the_loop_of_other_software_runs_as_it_stands(trained, tmp_path, monkeypatch):
+    readme = (ROOT / 'evaluation' / 'README.md').read_text(encoding='utf-8')
+    loop, = re.findall(r'```python\n(.*?)```', readme, flags=re.DOTALL)
+    stub = SimpleNamespace(DDIMScheduler=GaussianDDIM, UNet2DModel=GaussianDDIM)
+    monkeypatch.setitem(sys.modules, 'diffusers', stub)
+    monkeypatch.chdir(tmp_path)
+    call(trained, '--noise=evaluation/noise.npz', '--seeds=4,2')
+    exec(loop, {})
+    theirs = ImageDataset('evaluation/ddim.npz')
+    assert theirs.file_names == ['ddim.npz[4]', 'ddim.npz[2]']
+    # The ODE of N(0, 0.25) halves unit noise; 50 steps of first order get there within 4 %.
+    drawn = SampleGenerators([4, 2], torch.device('cpu')).randn((1, 8, 8))
+    error = theirs.images().astype(float) - to_uint8(drawn / 2).numpy()
+    assert np.abs(error).max() <= 0.04 * 255
 
 
 def npz(path, **arrays):
