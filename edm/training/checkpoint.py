@@ -227,7 +227,8 @@ def copy_tensors(source: torch.nn.Module, net: torch.nn.Module, where: str) -> s
     """Copy the tensors of `source` to those of equal name in `net`; returns in words which.
 
     The label embedding stays as it is where the numbers of classes differ. To the meta device nothing is
-    copied, only checked. Raises UserError, before it copies, if shapes differ or no name is equal.
+    copied, only checked. Raises UserError, before it copies, if shapes differ, layers divide their channels
+    differently, or no name is equal.
     """
     saved, own = source.state_dict(), net.state_dict()
     relabelled = source.label_dim != net.label_dim
@@ -238,6 +239,12 @@ def copy_tensors(source: torch.nn.Module, net: torch.nn.Module, where: str) -> s
                             'here; give the options of that network')
     if not common:
         raise UserError(f'{where}: has no tensor whose name this network knows')
+    theirs = dict(source.named_modules())
+    for name, module in net.named_modules():
+        for kind in ('num_heads', 'num_groups'):  # of converted networks, which no option here can change
+            there, here = getattr(theirs.get(name, module), kind, None), getattr(module, kind, None)
+            if there != here:
+                raise UserError(f'{where}: {kind} of {name} is {there} there and {here} here')
     for name in common:
         own[name].copy_(saved[name])
     return f'{len(common)} of {len(own)} tensors' + (

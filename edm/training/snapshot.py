@@ -71,7 +71,8 @@ def _check_format(head: bytes) -> None:
     for wrong, why in (
             (not head, 'it is empty'),
             (head.startswith((b'PK', b'\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.')),
-             'it is a torch.save file, such as training-state-*.pt; expected network-snapshot-*.pkl'),
+             'it is a torch.save file, such as training-state-*.pt; expected network-snapshot-*.pkl, which '
+             'convert.py makes of a checkpoint of ADM'),
             (head.startswith(b'\x1f\x8b'), 'it is compressed by gzip; unpack it first'),
             (head.lstrip()[:1] == b'<', 'it is a web page or other markup, maybe a failed download'),
             (head[:1] != b'\x80', 'it is no pickle')):

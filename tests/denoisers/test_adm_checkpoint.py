@@ -10,6 +10,9 @@ import torch
 import convert
 from adm_reference import ADM
 from helpers import DATA, golden, refuse, run
+from torch_utils.errors import UserError
+from training.checkpoint import copy_tensors
+from training.networks import iDDPMPrecond
 from training.snapshot import load_network
 
 CPU = torch.device('cpu')
@@ -143,6 +146,18 @@ def test_rescaled_steps_are_parts_of_1000(tmp_path):
 ])
 def test_options_that_contradict_the_file_name_a_tensor(args, says, released, tmp_path):
     refuse_file(released, tmp_path, *args, says=says)
+
+
+def test_training_goes_on_only_with_the_heads_it_has(tmp_path):
+    path, *_ = checkpoint(tmp_path)
+    net = converted(path, *NEEDED[:2], '--num_heads=2')
+    same, other = (
+        iDDPMPrecond(16, 3, model_channels=32, channel_mult=[1, 2], num_blocks=1, attn_resolutions=[8],
+                     min_channels_per_group=1, num_heads=heads) for heads in (2, 1))
+    copy_tensors(net, same, '--transfer net.pkl')
+    assert torch.equal(same.model.out_conv.weight, net.model.out_conv.weight)
+    with pytest.raises(UserError, match=r'num_heads of model\.enc\.8x8_block0 is 2 there and 1 here'):
+        copy_tensors(net, other, '--transfer net.pkl')
 
 
 @pytest.mark.parametrize('missing', NEEDED)
