@@ -26,14 +26,19 @@ def pair_similarities(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     return similarities
 
 
-def pair_distances(source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Euclidean distance of row i from row i, float64 [N], of float32 [N, D] and [N, D]."""
-    distances = np.empty(len(source))
-    for start in range(0, len(source), _PAIRS):
-        rows = slice(start, start + _PAIRS)
-        difference = source[rows] - target[rows]
-        np.einsum('nd,nd->n', difference, difference, dtype=np.float64, out=distances[rows])
-    return np.sqrt(distances, out=distances)
+def pair_distances(source: np.ndarray, target: np.ndarray, rows: np.ndarray | None = None,
+                   columns: np.ndarray | None = None) -> np.ndarray:
+    """Euclidean distances of source[rows] from target[columns], float64 [P]; None stands for all, in order.
+
+    source, target: float32 [N, D] and [M, D]. rows, columns: int64 [P].
+    """
+    total = next((len(each) for each in (rows, columns) if each is not None), len(source))
+    squares = np.empty(total)
+    for part in (slice(i, i + _PAIRS) for i in range(0, total, _PAIRS)):
+        difference = source[part if rows is None else rows[part]] - target[
+            part if columns is None else columns[part]]
+        np.einsum('nd,nd->n', difference, difference, dtype=np.float64, out=squares[part])
+    return np.sqrt(squares, out=squares)
 
 
 def nearest_neighbors(source: np.ndarray, target: np.ndarray,

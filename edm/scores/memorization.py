@@ -58,11 +58,11 @@ def measure_closeness(images: np.ndarray, training: np.ndarray, criterion: str, 
     """
     if criterion == 'similarity':
         values, nearest = nearest_neighbors(images, training, device)
-        return Closeness(values, nearest, pair_distances(images, training[nearest]))
+        return Closeness(values, nearest, pair_distances(images, training, columns=nearest))
     distance, index = two_nearest(images, training, device)
     ratio = np.divide(distance[:, 0], distance[:, 1], out=np.ones(len(images)), where=distance[:, 1] > 0)
-    hidden = (training[index[:, 0]] == training[index[:, 1]]).all(axis=1)
-    return Closeness(-ratio, index[:, 0], distance[:, 0], int(hidden.sum()))
+    hidden = np.count_nonzero(pair_distances(training, training, *index.T) == 0)
+    return Closeness(-ratio, index[:, 0], distance[:, 0], hidden)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     import torch
 
 _BLOCK = 2048  # rows of source and of target at a time: 16 MiB of products
-_PAIRS = 256  # rows to compare one by one, at a time
 _GROUP = 32  # columns whose maximum stands for them
 
 
@@ -97,9 +96,7 @@ def _first_two(x: np.ndarray, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _keep_nearer(source: np.ndarray, target: np.ndarray, row: np.ndarray, column: np.ndarray,
                  distance: np.ndarray, index: np.ndarray) -> None:
     """Update both, [rows of source, 2], in place, by the pairs (row, column)."""
-    found = np.empty(len(row))
-    for part in (slice(i, i + _PAIRS) for i in range(0, len(row), _PAIRS)):
-        found[part] = pair_distances(source[row[part]], target[column[part]])
+    found = pair_distances(source, target, row, column)
     known = np.repeat(np.arange(len(source)), 2)
     rows = np.concatenate([known, row])
     distances, columns = np.append(distance, found), np.append(index, column)
