@@ -89,7 +89,11 @@ def error(**opts):
 @cli.options('Main options',
     click.argument('words', metavar='A[=NAME] B[=NAME]...', nargs=-1, required=True),
     click.option('--data', metavar='ZIP|DIR|NPZ|PT',
-                 help='Real images to add noise to.  [default: states of A along its sampling trajectory]'))
+                 help='Real images to add noise to.'),
+    click.option('--trajectory', is_flag=True,
+                 help='Compare at states of A along its sampling trajectory; the default without --data.'),
+    click.option('--size', metavar='N', type=click.IntRange(min=1),
+                 help='Size of the training set, for the table.'))
 @cli.options('Noisy images',
     _sigmas_option, _seeds_option, _class_option,
     click.option('--steps', metavar='INT', type=click.IntRange(2, cli.MAX_STEPS), default=18,
@@ -111,8 +115,9 @@ def distance(**opts):
     """
     if len(opts['words']) < 2:
         raise click.UsageError('A B...: expected at least two denoisers')
-    if opts['data'] and cli.given('steps'):
-        raise click.UsageError('--steps has no use: with --data no sampler runs')
+    opts['trajectory'] |= not opts['data']
+    if cli.given('steps') and not opts['trajectory']:
+        raise click.UsageError('--steps has no use: with --data and no --trajectory no sampler runs')
     names = _names(opts['words'], opts['seeds'])
     _check_different(names[1:])
     _start(opts, lambda device: _distances(opts, names, device))
@@ -151,9 +156,12 @@ def _start(opts: dict, find) -> None:
     device = distributed.pick_device(opts['device'])
     distributed.init(device)
     make_output_dir(out.parent, '--out')
-    rows, inputs = find(device)
+    rows, opened, images = find(device)
     if distributed.rank() == 0:
-        write_rows(out, rows, provenance.record(inputs=inputs))
+        chosen = {word: each.denoiser.sizes for word, each in zip(opts['words'], opened, strict=True)
+                  if opts['patch'] == 'auto' and hasattr(each.denoiser, 'sizes')}
+        write_rows(out, rows, provenance.record(inputs=[*(each.path for each in opened), *images],
+                                                patch_by_sigma=chosen))
         print(format_rows(rows))
         print(f'wrote {out}: {len(rows)} rows')
     distributed.shutdown()
@@ -201,7 +209,7 @@ def _conditional(opened: list):
 
 
 def _errors(opts: dict, names: list[str], device) -> tuple:
-    """The rows of `error`, and the files that they depend on."""
+    """The rows of `error`, the denoisers, and the images that they depend on."""
     from sampling.points import NoisyImages
     from scores.denoising import measure
     from scores.denoising_table import rows_of
@@ -231,11 +239,11 @@ def _errors(opts: dict, names: list[str], device) -> tuple:
             found = measure({name: each.denoiser}, lambda seeds, source=source: source.points(
                 _conditional(opened), seeds, device), sigmas, opts['seeds'], device, batch=opts['batch'])
             rows += rows_of(found, [name], sigmas, images=kind, size=size)
-    return rows, [*(each.path for each in opened), *opts['data'], opts['heldout']]
+    return rows, opened, [*opts['data'], opts['heldout']]
 
 
 def _distances(opts: dict, names: list[str], device) -> tuple:
-    """The rows of `distance`, and the files that they depend on."""
+    """The rows of `distance`, the denoisers, and the images that they depend on."""
     from data.training_labels import label_vectors
     from sampling.points import NoisyImages, Trajectories
     from scores.denoising import measure
@@ -244,20 +252,20 @@ def _distances(opts: dict, names: list[str], device) -> tuple:
     opened, sigmas, levels, label_dim = _open(opts, device)
     reference, others = opened[0].denoiser, dict(zip(names[1:], (each.denoiser for each in opened[1:]),
                                                      strict=True))
+    sources, rows = {}, []
     if opts['data']:
         images = _images(opts['data'], opened, label_dim, opts, '--data')
-        source = NoisyImages(images=images, class_idx=opts['class_idx'], sigmas=sigmas)
-        net = _conditional(opened)
-    else:
+        sources['data'] = NoisyImages(images=images, class_idx=opts['class_idx'], sigmas=sigmas)
+    if opts['trajectory']:
         vectors = label_vectors(opened[0].recorded or {}, reference.label_dim, f'A {opened[0].path}')
-        source = Trajectories(class_idx=opts['class_idx'], vectors=vectors, sigmas=sigmas, levels=levels,
-                              options={})
-        net = reference
-    found = measure(others, lambda seeds: source.points(net, seeds, device), sigmas, opts['seeds'], device,
-                    reference=reference, batch=opts['batch'])
-    rows = rows_of(found, names[1:], sigmas, images='data' if opts['data'] else 'trajectory', size=None,
-                   target=names[0])
-    return rows, [*(each.path for each in opened), opts['data']]
+        sources['trajectory'] = Trajectories(class_idx=opts['class_idx'], vectors=vectors, sigmas=sigmas,
+                                             levels=levels, options={})
+    for kind, source in sources.items():
+        net = _conditional(opened) if kind == 'data' else reference
+        found = measure(others, lambda seeds, source=source, net=net: source.points(net, seeds, device),
+                        sigmas, opts['seeds'], device, reference=reference, batch=opts['batch'])
+        rows += rows_of(found, names[1:], sigmas, images=kind, size=opts['size'], target=names[0])
+    return rows, opened, [opts['data']]
 
 
 if __name__ == '__main__':

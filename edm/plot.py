@@ -244,6 +244,53 @@ def denoising(tables: tuple[str, ...], name: str | None):
     return TITLE, functools.partial(draw_denoising, Errors(rows, name, f'--table {" ".join(tables)}'))
 
 
+@main.command(cls=cli.ListCommand)
+@click.option('--tables', metavar='CSV ...', multiple=True, required=True,
+              help='Distances from one network, as denoise.py distance --size writes them.')
+@_picture('tables')
+def theory(tables: tuple[str, ...]):
+    """Distance of closed-form denoisers from a network over the noise level, a column per training-set size.
+
+    Other networks among them, called second and disjoint, tell how close two trainings come.
+
+    Example: python edm/plot.py theory --tables n64.csv n896.csv --out=theory.pdf
+    """
+    from figures.theory_curves import Distances, format_explained
+    from figures.theory_figure import TITLE, draw_theory
+    from scores.denoising_table import read_rows
+
+    found = Distances([row for table in tables for row in read_rows(table)], f'--tables {" ".join(tables)}')
+    if found.ceiling:
+        print(f'Share explained of what {found.ceiling} explains, over the noise levels')
+        print(format_explained(found))
+    return TITLE, functools.partial(draw_theory, found)
+
+
+@main.command('theory-samples', cls=cli.ListCommand)
+@cli.options('Main options',
+    _table_option,
+    click.option('--network', metavar='STR', default='network',
+                 help='Name in --table of the network that the others are compared with.'),
+    click.option('--samples', metavar='DIR=N:NAME ...', multiple=True, required=True,
+                 help='Folders of samples from the same seeds, with training-set size and model.'))
+@_picture('table', 'samples')
+def theory_samples(table: str, network: str, samples: tuple[str, ...]):
+    """Samples of a network and of other denoisers from the same noises, and how alike they are.
+
+    \b
+    Example:
+      python edm/plot.py theory-samples --table samples.csv --samples a=64:network b=64:patch \\
+          --out=samples.pdf
+    """
+    from figures.regimes_figure import load_same_noises
+    from figures.theory_samples_figure import TITLE, PairScores, draw_samples
+    from scores.score_table import read_table
+
+    scores = PairScores(read_table(table), network, f'--table {table}')
+    columns, names = load_same_noises([cli.split_label(item) for item in samples])
+    return TITLE, functools.partial(draw_samples, scores, columns, names)
+
+
 @main.command('phase-transition', cls=cli.ListCommand)
 @click.option('--results', metavar='JSON ...', multiple=True, required=True,
               help='Files of reproduce.py phase-transition.')

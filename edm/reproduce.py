@@ -186,6 +186,37 @@ def jacobian(preset, networks, name, device, **run):
         _print_paths(job.picture)
 
 
+@main.command()
+@cli.options('Main options',
+    click.option('--students', metavar='NAME', default='quickstart',
+                 help='Networks to explain: those of reproduce.py regimes of this --name or preset; those '
+                      'that are trained already are not trained again.'),
+    click.option('--sizes', metavar='LIST', type=cli.IntList(), callback=_different, default='8,64,896',
+                 help='Training-set sizes N of these students.'),
+    click.option('--patch', 'window', metavar='INT|auto', type=cli.IntOrAuto(), default='auto',
+                 help='P, the width of windows of the closed forms that have some; auto: chosen by noise '
+                      'level, and 3 where there are too few images for that.'),
+    click.option('--name', metavar='STR', default='theory', callback=_folder_name,
+                 help='Name of the folders under evaluation, figures ...'))
+@cli.options('Execution', cli.device_option)
+@_run_options
+def theory(students, device, name, sizes, window, **run):
+    """Which closed form explains a network, noise level by noise level.
+
+    Students are compared with every closed form of their training sets, with a second student, and with one
+    trained on other images: by their outputs, and by samples from the same noises.
+
+    Example: python edm/reproduce.py theory --students=quickstart --sizes=8,64,896
+    """
+    from experiments import theory as experiment
+
+    trained = _job(experiment.load_students(students), device, run['gpus'])
+    job = experiment.Theory(name=name, students=trained, sizes=sizes, window=str(window))
+    data = _check_data(trained)
+    if _run(job, experiment.plan(job), **run, data=data):
+        _print_paths(job.table, *job.pictures)
+
+
 @main.command('phase-transition', context_settings={'show_default': True})
 @cli.options('Main options',
     click.option('--dims', metavar='LIST', type=cli.IntList(), default='3,6,12',
@@ -267,11 +298,12 @@ def _run(job, stages, *, jobs, gpus, emit, dry_run, assume_img_per_s, data=None,
                                'or Slurm decides itself')
     places = len(gpus) if gpus else jobs or (usable_cores() if job.device == 'cpu' else 1)
     folder, threads = Path('evaluation', job.name), 1 if job.device == 'cpu' else None
+    records = getattr(job, 'records', folder / 'stages')
     if emit:
         write = {'slurm': stage_scripts.slurm_script, 'make': stage_scripts.makefile}[emit]
         # This command without --emit, after all stages, leaves their settings and the list of outputs.
         last = re.sub(r' --emit[ =]\w+', '', f'python {command_line()}')
-        print(write(stages, last, records=folder / 'stages', threads=threads), end='')
+        print(write(stages, last, records=records, threads=threads), end='')
     elif dry_run:
         from experiments.estimates import estimate
         from torch_utils.distributed import pick_device
@@ -284,9 +316,9 @@ def _run(job, stages, *, jobs, gpus, emit, dry_run, assume_img_per_s, data=None,
         def prepare():
             if begin is not None:
                 begin()
-            report.write_plan(folder, job, stages, threads)
+            report.write_plan(folder, job, stages, threads, records)
 
-        run_stages(stages, records=folder / 'stages', jobs=places, threads=threads, gpus=gpus or (),
+        run_stages(stages, records=records, jobs=places, threads=threads, gpus=gpus or (),
                    begin=prepare)
     return not emit and not dry_run
 

@@ -1,6 +1,7 @@
 """Compare images: descriptors, RP and GL scores, MAE scores, matrices of all pairs of models."""
 
 import functools
+import itertools
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -120,18 +121,21 @@ def _feature_card(images: str, device) -> dict:
 
 def _pair_command(name: str, kind: Score) -> click.Command:
     """The sub-command of a score of two models."""
+    called = [f'{each}_{name}' for each in REFERENCES if f'{each}_{name}' in SCORES]
+    reference = [click.option(
+        '--reference', type=click.Choice(list(REFERENCES)),
+        help='--target is samples of this closed-form denoiser, or of a model of the same width trained on '
+             f'as many other images (disjoint), so the score in --table is {", ".join(called)}.')]
+
     @main.command(kind.command, cls=cli.ListCommand, help=kind.help)
     @cli.options('Main options',
         *options.input_options('Features of the other model\'s samples from the same noises'),
         *([options.thresholds_option] if kind.thresholded else []), options.ignore_names_option,
-        click.option('--reference', type=click.Choice(list(REFERENCES)),
-                     help='--target is samples of this closed-form denoiser, or of a model of the same '
-                          'width trained on as many other images (disjoint), so the score in --table is '
-                          f'{", ".join(f"{each}_{name}" for each in REFERENCES)}.'),
+        *(reference if called else []),
         *([cli.device_option] if kind.thresholded else []))
     @cli.options('Output', *options.label_options('the model; of both'))
     @cli.writes(['sources', 'targets'], json_path='scores', table=None)
-    def command(reference, ignore_names, widths, names, thresholds=(), device=None, **more) -> None:
+    def command(ignore_names, widths, names, reference=None, thresholds=(), device=None, **more) -> None:
         from scores.comparison import PAIR_SCORES
         from scores.pairing import pair_features
 
@@ -307,15 +311,19 @@ def maescore(source: str, target: str, threshold: float, json_path: str | None, 
                  help=options.THRESHOLD_HELP),
     click.option('--mae-t', 'mae_threshold', metavar='FLOAT', type=cli.FiniteRange(min=0, max=255),
                  default=15, help='Mean difference of pixels, of 255, below which images are the same.'),
+    click.option('--scores', type=click.Choice([name for name, kind in SCORES.items() if kind.command]),
+                 default=['rp'], multiple=True, help='Scores of --features.'),
     options.ignore_names_option)
 @cli.options('Output',
     click.option('--table', metavar='CSV', required=True,
-                 help='Add the scores to this table for plot.py; the same score again replaces its row.'))
+                 help='Add the scores to this table for plot.py; the same score again replaces its row.'),
+    click.option('--size', metavar='N', type=click.IntRange(min=1), help='Size of the training set.'))
 @cli.options('Performance', options.workers_option)
 @cli.writes(['features', 'images'], adds_overwrite=False, table=None)
 def matrix(features: tuple[str, ...], images: tuple[str, ...], names: tuple[str, ...], threshold: float,
-           mae_threshold: float, table: str, ignore_names: bool, workers: int | None) -> None:
-    """RP and MAE scores of all pairs of models, whose samples are from the same noises.
+           mae_threshold: float, scores: tuple[str, ...], table: str, size: int | None, ignore_names: bool,
+           workers: int | None) -> None:
+    """RP, MAE and further scores of all pairs of models, whose samples are from the same noises.
 
     Samples are paired by the images' names.
 
@@ -331,7 +339,7 @@ def matrix(features: tuple[str, ...], images: tuple[str, ...], names: tuple[str,
         raise click.UsageError('expected --features or --images (or both) of at least two models')
     from data.image_stream import open_images
     from descriptors.features import load_features
-    from scores.comparison import rp_shares
+    from scores.comparison import PAIR_SCORES, rp_shares
     from scores.pairing import pair_features
     from scores.pixel_errors import mae_shares
     from torch_utils.processes import default_workers
@@ -344,21 +352,29 @@ def matrix(features: tuple[str, ...], images: tuple[str, ...], names: tuple[str,
         results.mention([threshold], *loaded)
         aligned = [pair_features(loaded[0], each, force=ignore_names) for each in loaded]
         kind = next((each.descriptor for each in loaded if each.descriptor), '')
-        rows += _matrix_rows('rp', names, rp_shares(aligned, threshold), threshold=threshold, descriptor=kind)
+        for score in scores:
+            found = rp_shares(aligned, threshold) if score == 'rp' else {
+                (i, j): PAIR_SCORES[score](aligned[i], aligned[j], (), score, models=(names[i], names[j]),
+                                           size=size)[0][0]
+                for i, j in itertools.combinations_with_replacement(range(len(names)), 2)}
+            rows += _matrix_rows(score, names, found, size=size, descriptor=kind,
+                                 threshold=threshold if score == 'rp' else None)
     if streams:
         shares = mae_shares(streams, mae_threshold, workers or default_workers())
-        rows += _matrix_rows('mae', names, shares, threshold=mae_threshold)
+        rows += _matrix_rows('mae', names, shares, threshold=mae_threshold, size=size)
     results.add_to_table(table, rows)
 
 
-def _matrix_rows(score: str, names: tuple[str, ...], shares: dict, **more) -> list[Row]:
+def _matrix_rows(score: str, names: tuple[str, ...], found: dict, **more) -> list[Row]:
     """Print the matrix; returns its rows for the table, with the diagonal."""
-    print(f'{SCORES[score].label} scores, of {shares[0, 0].total} pairs of images each')
+    total = found[0, 0].total
+    print(f'{SCORES[score].label} scores, of {total} pairs of images each' if total else SCORES[score].label)
     for i, name in enumerate(names):
-        values = [shares[min(i, j), max(i, j)].value for j in range(len(names))]
+        values = [found[min(i, j), max(i, j)].value for j in range(len(names))]
         print(' '.join(f'{value:.4f}' for value in values), name)
-    return [Row(share.count, share.total, score=score, models=(names[i], names[j]), size=None, **more)
-            for (i, j), share in shares.items()]
+    columns = ('count', 'total') if SCORES[score].is_share else ('value', 'low', 'high')
+    return [Row(**{name: getattr(each, name) for name in columns}, score=score,
+                models=(names[i], names[j]), **more) for (i, j), each in found.items()]
 
 
 if __name__ == '__main__':

@@ -2,6 +2,7 @@
 
 import json
 import math
+from itertools import product
 
 import numpy as np
 import pytest
@@ -82,17 +83,17 @@ def test_a_call_with_several_training_sets_is_several_calls(files, tmp_path):
         assert both[key] == row
 
 
-@pytest.mark.parametrize('data', [True, False])
-def test_distances_along_a_trajectory_and_on_noisy_images(files, tmp_path, data):
+@pytest.mark.parametrize(('data', 'trajectory'), [(True, False), (False, False), (True, True)])
+def test_distances_along_a_trajectory_and_on_noisy_images(files, tmp_path, data, trajectory):
     closed = f'gaussian:{files["all"]}', f'optimal:{files["all"]}'
     words = files['net'], f'{files["net"]}=same', *closed
-    options = ('--data', files['all']) if data else ('--steps', '5')
+    options = (*(('--data', files['all']) if data else ('--steps', '5')), *['--trajectory'] * trajectory)
     out = tmp_path / 'distances.csv'
     _, rows = call('distance', *words, *options, '--sigmas', '0.1,40', '--seeds', '0-5', out=out)
-    kind = 'data' if data else 'trajectory'
-    assert len(rows) == 6
+    kinds = ['data'] * data + ['trajectory'] * (trajectory or not data)
+    assert len(rows) == 6 * len(kinds)
     assert {row.target for row in rows.values()} == {'net'}
-    for sigma in (0.1, 40):
+    for kind, sigma in product(kinds, (0.1, 40)):
         assert rows['same', kind, None, sigma].mse == 0
         assert 0 < rows['gaussian', kind, None, sigma].share < math.inf
 

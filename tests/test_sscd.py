@@ -320,6 +320,12 @@ def test_matrix_holds_the_scores_of_all_pairs(folder, tmp_path):
     found = {(row.score, row.total, row.threshold) for row in rows.values()}
     assert found == {('rp', 300, 0.9), ('mae', 5, 15)}
     assert f'{rp:.4f} 1.0000 {rp:.4f} b' in result.stdout
+    run(sscd.main, 'matrix', '--features', *files[:2], '--names', 'a', 'b', '--scores', 'pfd', 'similarity',
+        '--size', 7, '--table', tmp_path / 'n.csv')
+    rows = {(row.score, row.models): row for row in read_table(tmp_path / 'n.csv')}
+    assert len(rows) == 6
+    assert rows['pfd', ('a', 'b')].value == pytest.approx(0.8183083447187393)
+    assert {row.size for row in rows.values()} == {7}
 
 
 def test_sscd_features_are_the_networks_and_the_same_from_two_processes(folder, tmp_path):

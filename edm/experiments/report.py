@@ -29,10 +29,17 @@ pre { background: #f6f6f6; padding: .7rem; font-size: .78rem; white-space: pre-w
 '''
 
 
-def write_plan(folder: Path, job, stages: Sequence[Stage], threads: int | None = None) -> None:
-    """Write settings and stages to `folder`/experiment.json. job: the settings, a dataclass."""
-    done = done_markers(stages, folder / 'stages')
-    plan = {'command': f'python {provenance.command_line()}', 'settings': asdict(job), 'stages': {
+def write_plan(folder: Path, job, stages: Sequence[Stage], threads: int | None = None,
+               records: Path | None = None) -> None:
+    """Write settings and stages to `folder`/experiment.json.
+
+    job: the settings, a dataclass. records: of the stages' logs and markers, `folder`/stages if None.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    records = records or folder / 'stages'
+    done, of = done_markers(stages, records), records.parent.name
+    plan = {'command': f'python {provenance.command_line()}', 'settings': asdict(job), 'records': of,
+            'stages': {
         stage.name: {'command': stage.command_line(threads), 'done': done[stage.name].name,
                      'outputs': [str(path) for path in stage.outputs]}
         for stage in stages}}
@@ -45,7 +52,8 @@ def load_plan(folder: Path) -> dict:
         plan = json.loads((folder / PLAN).read_text(encoding='utf-8'))
         texts = [plan['command'], *(text for stage in plan['stages'].values()
                                     for text in (stage['command'], *stage['outputs']))]
-        names = [*plan['stages'], *(stage['done'] for stage in plan['stages'].values())]
+        names = [*plan['stages'], *(stage['done'] for stage in plan['stages'].values()),
+                 plan.setdefault('records', 'this')]  # of an earlier version
         if isinstance(plan['settings'], dict) and all(isinstance(text, str) for text in texts) and all(
                 re.fullmatch(r'[\w.-]+', name) for name in names):
             return plan
@@ -64,16 +72,20 @@ def figures_folder(folder: Path) -> Path:
 def page(folder: Path) -> str:
     """The page about the experiment in `folder`, evaluation/NAME. Errors as in `load_plan`."""
     plan = load_plan(folder)
-    stages = [_stage_row(folder / 'stages', name, stage['done']) for name, stage in plan['stages'].items()]
+    own = plan['records'] in ('this', '..', figures_folder(folder).name)
+    records = folder if own else figures_folder(folder).parents[1] / 'evaluation' / plan['records']
+    records /= 'stages'
+    stages = [_stage_row(records, name, stage['done']) for name, stage in plan['stages'].items()]
     finished = [plan['stages'][row[0]] for row in stages if row[1] == 'finished']
     tables = sorted(figures_folder(folder).glob('*.csv')) if len(finished) == len(stages) else []
     left = _inside(folder, [path for stage in finished for path in stage['outputs']] + [*map(str, tables)])
     title = f'Experiment {_text(figures_folder(folder).name)}'
     samples = [(_text(path.name), ''.join(map(_image, images))) for path in left if path.is_dir() and (
         images := _inside(folder, sorted(map(str, path.glob('*.png')))[:MOST_SAMPLES]))]
+    now = '; the others are being run' if is_locked(records.parent) else ''
     parts = [
-        f'<h1>{title}</h1><p>{len(finished)} of {len(stages)} stages are finished'
-        f'{"; the others are being run" if is_locked(folder) else ""}. Page of {_utc(time.time())}.</p>',
+        f'<h1>{title}</h1><p>{len(finished)} of {len(stages)} stages are finished{now}. '
+        f'Page of {_utc(time.time())}.</p>',
         *(f'<p>{_image(path)}</p>' for path in left if path.suffix == '.png'),
         *(f'<h2>{_text(path.name)}</h2>{_csv_table(path)}' for path in left if path.suffix == '.csv'),
         *(['<h2>First samples</h2>', _table(samples)] if samples else []),

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from figures import style as figures
+from figures.sizes_panel import scale_sizes
 from figures.style import BLACK, GREY
 from scores.denoising_table import CLEAN, Row
 from torch_utils.errors import UserError
@@ -118,8 +119,7 @@ def draw_gap(axes: Axes, errors: Errors) -> None:
                           lw=0)
         axes.plot(size, value, label=rf'$\sigma$ = {level:.2g}', clip_on=False, **style)
     axes.axhline(0, color=GREY, lw=0.8, ls=':')
-    axes.set_xscale('log', base=2)
-    axes.set_xlabel('number of training images N')
+    scale_sizes(axes, errors.sizes)
     axes.set_ylabel('held-out over training error (dB)')
     axes.legend(loc='best')
 

@@ -81,12 +81,9 @@ def draw_control(axes: Axes, regimes: Regimes, score: str, widths: tuple[int, ..
                       label=name if is_main else f'_{name}, {threshold:g}')
 
 
-def finish_panel(axes: Axes, letter: str, name: str, regimes: Regimes, *, shares: bool = True) -> None:
-    """Axes, letter, legend and shading, once all curves are drawn.
-
-    name: of the score. shares: whether it lies between 0 and 1.
-    """
-    low, high = math.log2(regimes.sizes[0]), math.log2(regimes.sizes[-1])
+def scale_sizes(axes: Axes, sizes: Sequence[int]) -> None:
+    """A horizontal axis for training-set sizes, rising, with powers of 2 as ticks."""
+    low, high = math.log2(sizes[0]), math.log2(sizes[-1])
     margin = 0.04 * (high - low) or 0.5
     axes.set_xscale('log', base=2)
     axes.set_xlim(2 ** (low - margin), 2 ** (high + margin))
@@ -95,9 +92,17 @@ def finish_panel(axes: Axes, letter: str, name: str, regimes: Regimes, *, shares
     axes.xaxis.set_major_locator(FixedLocator([2.0 ** k for k in exponents]))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f'$2^{{{round(math.log2(x))}}}$'))
     axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlabel('number of training images N')
+
+
+def finish_panel(axes: Axes, letter: str, name: str, regimes: Regimes, *, shares: bool = True) -> None:
+    """Axes, letter, legend and shading, once all curves are drawn.
+
+    name: of the score. shares: whether it lies between 0 and 1.
+    """
+    scale_sizes(axes, regimes.sizes)
     if shares:
         scale_shares(axes)
-    axes.set_xlabel('number of training images N')
     axes.set_ylabel(name)
     add_letter(axes, letter)
     end, start = regime_limits(regimes.main)

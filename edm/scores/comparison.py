@@ -1,4 +1,4 @@
-"""Scores of two models' samples from the same noises: RP and the probability flow distance."""
+"""Scores of two models' samples from the same noises: RP, probability flow distance, median similarity."""
 
 import itertools
 from collections.abc import Sequence
@@ -36,7 +36,19 @@ def pfd_rows(first: Features, second: Features, thresholds: Sequence[float], cal
     return [_rows(both, 'pfd', called, **kept)]
 
 
-PAIR_SCORES = {'rp': rp_rows, 'pfd': pfd_rows}  # by kind of score, for its sub-command of sscd.py
+def similarity_rows(first: Features, second: Features, thresholds: Sequence[float], called: str,
+                    **kept) -> list[list[Row]]:
+    """The median similarity and its control, as `rp_rows` does; it has no thresholds."""
+    check_length('unit', 'similarity', first, second)
+    check_comparable(first, second)
+    names = 'value', 'low', 'high'
+    both = [dict(zip(names, median(pair_similarities(first.values, values)), strict=True))
+            for values in _with_control(second.values)]
+    return [_rows(both, 'similarity', called, **kept)]
+
+
+# By kind of score: for its sub-command of sscd.py, and for sscd.py matrix.
+PAIR_SCORES = {'rp': rp_rows, 'pfd': pfd_rows, 'similarity': similarity_rows}
 
 
 def _with_control(values: np.ndarray) -> list[np.ndarray]:
@@ -60,6 +72,15 @@ def rp_shares(features: Sequence[Features], threshold: float) -> dict[tuple[int,
         check_comparable(a, b)
         shares[i, j] = Share.above(pair_similarities(a.values, b.values), threshold)
     return shares
+
+
+def median(values: np.ndarray) -> tuple[float, float, float]:
+    """The median of values [N], and the ends of its 95 % interval: order statistics N/2 -+ 0.98 sqrt(N)."""
+    ordered, half = np.sort(values), 0.98 * np.sqrt(len(values))
+    middle = (len(values) - 1) / 2
+    low, high = int(np.floor(middle - half)), int(np.ceil(middle + half))
+    return (float(np.median(values)), float(ordered[max(low, 0)]),
+            float(ordered[min(high, len(values) - 1)]))
 
 
 def probability_flow_distance(first: np.ndarray, second: np.ndarray,

@@ -65,6 +65,13 @@ Example:
   python edm/sscd.py pfd --source=a.npz --target=b.npz --size=1024 --width 64 128 --table=scores.csv
 """
 
+_SIMILARITY_HELP = """Median similarity of two models' samples from the same noises.
+
+With pixel descriptors similarity is the Pearson correlation.
+
+Example: python edm/sscd.py similarity --source=a.npz --target=b.npz
+"""
+
 _NOT_ALIKE = 'samples have no training image of similarity above {t}: the generalization score'
 _NOT_NEAR = ('samples have no training image nearer than {t} of the distance to the second nearest: the '
              'generalization score')
@@ -108,6 +115,12 @@ SCORES = {
     'disjoint_pfd': Score(label='PFD disjoint', models=1, **_DISTANCE,
                           control='chance_disjoint_pfd'),
     'chance_disjoint_pfd': Score(label='PFD disjoint, different noises', models=1, **_DISTANCE),
+    'similarity': Score(label='Median similarity', models=2, is_share=False, thresholded=False,
+                        interval='order statistics', control='chance_similarity', key='median_similarity',
+                        command='similarity', help=_SIMILARITY_HELP, printed='Median similarity',
+                        says='median similarity of samples from the same noises'),
+    'chance_similarity': Score(label='Median similarity, different noises', models=2, is_share=False,
+                               thresholded=False, interval='order statistics'),
     'fd': Score(label='FD', models=1, is_share=False, thresholded=False,
                 says='the Frechet distance from real images: 0 at best'),
     'kid': Score(label='KID', models=1, is_share=False, thresholded=False,

@@ -6,7 +6,7 @@ import pytest
 from descriptors.features import Features
 from helpers import golden
 from scores import comparison
-from scores.comparison import pfd_rows, probability_flow_distance, rp_shares
+from scores.comparison import median, pfd_rows, probability_flow_distance, rp_shares, similarity_rows
 from scores.copy_scores import pair_distances
 from scores.pairing import pair_features
 from torch_utils.errors import UserError
@@ -30,6 +30,22 @@ def test_the_probability_flow_distance_is_the_root_mean_square():
     assert high == pytest.approx(np.sqrt(value ** 2 + 1.96 * spread), rel=0.02)
     assert probability_flow_distance(first, second) == (value, low, high)
     assert probability_flow_distance(second, second) == (0, 0, 0)
+
+
+def test_the_median_and_its_interval_are_order_statistics():
+    values = np.random.default_rng(0).permutation(np.arange(100.0))
+    assert median(values) == (49.5, 39, 60)  # 9.8 places from the middle
+    assert median(values[:1]) == (values[0],) * 3
+    inside = [median(np.random.default_rng(seed).normal(size=50)) for seed in range(400)]
+    assert np.mean([low < 0 < high for _, low, high in inside]) == pytest.approx(0.96, abs=0.025)
+
+
+def test_the_median_similarity_has_the_control_of_other_noises():
+    a, b = (Features(values=golden(f'features-{name}')['features']) for name in ('source', 'target'))
+    ((found, chance),) = similarity_rows(a, b, (), 'similarity', models=('8', '4'), size=3, descriptor='')
+    assert (found.score, chance.score, found.threshold, found.count) == (
+        'similarity', 'chance_similarity', None, None)
+    assert found.value == pytest.approx(np.median((a.values * b.values).sum(axis=1)), abs=1e-6)
 
 
 def test_of_unit_vectors_it_follows_from_their_inner_products():

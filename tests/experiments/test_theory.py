@@ -1,0 +1,73 @@
+"""The experiment `theory`: it takes the students of `regimes`; every stage is a call that a script takes."""
+
+import json
+from dataclasses import asdict, replace
+
+import pytest
+
+from experiments import regimes, theory
+from experiments.script_options import options
+from helpers import ROOT
+from torch_utils.errors import UserError
+
+STUDENTS = replace(regimes.QUICKSTART, data=str(ROOT / 'datasets' / 'digits-8x8.zip'))
+JOB = theory.Theory(students=STUDENTS, sizes=(64, 896))
+
+
+def plan(job=JOB):
+    return {stage.name: stage for stage in theory.plan(job)}
+
+
+def test_students_are_trained_as_in_regimes_and_their_records_are_shared():
+    stages, own = plan(), {stage.name: stage for stage in regimes.plan(STUDENTS)}
+    shared = [name for name in stages if name.startswith(('data-', 'train-'))]
+    assert {f'train-n00064-{kind}' for kind in ('w16', 'w8', 'disjoint')} < {*shared}
+    assert all(stages[name] == own[name] for name in shared)
+    assert not any('n00256' in name for name in stages)
+    assert str(JOB.records) == 'evaluation/quickstart/stages'
+
+
+def test_every_stage_is_a_call_that_its_script_takes_and_comes_after_its_needs():
+    stages, seen, tried = plan(), set(), set()
+    for name, stage in stages.items():
+        assert seen >= {*stage.needs}, name
+        seen.add(name)
+        kind = stage.command[:2]
+        if kind not in tried and stage.command[0] not in ('train.py', 'dataset_tool.py'):
+            tried.add(kind)
+            if stage.command[0] == 'generate.py':
+                assert options(stage)['network'].startswith('training/quickstart/n00064')
+    words = stages['theory-distance-n00896'].command
+    assert 'training/quickstart/n00896-disjoint=disjoint' in words
+    assert 'optimal:datasets/quickstart/n00896.zip' in words
+    assert words[words.index('--size') + 1] == '896'
+    assert words[words.index('--patch') + 1] == 'auto'
+    assert sum(stage.command[0] == 'plot.py' for stage in stages.values()) == 4
+
+
+def test_held_out_images_come_after_those_of_all_students():
+    few = replace(STUDENTS, sizes=(8, 64))
+    words = plan(replace(JOB, students=few, sizes=(8,)))['theory-heldout'].command
+    assert words[words.index('--skip-images') + 1] == '128'  # 2 N
+    words = plan()['theory-heldout'].command  # 2 N leaves 5 of 1,797
+    assert words[words.index('--skip-images') + 1] == '1541'
+
+
+def test_settings_are_those_of_the_last_run_here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert theory.load_students('quickstart').kimg == regimes.QUICKSTART.kimg
+    folder = tmp_path / 'figures' / 'mine'
+    folder.mkdir(parents=True)
+    mine = replace(STUDENTS, name='mine', kimg=3)
+    (folder / 'regimes.json').write_text(json.dumps({'settings': asdict(mine)}))
+    assert theory.load_students('mine') == mine
+    (folder / 'regimes.json').write_text('{"settings": {"words": 3}}')
+    with pytest.raises(UserError, match=r'--students mine: .*regimes\.json'):
+        theory.load_students('mine')
+    with pytest.raises(UserError, match=r'--students other: .*quickstart'):
+        theory.load_students('other')
+
+
+def test_sizes_without_students_are_refused():
+    with pytest.raises(UserError, match=r'--sizes 65: .*64'):
+        theory.plan(replace(JOB, sizes=(64, 65)))
