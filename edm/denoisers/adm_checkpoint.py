@@ -163,7 +163,7 @@ def _check_heads(tensors: dict, options: dict) -> None:
     """Refuse heads that the channels can't be shared by."""
     option = 'num_head_channels' if 'num_head_channels' in options else 'num_heads'
     for name, tensor in tensors.items():
-        width = len(tensor) // 3 if name.endswith('.qkv.weight') else 0
+        width = len(tensor) // 3 if name.endswith('.qkv.weight') and tensor.ndim else 0
         if width % options[option]:
             raise UserError(f'--{option} {options[option]}: does not divide the {width} channels of the '
                             f'tensor {shown(name)}, {form(tensor)}')

@@ -2,6 +2,7 @@
 
 import gzip
 import itertools
+import random
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 import convert
 from adm_reference import ADM
+from denoisers import adm_checkpoint
 from helpers import DATA, golden, refuse, run
 from torch_utils.errors import UserError
 from training.checkpoint import copy_tensors
@@ -225,3 +227,24 @@ def test_files_that_are_no_checkpoints_are_refused(released, tmp_path):
         refuse_file(path, tmp_path, says=('--source', path.name))
     np.savez(tmp_path / 'a.npz', a=np.zeros(2))
     refuse_file(tmp_path / 'a.npz', tmp_path, says=('--source',))
+
+
+def test_altered_tensors_are_taken_or_refused_in_one_line(tmp_path):
+    path, *_ = checkpoint(tmp_path, channel_mult=(1, 1), num_classes=3)
+    whole = torch.load(path, weights_only=True)
+    draw, said = random.Random(0), []
+    for _ in range(40):
+        tensors = dict(whole)
+        for name in draw.sample(list(whole), 2):
+            tensor = tensors.pop(name)
+            tensors |= draw.choice([
+                {}, {name: tensor[:0]}, {name: tensor.mT if tensor.ndim > 1 else torch.tensor(1.0)},
+                {name: tensor.to(torch.int64)}, {name: torch.zeros(1).expand(10**4, 10**4, 10)},
+                {name: torch.zeros(draw.sample([0, 1, 2, 3, 32, 96], 3))},
+                {f'output_blocks.{draw.randrange(9)}.1.conv.weight': tensor}, {'input_blocks.9.0.x': tensor}])
+        try:
+            adm_checkpoint.convert(tensors, {'image_size': 16, 'noise_schedule': 'linear', 'num_heads': 2})
+        except UserError as err:
+            said.append(str(err))
+    assert len(said) > 30
+    assert not any('\n' in line for line in said)
