@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from data.dataset import ImageDataset
-from denoisers import DENOISERS, WINDOWED
+from denoisers import DENOISERS, OPTIONS, WINDOWED
 from denoisers.patch_size import LEAST_IMAGES
 from experiments import regimes
 from experiments.regimes import DISJOINT, Model, Regimes
@@ -22,7 +22,7 @@ from experiments.stages import Stage
 from torch_utils.errors import UserError, note, shown
 
 NETWORK, SECOND = 'network', 'second'  # the student in question, and that of another width and seed
-KINDS = tuple(DENOISERS)  # of closed forms
+KINDS = tuple(kind for kind in DENOISERS if set(OPTIONS.get(kind, ())) <= {'patch'})  # that need no more
 SMALL_WINDOW = '3'  # where there are too few images to choose one
 
 
