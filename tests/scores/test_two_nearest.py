@@ -28,7 +28,7 @@ def test_they_are_those_of_all_distances_whatever_the_blocks(monkeypatch, block)
 
 
 def test_of_many_images_they_are_the_same():
-    source, target = images(40, dim=300), images(2100, dim=300, seed=1)
+    source, target = images(20, dim=50), images(2100, dim=50, seed=1)
     for got, expected in zip(two_nearest(source, target), known(source, target), strict=True):
         np.testing.assert_array_equal(got, expected)
 
@@ -43,10 +43,10 @@ def test_of_equal_distances_the_first_is_named(monkeypatch, block):
 
 
 def test_float64_decides_what_float32_products_can_not_tell():
-    source = 200 + images(30, dim=3000, top=40)
+    source = 200 + images(8, dim=3000, top=40)
     target = np.repeat(source[:1], 50, axis=0)
     target[np.arange(50), np.arange(50)] += np.random.default_rng(0).permutation(50) + 1  # 1 to 50 away
-    target = np.concatenate([target, images(400, dim=3000, seed=2)])
+    target = np.concatenate([target, images(100, dim=3000, seed=2)])
     distances, index = two_nearest(source, target)
     expected = known(source, target)
     np.testing.assert_array_equal(distances, expected[0])
