@@ -143,7 +143,7 @@ def _mention_duplicates(training: Features, samples: Closeness) -> None:
 def _unseen(heldout: Features, measured: Closeness, drop_equal: bool) -> Closeness:
     """The closeness of held-out images, without those that equal a training image if `drop_equal`."""
     lengths = np.sqrt(np.einsum('nd,nd->n', heldout.values, heldout.values, dtype=np.float64))
-    seen = (measured.distance <= _EQUAL * lengths) & (lengths > 0)
+    seen = measured.distance <= _EQUAL * lengths
     equal, total = int(seen.sum()), len(seen)
     if equal:
         note(f'{heldout.where}: {equal} of {total} held-out images equal a training image; they are ' + (

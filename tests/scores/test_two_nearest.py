@@ -9,7 +9,7 @@ from torch_utils.errors import UserError
 
 
 def known(source, target):
-    distances = np.linalg.norm(source[:, None].astype(np.float64) - target[None], axis=2)
+    distances = np.stack([np.linalg.norm(target - row.astype(np.float64), axis=1) for row in source])
     index = np.argsort(distances, axis=1, kind='stable')[:, :2]
     return np.take_along_axis(distances, index, axis=1), index
 
@@ -43,10 +43,11 @@ def test_of_equal_distances_the_first_is_named(monkeypatch, block):
 
 
 def test_float64_decides_what_float32_products_can_not_tell():
-    source = 200 + images(8, dim=3000, top=40)
-    target = np.repeat(source[:1], 50, axis=0)
-    target[np.arange(50), np.arange(50)] += np.random.default_rng(0).permutation(50) + 1  # 1 to 50 away
-    target = np.concatenate([target, images(100, dim=3000, seed=2)])
+    source = images(41, dim=3000, top=40)
+    source[0] += 20000  # far from the centre, so that squares are large
+    near = np.repeat(source[:1], 60, axis=0)
+    near[np.arange(60), np.arange(60)] += np.random.default_rng(0).permutation(60) + 1  # 1 to 60 away
+    target = np.concatenate([near, images(400, dim=3000, seed=2, top=40)])
     distances, index = two_nearest(source, target)
     expected = known(source, target)
     np.testing.assert_array_equal(distances, expected[0])
