@@ -4,6 +4,7 @@ import atexit
 import functools
 import json
 import os
+import runpy
 import socket
 import subprocess
 import sys
@@ -31,6 +32,28 @@ def run(command, *args, status: int = 0):
         raise result.exception
     assert result.exit_code == status, result.output
     return result
+
+
+class InThisProcess:
+    """In the place of `experiments.launcher.Launcher`: a script runs here, and ends as it starts."""
+
+    def __init__(self, environ: dict, keep: int):
+        pass
+
+    def start(self, script: Path, args: list[str], log: Path, *, append: bool) -> None:
+        """Run the script's command."""
+        ended = CliRunner().invoke(runpy.run_path(str(script))['main'], args)
+        log.write_text(ended.output)
+        if ended.exception is not None and not isinstance(ended.exception, SystemExit):
+            raise ended.exception
+        self._status = ended.exit_code
+
+    def status(self) -> int:
+        """The exit status."""
+        return self._status
+
+    def close(self) -> None:
+        """There is nothing to end."""
 
 
 def refuse(command, *args, status: int, says: tuple[str, ...] = ()) -> str:

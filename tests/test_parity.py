@@ -1,4 +1,7 @@
-"""The parity report runs through: each group of golden cases gives rows of small differences."""
+"""The parity report runs through: each group of golden cases gives rows of small differences.
+
+All but the training runs, which tests/training/test_loop.py repeats, more strictly.
+"""
 
 import sys
 
@@ -10,11 +13,8 @@ sys.path.append(str(ROOT / 'tests' / 'benchmarks'))
 import parity
 
 
-@pytest.mark.parametrize('group', parity.GROUPS, ids=lambda group: group.__name__)
-def test_every_group_is_near_the_reference(group, monkeypatch):
-    # What the report puts in the way of the loop is taken back after the test.
-    for module, name in ((parity.loop, 'build'), (parity.saving, 'save_snapshot')):
-        monkeypatch.setattr(module, name, getattr(module, name))
+@pytest.mark.parametrize('group', parity.GROUPS[:-1], ids=lambda group: group.__name__)
+def test_every_group_is_near_the_reference(group):
     rows = list(group())
     assert rows
     for what, how, value in rows:

@@ -24,14 +24,14 @@ import train
 from data.dataset import ImageDataset
 from experiments import estimates, regimes, report, script_options, stages
 from figures.regimes_figure import load_examples
-from helpers import ROOT, assert_equal, refuse, run
+from helpers import ROOT, InThisProcess, assert_equal, refuse, run
 from scores.denoising_table import read_rows
 from scores.neighbors import load_neighbors
 from scores.score_table import read_table
 from training.networks import Conv2d
 from training.snapshot import load_snapshot
 
-MINI = ('--widths=8,4', '--kimg=1', '--samples=6', '--train=--batch=100 --cres=1', '--jobs=2')
+MINI = ('--widths=8,4', '--kimg=1', '--samples=6', '--train=--batch=100 --cres=1', '--jobs=1')
 
 
 @pytest.fixture
@@ -40,7 +40,8 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_the_main_job_leaves_scores_and_figure_and_does_no_work_twice(folder):
+def test_the_main_job_leaves_scores_and_figure_and_does_no_work_twice(folder, monkeypatch):
+    monkeypatch.setattr(stages, 'Launcher', InThisProcess)
     args = ('regimes', '--sizes=3', *MINI)
     printed = run(reproduce.main, *args).stdout
     for script in ('dataset_tool.py', 'train.py', 'generate.py', 'sscd.py', 'plot.py'):
@@ -95,15 +96,15 @@ def test_a_table_of_other_settings_is_removed(folder):
     assert not job.table.exists()
 
 
-def test_stopped_and_started_again_equals_never_stopped(folder):
+def test_stopped_and_started_again_equals_never_stopped(folder, monkeypatch):
     """By SIGTERM to reproduce.py while a student is trained; the calls that a user makes."""
-    more = ('--kimg=8', '--samples=2', '--train=--batch=100 --cres=1 --tick=1', '--jobs=1')
+    more = ('--kimg=5', '--samples=2', '--train=--batch=100 --cres=1 --tick=1', '--jobs=1')
     process = subprocess.Popen([sys.executable, ROOT / 'edm' / 'reproduce.py', 'regimes', '--sizes=3',
                                 '--widths=8,4', *more], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     records = folder / 'evaluation' / 'quickstart' / 'stages'
     log = records / 'train-n00003-w8.log'
     until = time.monotonic() + 120
-    while not log.exists() or 'tick 2 ' not in log.read_text():
+    while not log.exists() or 'tick 1 ' not in log.read_text():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < until
         time.sleep(0.02)
@@ -111,10 +112,11 @@ def test_stopped_and_started_again_equals_never_stopped(folder):
     process.communicate()
     assert process.returncode == 143
     student = folder / 'training' / 'quickstart' / 'n00003-w8'
-    assert not (student / 'network-snapshot-000008.pkl').exists()
+    assert not (student / 'network-snapshot-000005.pkl').exists()
     (state,) = student.glob('training-state-*.pt')
 
-    job = replace(regimes.QUICKSTART, data=os.path.relpath(regimes.DIGITS), sizes=(3,), widths=(8, 4), kimg=8,
+    monkeypatch.setattr(stages, 'Launcher', InThisProcess)
+    job = replace(regimes.QUICKSTART, data=os.path.relpath(regimes.DIGITS), sizes=(3,), widths=(8, 4), kimg=5,
                   num_samples=2, train=(*regimes.QUICKSTART.train, '--batch=100', '--cres=1', '--tick=1'))
     todo = [stage for stage in regimes.plan(job) if stage.name in ('data-n00003', 'train-n00003-w8')]
     stages.run_stages(todo, records=records, threads=1)
@@ -123,7 +125,7 @@ def test_stopped_and_started_again_equals_never_stopped(folder):
     script, *args = todo[1].command
     assert script == 'train.py'
     run(train.main, *args, f'--outdir={folder / "whole"}')
-    assert_equal(*(load_snapshot(str(path / 'network-snapshot-000008.pkl'))['ema'].state_dict()
+    assert_equal(*(load_snapshot(str(path / 'network-snapshot-000005.pkl'))['ema'].state_dict()
                    for path in (student, folder / 'whole')))
 
 

@@ -8,9 +8,9 @@ from PIL import Image
 
 import reproduce
 from data.molrg_data import MoLRGShape
-from experiments import jacobian_experiment, molrg_experiment
+from experiments import jacobian_experiment, molrg_experiment, stages
 from experiments.phase_transition import Transition
-from helpers import refuse, run
+from helpers import InThisProcess, refuse, run
 from jacobians.rank_file import load_ranks
 from training.low_rank import LowRankDenoiser
 from training.networks import EDMPrecond
@@ -22,6 +22,7 @@ TINY = ('--cres=1', '--num_blocks=1', '--dropout=0', '--batch=100', '--duration=
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(stages, 'Launcher', InThisProcess)
     return tmp_path
 
 

@@ -67,7 +67,7 @@ def test_defaults_suit_the_data(tmp_path):
     (('--arch=param-mlp', '--optimizer=sgd', '--precond=vp'), 'LowRankDenoiser', {}),
 ])
 def test_every_arch_trains_at_4x4(args, class_name, kwargs, tmp_path):
-    train(tmp_path, *args)
+    train(tmp_path, *args, '--batch=1000')
     net = last_snapshot(tmp_path)['ema']
     assert type(net).__name__ == class_name
     assert kwargs.items() <= net._init_kwargs.items()

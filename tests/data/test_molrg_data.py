@@ -1,14 +1,11 @@
 """MoLRG data: what is drawn, its file, what a damaged or other file is told."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
 
 from data.batches import Batches
 from data.molrg_data import MoLRG, MoLRGShape, make_molrg
-from helpers import ROOT
+from helpers import ROOT, processes
 from torch_utils.errors import UserError
 
 SHAPE = MoLRGShape(resolution=2, class_num=2, per_class_dim=3, sample_per_class=40)
@@ -93,7 +90,7 @@ def test_without_a_file_sizes_are_known_and_none_is_made(tmp_path):
 
 def test_processes_that_start_together_make_one_file(tmp_path):
     """Each of the file's makers leaves a line; all read the same samples."""
-    code = f'''
+    (tmp_path / 'make.py').write_text(f'''
 import sys
 sys.path.insert(0, {str(ROOT / "edm")!r})
 from data import molrg_data as molrg
@@ -103,15 +100,12 @@ def make_and_tell(shape, seed):
     return make(shape, seed)
 molrg.make_molrg = make_and_tell
 shape = molrg.MoLRGShape(resolution=8, class_num=2, per_class_dim=3, sample_per_class=40)
-print(float(molrg.MoLRG({str(tmp_path)!r}, shape).samples().sum()))
-'''
-    started = [subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, text=True,
-                                stderr=subprocess.DEVNULL) for _ in range(3)]
-    lines = ''.join(process.communicate(timeout=60)[0] for process in started).split()
-    assert [process.returncode for process in started] == [0, 0, 0]
+print(float(molrg.MoLRG({str(tmp_path)!r}, shape).samples().sum()), flush=True)
+''')
+    lines = processes(3, tmp_path / 'make.py').splitlines()
     assert lines.count('made') == 1
-    assert len(set(lines) - {'made'}) == 1
-    assert [path.name for path in tmp_path.iterdir() if not path.name.startswith('.')] == [
+    assert len({line for line in lines if line[0] in '-0123456789'}) == 1
+    assert [path.name for path in tmp_path.iterdir() if path.suffix == '.pt'] == [
         'MoLRG_dataset_resolution8_classnum2_perclassdim3_sample40.pt']
 
 
