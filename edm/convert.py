@@ -112,7 +112,7 @@ def adm(source: str, dest: str, preset: str | None, **options) -> None:
         if not any(options.get(name) for name in names):
             raise click.UsageError(f'--{" or --".join(names)} is missing; only --preset does without')
 
-    from denoisers.adm_checkpoint import convert, read_checkpoint
+    from adapters.adm_checkpoint import convert, read_checkpoint
     from torch_utils import provenance
     from training.snapshot import save_snapshot
 

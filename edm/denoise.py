@@ -5,18 +5,19 @@ from pathlib import Path
 
 import click
 
-from denoisers import DENOISERS, options, options_by_kind, split_word
+from denoisers import DENOISERS, network_options, options, options_by_kind, split_word
 from torch_utils import cli
 
-_WORDS = f'KIND:DATASET, KIND being {" or ".join(DENOISERS)}, or a snapshot, its URL or a run folder'
+_WORDS = f'KIND:DATASET, KIND being {" or ".join(DENOISERS)}, or a network'
 
 
 @click.group(cls=cli.Group, context_settings={'show_default': True, 'max_content_width': 100})
 def main():
     """Compare denoisers noise level by noise level.
 
-    A denoiser is one word: a network (snapshot, URL, or run folder for its newest), or KIND:DATASET, such as
-    optimal:datasets/train.zip, for a closed form of the images of a data set.
+    A denoiser is one word: a network (snapshot, its URL, run folder for its newest; diffusers folder, or its
+    hf:// address), or KIND:DATASET, such as optimal:datasets/train.zip, for a closed form of the images of a
+    data set.
     """
 
 
@@ -37,6 +38,7 @@ _closed_forms = cli.options('Closed-form denoisers', *options,
     click.option('--cache_gb', metavar='GB', type=cli.FiniteRange(min=0),
                  help='Largest data set to keep in memory rather than in a temporary file.  [default: a '
                       'quarter of the memory]'))
+_networks = cli.options('Networks of diffusers', *network_options)
 _performance = cli.options('Performance',
     click.option('--batch', metavar='INT', type=click.IntRange(min=1), default=64,
                  help='Seeds at a time per process.'),
@@ -59,6 +61,7 @@ _output = cli.options('Output', click.option(
     click.option('--size', 'sizes', metavar='N ...', type=click.IntRange(min=1), multiple=True,
                  help='Sizes of the training sets, for the table.  [default: images in --data]'))
 @cli.options('Noisy images', _sigmas_option, _seeds_option, _class_option)
+@_networks
 @_closed_forms
 @_performance
 @_output
@@ -98,6 +101,7 @@ def error(**opts):
     _sigmas_option, _seeds_option, _class_option,
     click.option('--steps', metavar='INT', type=click.IntRange(2, cli.MAX_STEPS), default=18,
                  help='Steps of the sampling trajectory.'))
+@_networks
 @_closed_forms
 @_performance
 @_output
@@ -160,8 +164,8 @@ def _start(opts: dict, find) -> None:
     if distributed.rank() == 0:
         chosen = {word: each.denoiser.sizes for word, each in zip(opts['words'], opened, strict=True)
                   if opts['patch'] == 'auto' and hasattr(each.denoiser, 'sizes')}
-        write_rows(out, rows, provenance.record(inputs=[*(each.path for each in opened), *images],
-                                                patch_by_sigma=chosen))
+        files = [path for each in opened for path in each.files]
+        write_rows(out, rows, provenance.record(inputs=[*files, *images], patch_by_sigma=chosen))
         print(format_rows(rows))
         print(f'wrote {out}: {len(rows)} rows')
     distributed.shutdown()
@@ -174,7 +178,8 @@ def _open(opts: dict, device) -> tuple:
 
     paths = [cli.split_label(word)[1] for word in opts['words']]
     opened = open_words(paths, device, class_idx=opts['class_idx'], cache_gb=opts['cache_gb'],
-                        own=options_by_kind(paths, opts))
+                        own=options_by_kind(paths, opts), scheduler=opts['scheduler'],
+                        clip_sample=opts['clip_sample'])
     nets = [each.denoiser for each in opened]
     label_dims = {net.label_dim for net in nets} - {0}
     if len(label_dims) > 1:

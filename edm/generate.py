@@ -14,16 +14,16 @@ from sampling.schedules import DISCRETIZATIONS, SCALINGS, SCHEDULES
 from sampling.solvers import SOLVERS
 from torch_utils import cli
 from torch_utils.errors import UserError
-from torch_utils.run_dir import take_newest
 
-INPUTS = ('network', 'dataset', 'heldout', 'latents', 'invert')  # options that name files
+INPUTS = ('network', 'scheduler', 'dataset', 'heldout', 'latents', 'invert')  # options that name files
 
 
 @cli.command()
 @cli.options('Main options',
-    click.option('--network', metavar='PATH|URL|DIR', callback=take_newest,
-                 help='Snapshot to sample, or a run folder for its newest; with --denoiser only its noise '
-                      'levels and classes count.  [required without --denoiser]'),
+    click.option('--network', metavar='PATH|URL|DIR|hf://', callback=denoisers.take_network,
+                 help='Snapshot to sample, a run folder for its newest, a diffusers folder, file of weights '
+                      'or hf://OWNER/NAME; with --denoiser only its noise levels and classes count.  '
+                      '[required without --denoiser]'),
     click.option('--outdir', metavar='DIR', help='Folder for the images.  [required without --noise]'),
     click.option('--seeds', metavar='LIST', type=cli.IntList(), default='0-63',
                  help='One image per seed; with --latents, all of its seeds by default.'),
@@ -47,6 +47,7 @@ INPUTS = ('network', 'dataset', 'heldout', 'latents', 'invert')  # options that 
                  help='Largest data set to keep in memory rather than in a temporary file.  [default: a '
                       'quarter of the memory]'),
     click.option('--shard_dataset', is_flag=True, help='Split the data set, not the seeds, over processes.'))
+@cli.options('Network of diffusers', *denoisers.network_options)
 @cli.options('Noise shared with other software',
     click.option('--noise', metavar='NPZ',
                  help='Save the latents, unit noise of the seeds; without --outdir nothing else.'),
@@ -94,7 +95,8 @@ def main(**opts):
 
     device = distributed.pick_device(opts['device'])
     distributed.init(device)
-    net, labels, settings = _denoiser(opts, device)
+    net, labels, settings, files = _denoiser(opts, device)
+    inputs = [*files, *(opts[name] for name in INPUTS[2:])]
     sampler = _sampler(opts, net)
     noise = _latents(opts, net, settings)
     settings |= {'class': opts['class_idx'], 'device': device.type, **sampler}
@@ -107,7 +109,7 @@ def main(**opts):
         if opts[option]:
             make_output_dir(Path(opts[option]).parent, f'--{option}')
     if opts['noise']:
-        _save_noise(opts, net, device, draw, settings)
+        _save_noise(opts, net, device, draw, settings, inputs)
     if not opts['outdir']:
         distributed.shutdown()
         return
@@ -115,8 +117,8 @@ def main(**opts):
     with contextlib.ExitStack() as stack:
         todo = distributed.from_rank0(stack.enter_context(generation.sample_folder(
             outdir, settings, opts['seeds'], subdirs=opts['subdirs'], resume=opts['resume'],
-            overwrite=opts['overwrite'], inputs=[opts[name] for name in INPUTS])) if rank == 0 else None)
-        _make(opts, net, device, draw, todo, settings)
+            overwrite=opts['overwrite'], inputs=inputs)) if rank == 0 else None)
+        _make(opts, net, device, draw, todo, settings, inputs)
         distributed.barrier()
         if opts['grid'] and rank == 0:
             generation.write_sheet(Path(opts['grid']), outdir, opts['seeds'], subdirs=opts['subdirs'])
@@ -135,7 +137,7 @@ def _pace(opts: dict, net, device, count: int) -> tuple[int, int]:
     return batch, 1 if opts['denoiser'] else pace.batch_threads(device)
 
 
-def _make(opts: dict, net, device, draw: dict, todo: list[int], settings: dict) -> None:
+def _make(opts: dict, net, device, draw: dict, todo: list[int], settings: dict, inputs: list) -> None:
     """Make the images of the seeds `todo`, and the trajectory. draw: arguments of each `sample`."""
     from sampling import generation
     from torch_utils import distributed
@@ -152,8 +154,7 @@ def _make(opts: dict, net, device, draw: dict, todo: list[int], settings: dict) 
         batches, make, Path(opts['outdir']), subdirs=opts['subdirs'], threads=threads)
     parts = [samples for samples in made if trajectory and not helps]
     if trajectory:
-        generation.write_trajectory(Path(trajectory), parts, todo, settings,
-                                    inputs=[opts[name] for name in INPUTS])
+        generation.write_trajectory(Path(trajectory), parts, todo, settings, inputs=inputs)
 
 
 def _latents(opts: dict, net, settings: dict):
@@ -169,7 +170,7 @@ def _latents(opts: dict, net, settings: dict):
     return noise.some(opts['seeds'])
 
 
-def _save_noise(opts: dict, net, device, draw: dict, settings: dict) -> None:
+def _save_noise(opts: dict, net, device, draw: dict, settings: dict, inputs: list) -> None:
     """Write --noise: the latents of --invert, of --latents, or of the seeds. draw: as in `_make`."""
     from sampling import generation, inversion, noise
     from torch_utils import distributed
@@ -184,7 +185,7 @@ def _save_noise(opts: dict, net, device, draw: dict, settings: dict) -> None:
     elif found is None:
         found = generation.draw_noise(net, opts['seeds'], device, draw['class_idx'], draw['vectors'])
     if distributed.rank() == 0:
-        noise.write_noise(opts['noise'], found, settings=settings, inputs=[opts[name] for name in INPUTS])
+        noise.write_noise(opts['noise'], found, settings=settings, inputs=inputs)
     distributed.print0(f'{len(found.seeds)} latents: {opts["noise"]}')
 
 
@@ -246,6 +247,9 @@ def _check_denoiser(opts: dict) -> None:
     if len(set(given.values())) > 1:
         raise click.UsageError(f'{" and ".join(given)} can\'t be given together')
     opts['denoiser'] = next(iter(given.values()), None)
+    for option in ('scheduler', 'clip_sample'):
+        if opts[option] and not opts['network']:
+            raise click.UsageError(f'--{option} is for --network')
     if opts['denoiser']:
         if not opts['dataset']:
             raise click.UsageError(f'{next(iter(given))} needs --dataset')
@@ -264,16 +268,20 @@ def _check_denoiser(opts: dict) -> None:
 
 
 def _denoiser(opts: dict, device) -> tuple:
-    """The denoiser, on the device; its label vectors, if its labels are such; the settings that name both."""
+    """The denoiser, on the device; label vectors, if its labels are such; settings that name both; files."""
     from data.training_labels import label_vectors
+    from denoisers.open_network import open_network
     from sampling.pace import prepare
     from torch_utils.provenance import fingerprint
-    from training.snapshot import load_with_settings
 
-    net, identity = None, {}
+    net, identity, files = None, {}, ()
     if opts['network']:
-        net, recorded = load_with_settings(opts['network'], device)
-        identity['network_sha256'] = fingerprint(opts['network'])
+        network = open_network(opts['network'], device, scheduler=opts['scheduler'],
+                               clip_sample=opts['clip_sample'])
+        net, recorded, files = network
+        identity['network_sha256'] = network.sha256()
+        if opts['clip_sample']:
+            identity['clip_sample'] = True
     if opts['denoiser']:
         from denoisers.open_denoiser import open_denoiser
         if net is not None and net.label_dim:
@@ -285,14 +293,14 @@ def _denoiser(opts: dict, device) -> tuple:
         identity |= {'denoiser': opts['denoiser'], 'dataset_sha256': fingerprint(opts['dataset']), **own}
         if own.get('patch') == 'auto':
             identity['patch_by_sigma'] = [list(pair) for pair in net.sizes.items()]
-        return net, None, identity
+        return net, None, identity, files
     vectors = label_vectors(recorded, net.label_dim, f'--network {opts["network"]}')
     cli.check_class(opts['class_idx'], net.label_dim, vectors=vectors is not None)
     prepare(net, device, opts['precision'])
     identity['precision'] = opts['precision']
     if vectors is not None:
         identity['labels_sha256'] = hashlib.sha256(vectors.tobytes()).hexdigest()
-    return net, vectors, identity
+    return net, vectors, identity, files
 
 
 def _sampler(opts: dict, net) -> dict:

@@ -5,20 +5,20 @@ from pathlib import Path
 
 import click
 
-from denoisers import split_word
+from denoisers import network_options, split_word, take_network
 from jacobians import METHODS
 from torch_utils import cli
 from torch_utils.errors import UserError, note
-from torch_utils.run_dir import take_newest
 
 _CHURN = ('S_churn', 'S_min', 'S_max', 'S_noise')
 
 
 @cli.command()
 @cli.options('Main options',
-    click.option('--network_pkl', metavar='PATH|URL|DIR|molrg:PT', required=True, callback=take_newest,
-                 help='Snapshot to study, or a run folder for its newest; molrg:PT is the true denoiser of a '
-                      'MoLRG data set.'),
+    click.option('--network_pkl', metavar='PATH|URL|DIR|hf://|molrg:PT', required=True,
+                 callback=take_network,
+                 help='Snapshot to study, a run folder for its newest, a diffusers folder, file of weights '
+                      'or hf://OWNER/NAME; molrg:PT is the true denoiser of a MoLRG data set.'),
     click.option('--seeds', metavar='LIST', type=cli.IntList(), default='0-9',
                  help='One noisy image per seed.'),
     click.option('--class', 'class_idx', metavar='INT', type=click.IntRange(min=0),
@@ -26,6 +26,7 @@ _CHURN = ('S_churn', 'S_min', 'S_max', 'S_noise')
     click.option('--data', metavar='ZIP|DIR|NPZ|PT',
                  help='Real images to add noise to; PT: a MoLRG data set.  [default: states along the '
                       'sampling trajectory]'))
+@cli.options('Network of diffusers', *network_options)
 @cli.options('Performance',
     click.option('--batch', metavar='INT', type=click.IntRange(min=1),
                  help='Rows of a Jacobian at once, which bounds the memory.  [default: by a short '
@@ -52,7 +53,7 @@ _CHURN = ('S_churn', 'S_min', 'S_max', 'S_noise')
                       'any file at --figure, instead of refusing.'),
     click.option('--save_spectrum', is_flag=True, help='Also save the singular values.'),
     click.option('--figure', metavar='PNG|PDF', help='Figure of rank/dim over 1/sigma.'))
-@cli.writes(['network_pkl', 'data'], adds_overwrite=False, out=None, figure='figure')
+@cli.writes(['network_pkl', 'scheduler', 'data'], adds_overwrite=False, out=None, figure='figure')
 def main(**opts):
     """Numerical rank of a denoiser's Jacobian over noise levels.
 
@@ -75,14 +76,14 @@ def main(**opts):
 
     device = distributed.pick_device(opts['device'])
     distributed.init(device)
-    net, labels = _network(opts, device)
+    net, labels, files = _network(opts, device)
     dim = net.img_channels * net.img_resolution**2
     method = study.check_memory(dim, device, study.Method(
         name=opts['method'], eta=opts['eta'], tolerance=opts['tolerance']))
     source = _source(opts, net, labels)
     if opts['figure']:
         check_out(opts['figure'], '--figure')
-    card = provenance.record(inputs=[split_word(opts['network_pkl'])[1], opts['data']])
+    card = provenance.record(inputs=[*files, opts['data']])
     ranks = rank_file.new_ranks(opts['seeds'], source.sigmas, dim=dim, eta=opts['eta'],
                                 settings=_settings(opts, source, device, card['inputs']),
                                 spectrum=opts['save_spectrum'])
@@ -133,24 +134,28 @@ def _check(opts: dict) -> None:
 
 
 def _network(opts: dict, device) -> tuple:
-    """The network on the device, and its label vectors if its labels are such."""
+    """The network on the device, its label vectors if its labels are such, and its files."""
     from data.training_labels import label_vectors
     from denoisers.open_denoiser import open_denoiser
-    from training.snapshot import load_with_settings
+    from denoisers.open_network import open_network
 
     kind, path = split_word(opts['network_pkl'])
+    for option in ('scheduler', 'clip_sample'):
+        if kind and opts[option]:
+            raise click.UsageError(f'--{option} is for networks of diffusers')
     if kind == 'molrg' and path.lower().endswith('.pt'):
-        return open_denoiser(kind, path, device), None
+        return open_denoiser(kind, path, device), None, [path]
     if kind:
         raise click.UsageError(f'--network_pkl {opts["network_pkl"]}: of the closed forms, only the true '
                                'denoiser of a MoLRG data set, molrg:FILE.pt, has derivatives')
-    net, recorded = load_with_settings(opts['network_pkl'], device, option='--network_pkl')
+    net, recorded, files = open_network(opts['network_pkl'], device, '--network_pkl',
+                                        scheduler=opts['scheduler'], clip_sample=opts['clip_sample'])
     net.use_fp16 = False  # in half precision a Jacobian is mostly rounding error
     vectors = None
     if not opts['data'] or opts['class_idx'] is not None:  # else real images have their labels
         vectors = label_vectors(recorded, net.label_dim, f'--network_pkl {opts["network_pkl"]}')
     cli.check_class(opts['class_idx'], net.label_dim, vectors=vectors is not None)
-    return net, vectors
+    return net, vectors, files
 
 
 def _source(opts: dict, net, labels):
@@ -180,6 +185,8 @@ def _source(opts: dict, net, labels):
 def _settings(opts: dict, source, device, inputs: dict[str, str]) -> dict:
     """All that decides the ranks; a file is only resumed with the same."""
     chosen = {name: opts[name] for name in ('eta', 'method', 'tolerance', 'save_spectrum')}
+    if opts['clip_sample']:
+        chosen['clip_sample'] = True
     sampler = {} if opts['data'] else {
         'levels': source.levels, **{name: str(value) for name, value in source.options.items()}}
     return {'inputs': sorted(inputs.values()), 'class': opts['class_idx'], 'sigma': source.sigmas,
@@ -199,7 +206,7 @@ def _finish(opts: dict, ranks) -> None:
     if opts['out']:
         print(f'{len(ranks.seed)} seeds, {len(ranks.sigma)} noise levels, dim {ranks.dim}: {opts["out"]}')
     if opts['figure']:
-        figure, caption = jacobian_figure.draw_ranks({Path(opts['network_pkl']).stem: ranks})
+        figure, caption = jacobian_figure.draw_ranks({Path(opts['network_pkl'].rstrip('/')).stem: ranks})
         style.save_figure(figure, opts['figure'], title=jacobian_figure.TITLE, caption=caption)
         print(f'wrote {opts["figure"]}')
 

@@ -337,9 +337,9 @@ def _settings(preset, *, train, teacher_training, teacher, data, **options):
     if data:
         changes |= {'data': data, 'teacher': None}
     if teacher:
-        from torch_utils.run_dir import find_snapshot
+        from denoisers import find_network
 
-        changes |= {'data': None, 'teacher': find_snapshot(teacher, '--teacher'), 'teacher_training': None}
+        changes |= {'data': None, 'teacher': find_network(teacher, '--teacher'), 'teacher_training': None}
     job = replace(preset, **changes)
     if options['num_heldout'] and not (job.teacher or job.teacher_training):
         raise click.UsageError(f'--heldout {job.num_heldout} is for a teacher; of --data, all images beyond '

@@ -2,6 +2,7 @@
 
 import importlib
 import io
+import json
 import os
 import pickle
 import struct
@@ -412,4 +413,56 @@ STATES = {
     'a zip of something else': lambda: archive(b'N.').replace(b'archive/data.pkl', b'archive/data.txt'),
     'text': lambda: b'no state\n',
     'empty': lambda: b'',
+}
+
+
+def safetensors(header, data: bytes = b'', length: int | None = None) -> bytes:
+    """A safetensors file. header: an object or the bytes themselves; length: what the file says of them."""
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack('<Q', len(text) if length is None else length) + text + data
+
+
+def entry(begin, end, shape=(2,), dtype='F32', **more) -> dict:
+    return {'dtype': dtype, 'shape': list(shape), 'data_offsets': [begin, end]} | more
+
+
+# Safetensors files, and the words by which each is refused.
+SAFETENSORS = {
+    'empty': (b'', 'first eight bytes'),
+    'seven bytes': (bytes(7), 'first eight bytes'),
+    'header of no byte': (bytes(8), 'no JSON'),
+    'header of 10 GB': (safetensors(b'{}', length=10**10), 'header has 10,000,000,000 bytes'),
+    'header of 2^64 bytes': (safetensors(b'{}', length=2**64 - 1), 'header has'),
+    'header of spaces': (safetensors(b'{}' + b' ' * 10_000_000), 'beyond any network'),
+    'no text': (safetensors(b'\xff\xfe'), 'no JSON'),
+    'cut JSON': (safetensors(b'{"a": {'), 'no JSON'),
+    'deep JSON': (safetensors(b'[' * 1_000_000), 'no JSON'),
+    'long integer': (safetensors(b'{"a": ' + b'9' * 1_000_000 + b'}'), 'no JSON'),
+    'list': (safetensors([]), 'no JSON object'),
+    'name twice': (safetensors(b'{"a": {"dtype": "U8"}, "a": {}}'), 'a name twice'),
+    'many tensors': (safetensors({str(i): 0 for i in range(30_000)}), 'beyond any network'),
+    'no entry': (safetensors({'a': 1}), 'lacks type'),
+    'no place': (safetensors({'a': {'dtype': 'F32', 'shape': [2]}}, bytes(8)), 'lacks type'),
+    'more': (safetensors({'a': entry(0, 8, more=1)}, bytes(8)), 'lacks type'),
+    'unknown type': (safetensors({'a': entry(0, 8, dtype='C64')}, bytes(8)), 'unknown type'),
+    'type of no name': (safetensors({'a': entry(0, 8, dtype=[])}, bytes(8)), 'unknown type'),
+    'negative shape': (safetensors({'a': entry(0, 8, [-1, -2])}, bytes(8)), 'no list of sizes'),
+    'fraction': (safetensors({'a': entry(0, 8, [2.0])}, bytes(8)), 'no list of sizes'),
+    'truth': (safetensors({'a': entry(0, 4, [True])}, bytes(4)), 'no list of sizes'),
+    'not a number': (safetensors(b'{"a": {"dtype": "F32", "shape": [NaN], "data_offsets": [0, 8]}}'),
+                     'no list of sizes'),
+    'many dimensions': (safetensors({'a': entry(0, 4, [1] * 100_000)}, bytes(4)), 'no list of sizes'),
+    'huge shape': (safetensors({'a': entry(0, 8, [1 << 40] * 8)}, bytes(8)), 'different sizes'),
+    'huge place': (safetensors({'a': entry(0, 1 << 42, [1 << 40])}, bytes(8)), 'cut short'),
+    'shape and place': (safetensors({'a': entry(0, 12)}, bytes(12)), 'different sizes'),
+    'reversed place': (safetensors({'a': entry(8, 0, [0])}, bytes(8)), 'different sizes'),
+    'three offsets': (safetensors({'a': {'dtype': 'F32', 'shape': [2], 'data_offsets': [0, 8, 8]}}, bytes(8)),
+                      'different sizes'),
+    'overlap': (safetensors({'a': entry(0, 8), 'b': entry(4, 12)}, bytes(12)), "before its tensor 'b'"),
+    'the same bytes': (safetensors({'a': entry(0, 8), 'b': entry(0, 8)}, bytes(8)), "before its tensor 'b'"),
+    'gap': (safetensors({'a': entry(0, 8), 'b': entry(12, 20)}, bytes(20)), "before its tensor 'b'"),
+    'first gap': (safetensors({'a': entry(4, 12)}, bytes(12)), "before its tensor 'a'"),
+    'cut short': (safetensors({'a': entry(0, 8)}, bytes(7)), "cut short within its tensor 'a'"),
+    'bytes behind': (safetensors({'a': entry(0, 8)}, bytes(9)), '1 bytes behind'),
+    'terminal codes': (safetensors({'\x1b[2J\n': 1}), 'lacks type'),
 }

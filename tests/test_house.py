@@ -11,8 +11,8 @@ import pytest
 from helpers import ROOT
 
 TIERS = {room: tier for tier, rooms in enumerate((
-    ('torch_utils',), ('data', 'sampling'), ('training', 'descriptors'), ('denoisers', 'scores', 'jacobians'),
-    ('figures', 'experiments'), ('scripts',))) for room in rooms}
+    ('torch_utils',), ('data', 'sampling'), ('training', 'descriptors'), ('adapters',),
+    ('denoisers', 'scores', 'jacobians'), ('figures', 'experiments'), ('scripts',))) for room in rooms}
 LONGEST_FILE, LONGEST_ROOM = 450, 2700  # lines
 LONG_FILES = {'networks.py'}  # travels in snapshots as one text
 

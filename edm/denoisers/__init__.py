@@ -1,10 +1,13 @@
-"""Closed-form denoisers, with the interface of networks. Imports no torch."""
+"""Denoisers by their options: closed forms, and networks of any software. Imports no torch."""
 
 from collections.abc import Iterable
 
 import click
 
+from adapters.diffusers_files import is_diffusers
 from torch_utils import cli
+from torch_utils.errors import UserError
+from torch_utils.run_dir import find_snapshot
 
 DENOISERS = {  # --denoiser: those of a data set, each a `data_denoiser.DataDenoiser`
     'optimal': 'denoisers.optimal_denoiser:OptimalDenoiser',
@@ -38,6 +41,32 @@ options = (
                  help='Low-rank Gaussians to fit for molrg.'),
     click.option('--dim', metavar='D', type=click.IntRange(min=1), help='Dimensions of each of them.'),
 )
+
+network_options = (
+    click.option('--scheduler', metavar='JSON|URL',
+                 help='scheduler_config.json of a diffusers network.  [default: found beside the network]'),
+    click.option('--clip_sample', is_flag=True,
+                 help='Clip denoised images of a diffusers network to its scheduler\'s clip_sample_range, by '
+                      'default [-1, 1], as its samplers may do at every step.'),
+)
+
+
+def find_network(path: str, option: str) -> str:
+    """The path for `open_network.open_network`; of a run folder, that of its newest snapshot, as it is now.
+
+    Raises UserError naming `option` if a folder has none.
+    """
+    if is_diffusers(path):
+        return path
+    try:
+        return find_snapshot(path, option)
+    except UserError as err:
+        raise UserError(f'{err}, and no config.json of diffusers') from err
+
+
+def take_network(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    """Callback of an option that takes a network."""
+    return value and find_network(value, parameter.opts[0])
 
 
 def own_options(kind: str | None, opts: dict) -> dict:

@@ -13,10 +13,10 @@ import click
 import torch
 
 from data.dataset import ImageDataset
+from denoisers.open_network import open_network
 from experiments.stages import SCRIPTS, Stage
 from torch_utils.errors import UserError
 from training.build import build
-from training.snapshot import load_network
 
 _SITE = 'https://nvlabs-fi-cdn.nvidia.com/edm/pretrained'
 
@@ -76,8 +76,10 @@ def sketch(network_kwargs: dict, resolution: int, channels: int = 3) -> torch.nn
 
 
 def snapshot_network(path: str, option: str = '--network') -> torch.nn.Module:
-    """The network of a snapshot, as of `sketch`. Errors as in `load_network`."""
-    return sketch(*RELEASED[path]) if path in RELEASED else load_network(path, torch.device('meta'), option)
+    """The network at `path`, as of `sketch`. Errors as in `open_network`."""
+    if path in RELEASED:
+        return sketch(*RELEASED[path])
+    return open_network(path, torch.device('meta'), option).net
 
 
 def check_training(stage: Stage, data: str | None, given: Sequence[str], option: str,

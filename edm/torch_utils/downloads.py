@@ -30,6 +30,10 @@ WEB_PAGE = ('the server sends a web page instead of a file, maybe one to log in 
             'error')
 
 
+class Missing(UserError):
+    """The server says that it has no such file."""
+
+
 def download_dir() -> Path:
     """Where downloads are kept: $DNNLIB_CACHE_DIR/downloads, else ~/.cache/dnnlib/downloads."""
     root = os.environ.get('DNNLIB_CACHE_DIR')
@@ -62,6 +66,11 @@ def cached_path(url: str, option: str) -> Path:
     plain, _ = _expected(url, option)
     name = re.sub(r'[^\w.-]', '_', Path(urlparse(plain).path).name, flags=re.ASCII)[-100:] or 'download'
     return download_dir() / f'{hashlib.sha256(plain.encode()).hexdigest()[:16]}-{name}'
+
+
+def is_kept(url: str, option: str) -> bool:
+    """Whether `local_path` has the download of `url` already, whole and unchanged."""
+    return _is_whole(cached_path(url, option), *_expected(url, option))
 
 
 def forget(url: str, option: str) -> None:
@@ -262,7 +271,8 @@ class _Download:
             self._part.unlink(missing_ok=True)
             raise _Again('the file on the server has changed')
         if answer.status_code not in (200, 206):
-            raise UserError(f'{self._where}: the server answers {answer.status_code} {answer.reason}')
+            error = Missing if answer.status_code in (404, 410) else UserError
+            raise error(f'{self._where}: the server answers {answer.status_code} {answer.reason}')
         if answer.headers.get('Content-Type', '').startswith(('text/html', 'application/xhtml')):
             self._refuse(WEB_PAGE)
 

@@ -13,6 +13,8 @@ from torch_utils.errors import shown
 MAX_INTEGER = 100_000  # among a network's constructor arguments: width, resolution, classes, steps
 MAX_ARGUMENTS = 10_000  # values there, in lists of lists counted as often as they stand there
 
+FILLS = {'uniform_', 'normal_', 'fill_', 'zero_', 'kaiming_uniform_'}  # as PyTorch's own layers begin
+
 
 def sketch(cls: Callable[..., torch.nn.Module], args: tuple, kwargs: dict, modules: int) -> torch.nn.Module:
     """cls(*args, **kwargs) with at most `modules` modules, and tensors on the meta device.
@@ -68,14 +70,17 @@ def _limited_modules(count):
 class _ShapesOnly(TorchFunctionMode):
     """Inside, tensors that constructors draw or fill have a shape and no memory (the meta device).
 
-    Arithmetic with numbers is skipped: for its first one PyTorch would load its compiler, for seconds.
+    Arithmetic with numbers and filling is skipped: for the first one PyTorch would load its compiler, for
+    seconds.
     """
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         if func in (torch.empty, torch.ones, torch.zeros, torch.rand, torch.randn):
-            return func(*args, **{'device': 'meta'} | kwargs)
-        tensors = [arg for arg in args if isinstance(arg, torch.Tensor)]
+            return func(*args, **kwargs | {'device': kwargs.get('device') or 'meta'})  # layers pass None
+        tensors = [arg for arg in (*args, *kwargs.values()) if isinstance(arg, torch.Tensor)]
+        if func.__name__ in FILLS and tensors[0].is_meta:
+            return tensors[0]
         if func.__name__ in ('mul', 'sub') and len(tensors) == 1 and tensors[0].is_meta:
             return tensors[0]
         return func(*args, **kwargs)

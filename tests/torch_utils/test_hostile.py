@@ -10,8 +10,20 @@ import sys
 
 import pytest
 
+from adapters.diffusers_network import read_weights
 from foreign_snapshots import golden_bytes
-from hostile_files import BOMBS, CALLS, STATES, TRICKS, archive, call_of, old_archive, repeated, under
+from hostile_files import (
+    BOMBS,
+    CALLS,
+    SAFETENSORS,
+    STATES,
+    TRICKS,
+    archive,
+    call_of,
+    old_archive,
+    repeated,
+    under,
+)
 from torch_utils import bounded, safe_pickle
 from torch_utils.errors import UserError
 from training import checkpoint, snapshot
@@ -143,4 +155,21 @@ def test_no_form_of_a_state_file_does_harm(kind, tmp_path):
     path.write_bytes(STATES[kind]())
     harmless(lambda: checkpoint.load_state(path), '--resume', path.name)
     harmless(lambda: snapshot.load_snapshot(str(path)))
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize('kind', SAFETENSORS)
+def test_no_safetensors_file_does_harm(kind, tmp_path):
+    data, says = SAFETENSORS[kind]
+    path = tmp_path / 'net.safetensors'
+    path.write_bytes(data)
+    harmless(lambda: read_weights(str(path), f'--network {path}', '--network'), '--network', says)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize('kind', [kind for kind in TRICKS if kind not in LARGE])
+def test_no_trick_works_in_weights_of_torch_save(kind, tmp_path):
+    path = tmp_path / 'net.bin'
+    path.write_bytes(archive(TRICKS[kind](tmp_path / 'mark')))
+    harmless(lambda: read_weights(str(path), f'--network {path}', '--network'), '--network')
     assert list(tmp_path.iterdir()) == [path]

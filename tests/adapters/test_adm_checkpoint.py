@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import convert
+from adapters import adm_checkpoint
 from adm_reference import ADM
-from denoisers import adm_checkpoint
 from helpers import DATA, golden, refuse, run
 from torch_utils.errors import UserError
 from training.checkpoint import copy_tensors
