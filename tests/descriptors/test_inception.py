@@ -1,5 +1,7 @@
 """The inception descriptor, with a small stand-in of the published network's interface."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from descriptors import inception
 from descriptors.inception import InceptionDescriptor
 from scripted import save
 from torch_utils.errors import UserError
+from torch_utils.files import sha256_file
 
 CPU = torch.device('cpu')
 
@@ -43,6 +46,11 @@ def test_the_published_network_is_the_default_and_any_other_is_noted(path, monke
     identity = InceptionDescriptor.make(CPU).identity  # a file that the user has put there
     assert 'not known to be the published Inception network; TorchScript runs code' in capsys.readouterr().err
     assert InceptionDescriptor.make(CPU, model=str(path)).identity == identity
+    capsys.readouterr()
+    record = {'url': inception.URL, 'size': path.stat().st_size, 'sha256': sha256_file(path)}
+    path.with_name(f'{path.name}.json').write_text(json.dumps(record))  # as a download leaves it
+    assert record['sha256'] in InceptionDescriptor.make(CPU).identity
+    assert not capsys.readouterr().err
 
 
 def test_a_network_of_another_interface_is_refused(tmp_path):
