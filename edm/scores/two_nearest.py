@@ -31,52 +31,63 @@ def two_nearest(source: np.ndarray, target: np.ndarray, device='cpu') -> tuple[n
     if len(target) < 2:
         raise UserError('the ratio to the second nearest training image needs at least 2 of them, found '
                         f'{len(target)}')
-    distance, index = np.full((len(source), 2), np.inf), np.zeros((len(source), 2), dtype=np.int64)
+    distance, index = np.empty((len(source), 2)), np.empty((len(source), 2), dtype=np.int64)
     some = target[::-(-len(target) // _BLOCK)]
     center = some.mean(axis=0, dtype=np.float64).astype(np.float32)  # near which rounding is least
     torch.backends.cuda.matmul.allow_tf32 = False  # else the bound of the error would not hold
     for start in range(0, len(source), _BLOCK):
         rows = slice(start, start + _BLOCK)
-        x = _centered(source[rows], center, device)
-        lengths, best = x.norm(dim=1), torch.full((len(x), 2), -torch.inf, device=device)
-        for column in range(0, len(target), _BLOCK):
-            keys = target[column:column + _BLOCK]
-            row, place = _candidates(x, lengths, _centered(keys, center, device), best)
-            if len(row) > len(x) * len(keys) // 50:  # images are all alike, or the first block is one group
-                row, place = _first_two(source[rows] - center, keys - center)
-            _keep_nearer(source[rows], target, row, place + column, distance[rows], index[rows])
+        row, column = _candidates(source[rows], target, center, device)
+        distance[rows], index[rows] = _nearer(source[rows], target, row, column)
     return distance, index
 
 
-def _centered(rows: np.ndarray, center: np.ndarray, device) -> torch.Tensor:
+def _candidates(source: np.ndarray, target: np.ndarray, center: np.ndarray,
+                device) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs (row, column) that may be among the two nearest."""
     import torch
 
-    return torch.from_numpy(rows - center).to(device)
+    middle = torch.from_numpy(center).to(device)
+    x = torch.from_numpy(source).to(device) - middle
+    lengths, longest = x.norm(dim=1), 0.0
+    best = torch.full((len(x), 2), -torch.inf, device=device)  # a bound of the two largest products so far
+    found = []
+    for start in range(0, len(target), _BLOCK):
+        keys = target[start:start + _BLOCK]
+        t = torch.from_numpy(keys).to(device) - middle
+        squares = t.norm(dim=1).square()
+        longest = max(longest, float(squares.max()))
+        slack = 2.1 * error_of_float32(x.shape[1] + 4) * (lengths * longest ** 0.5 + longest)
+        product = torch.addmm(squares / -2, x, t.T)
+        row, place, value = _largest(product, best, slack)
+        if len(row) > len(x) * len(keys) // 50:  # images are all alike, or the first block is one group
+            row, place = map(torch.from_numpy, _first_two(source - center, keys - center))
+            value = torch.full(row.shape, torch.inf)
+        found.append((row.cpu(), place.cpu() + start, value.cpu()))
+    row, column, value = map(torch.cat, zip(*found, strict=True))
+    close = value >= (best[:, 1] - slack).cpu()[row]
+    return row[close].numpy(), column[close].numpy()
 
 
-def _candidates(x: torch.Tensor, lengths: torch.Tensor, t: torch.Tensor,
-                best: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs (row, column) that may be among the two nearest; rising by row, then by column.
+def _largest(product: torch.Tensor, best: torch.Tensor,
+             slack: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Rows, columns and values of products that are at most `slack` below the second largest of their row.
 
-    lengths: of the rows of x. best: a lower bound of the two largest products so far, [rows, 2], updated in
-    place.
+    best: a lower bound of the two largest products so far, [rows, 2], updated in place.
     """
     import torch
 
-    squares = t.norm(dim=1).square()
-    longest = float(squares.max())
-    error = error_of_float32(x.shape[1] + 4) * (lengths * longest ** 0.5 + longest) * 1.001
-    product = torch.addmm(squares / -2, x, t.T)
-    missing = -len(t) % _GROUP
+    missing = -product.shape[1] % _GROUP
     if missing:
         product = torch.nn.functional.pad(product, (0, missing), value=-torch.inf)
     product = product.unflatten(1, (-1, _GROUP))
     maxima = product.amax(dim=2)
     best.copy_(torch.cat([best, maxima], dim=1).topk(2, dim=1).values)
-    least = best[:, 1] - 2.1 * error
+    least = best[:, 1] - slack
     row, group = (maxima >= least[:, None]).nonzero().T
-    place, within = (product[row, group] >= least[row, None]).nonzero().T
-    return row[place].cpu().numpy(), (group[place] * _GROUP + within).cpu().numpy()
+    values = product[row, group]
+    place, within = (values >= least[row, None]).nonzero().T
+    return row[place], group[place] * _GROUP + within, values[place, within]
 
 
 def _first_two(x: np.ndarray, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -93,14 +104,11 @@ def _first_two(x: np.ndarray, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.repeat(rows, len(places)), np.stack(places, axis=1).ravel()
 
 
-def _keep_nearer(source: np.ndarray, target: np.ndarray, row: np.ndarray, column: np.ndarray,
-                 distance: np.ndarray, index: np.ndarray) -> None:
-    """Update both, [rows of source, 2], in place, by the pairs (row, column)."""
-    found = pair_distances(source, target, row, column)
-    known = np.repeat(np.arange(len(source)), 2)
-    rows = np.concatenate([known, row])
-    distances, columns = np.append(distance, found), np.append(index, column)
-    order = np.lexsort((columns, distances, rows))
-    first = np.searchsorted(rows[order], np.arange(len(source)))
-    for k in range(2):
-        distance[:, k], index[:, k] = distances[order[first + k]], columns[order[first + k]]
+def _nearer(source: np.ndarray, target: np.ndarray, row: np.ndarray,
+            column: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Distances and columns, [rows of source, 2], of the two nearest of the pairs (row, column)."""
+    distance = pair_distances(source, target, row, column)
+    order = np.lexsort((column, distance, row))
+    first = np.searchsorted(row[order], np.arange(len(source)))
+    both = order[np.stack([first, first + 1], axis=1)]
+    return distance[both], column[both]
