@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from denoisers import network_options, split_word, take_network
-from jacobians import METHODS
+from jacobians import CLOSED_JACOBIANS, METHODS
 from torch_utils import cli
 from torch_utils.errors import UserError, note
 
@@ -15,10 +15,11 @@ _CHURN = ('S_churn', 'S_min', 'S_max', 'S_noise')
 
 @cli.command()
 @cli.options('Main options',
-    click.option('--network_pkl', metavar='PATH|URL|DIR|hf://|molrg:PT', required=True,
+    click.option('--network_pkl', metavar='PATH|URL|DIR|hf://|KIND:DATASET', required=True,
                  callback=take_network,
                  help='Snapshot to study, a run folder for its newest, a diffusers folder, file of weights '
-                      'or hf://OWNER/NAME; molrg:PT is the true denoiser of a MoLRG data set.'),
+                      'or hf://OWNER/NAME; or a closed form: optimal:DATASET, gaussian:DATASET, or molrg:PT, '
+                      'the true denoiser of a MoLRG data set.'),
     click.option('--seeds', metavar='LIST', type=cli.IntList(), default='0-9',
                  help='One noisy image per seed.'),
     click.option('--class', 'class_idx', metavar='INT', type=click.IntRange(min=0),
@@ -145,9 +146,13 @@ def _network(opts: dict, device) -> tuple:
             raise click.UsageError(f'--{option} is for networks of diffusers')
     if kind == 'molrg' and path.lower().endswith('.pt'):
         return open_denoiser(kind, path, device), None, [path]
+    if kind and kind not in CLOSED_JACOBIANS:
+        raise click.UsageError(f'--network_pkl {opts["network_pkl"]}: of the closed forms, only '
+                               f'{", ".join(CLOSED_JACOBIANS)} and molrg:FILE.pt have a Jacobian here')
     if kind:
-        raise click.UsageError(f'--network_pkl {opts["network_pkl"]}: of the closed forms, only the true '
-                               'denoiser of a MoLRG data set, molrg:FILE.pt, has derivatives')
+        if opts['method'] == 'randomized':
+            raise click.UsageError(f'--method randomized: the Jacobian of {kind} is known in closed form')
+        return open_denoiser(kind, path, device, class_idx=opts['class_idx']), None, [path]
     net, recorded, files = open_network(opts['network_pkl'], device, '--network_pkl',
                                         scheduler=opts['scheduler'], clip_sample=opts['clip_sample'])
     net.use_fp16 = False  # in half precision a Jacobian is mostly rounding error
@@ -189,8 +194,9 @@ def _settings(opts: dict, source, device, inputs: dict[str, str]) -> dict:
         chosen['clip_sample'] = True
     sampler = {} if opts['data'] else {
         'levels': source.levels, **{name: str(value) for name, value in source.options.items()}}
+    kind = split_word(opts['network_pkl'])[0]
     return {'inputs': sorted(inputs.values()), 'class': opts['class_idx'], 'sigma': source.sigmas,
-            'device': device.type, **chosen, **sampler}
+            'device': device.type, **chosen, **sampler, **({'denoiser': kind} if kind else {})}
 
 
 def _status(ranks, row: int, column: int) -> str:

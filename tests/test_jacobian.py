@@ -342,5 +342,24 @@ def test_the_true_denoiser_of_molrg_data_has_its_ranks(tmp_path):
     (tmp_path / 'x.pt').write_bytes(b'x')
     refuse(jacobian.main, f'--network_pkl=molrg:{tmp_path / "x.pt"}', '--device=cpu', status=1,
            says=('no MoLRG data set',))
-    refuse(jacobian.main, '--network_pkl=optimal:x.zip', '--device=cpu', status=2, says=('molrg:FILE.pt',))
+    refuse(jacobian.main, '--network_pkl=patch:x.zip', '--device=cpu', status=2, says=('molrg:FILE.pt',))
     refuse(jacobian.main, '--network_pkl=molrg:none.pt', '--device=cpu', status=1, says=('none.pt',))
+
+
+def test_ranks_of_the_gaussian_and_the_optimal_denoiser_of_a_data_set(tmp_path):
+    rng = np.random.default_rng(0)
+    data = write(tmp_path / 'set.zip', {f'{i}.png': rng.integers(0, 256, (4, 4), dtype=np.uint8)
+                                        for i in range(6)})
+    found = {}
+    for kind in ('gaussian', 'optimal'):
+        out = tmp_path / f'{kind}.npz'
+        run(jacobian.main, f'--network_pkl={kind}:{data}', f'--data={data}', '--sigmas=0.001,1e3',
+            '--seeds=0-2', '--device=cpu', f'--out={out}')
+        found[kind] = load_ranks(out).rank.tolist()
+    (high, low), *_ = found['gaussian']
+    assert low == 5  # six images span five directions
+    assert found['optimal'] == [[high, 0]] * 3  # their covariance, too; below, one image whatever x is
+    refuse(jacobian.main, f'--network_pkl=gaussian:{data}', f'--data={data}', '--sigmas=1', '--device=cpu',
+           f'--out={tmp_path / "optimal.npz"}', status=1, says=('--out', 'optimal.npz'))
+    refuse(jacobian.main, f'--network_pkl=gaussian:{data}', '--method=randomized', status=2,
+           says=('--method randomized', 'closed form'))

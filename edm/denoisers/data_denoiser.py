@@ -40,6 +40,27 @@ class DataDenoiser:
         Returns [B, C, H, W] of x's dtype, on its device; computes in float64.
         Raises UserError if a value is not finite or sigma not above 0, ValueError if labels are missing.
         """
+        noisy, sigma = self._in_levels(x, sigma)
+        denoised = torch.empty_like(noisy)
+        for samples, rows in self._groups(class_labels):
+            denoised[samples] = self._denoise(noisy[samples], sigma[samples], rows)
+        return from_levels(denoised).to(x.dtype).to(x.device).reshape(x.shape)
+
+    @torch.no_grad()
+    def jacobian(self, x: torch.Tensor, sigma: torch.Tensor | float,
+                 class_labels: torch.Tensor | None = None) -> torch.Tensor:
+        """The Jacobians dD(x; sigma)/dx in closed form, float64 [B, dim, dim]; arguments and errors as above.
+
+        Raises UserError if this kind has none here.
+        """
+        noisy, sigma = self._in_levels(x, sigma)
+        found = noisy.new_empty(len(x), noisy.shape[1], noisy.shape[1])
+        for samples, rows in self._groups(class_labels):
+            found[samples] = self._jacobian(noisy[samples], sigma[samples], rows)
+        return found.to(x.device)
+
+    def _in_levels(self, x: torch.Tensor, sigma: torch.Tensor | float) -> tuple[torch.Tensor, torch.Tensor]:
+        """Checked images and noise levels in grey levels, float64 [B, D] and [B, 1]."""
         device = self._pixels.device  # x's, but for MPS, which has no float64
         noisy = to_levels(x.to(device).to(torch.float64).flatten(1))
         sigma = sigma.to(device) if isinstance(sigma, torch.Tensor) else sigma
@@ -48,10 +69,7 @@ class DataDenoiser:
         if not (-_LARGEST < darkest and brightest < _LARGEST and 0 < lowest and highest < _LARGEST):
             raise UserError('the images to denoise must be finite and their noise levels above 0; options of '
                             'the sampler, such as --S_noise, may be too large')
-        denoised = torch.empty_like(noisy)
-        for samples, rows in self._groups(class_labels):
-            denoised[samples] = self._denoise(noisy[samples], sigma[samples] * 127.5, rows)
-        return from_levels(denoised).to(x.dtype).to(x.device).reshape(x.shape)
+        return noisy, sigma * 127.5
 
     def _groups(self, class_labels: torch.Tensor | None):
         """Pairs of samples (an index) and the rows (start, stop) of the images that denoise them."""
@@ -70,3 +88,8 @@ class DataDenoiser:
         noisy: float64 [B, D]. sigma: float64 [B, 1]. Returns float64 [B, D].
         """
         raise NotImplementedError
+
+    def _jacobian(self, noisy: torch.Tensor, sigma: torch.Tensor, rows: tuple[int, int]) -> torch.Tensor:
+        """The Jacobians of `_denoise`, float64 [B, D, D]."""
+        raise UserError(f'a {type(self).__name__} has no Jacobian in closed form here; the optimal and the '
+                        'Gaussian denoiser have')

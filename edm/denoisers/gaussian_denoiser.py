@@ -41,6 +41,12 @@ class GaussianDenoiser(DataDenoiser):
         coordinates = (noisy - mean) @ directions
         return mean + coordinates.mul_(variances / (variances + sigma**2)) @ directions.T
 
+    def _jacobian(self, noisy, sigma, rows):
+        self._denoise(noisy[:1], sigma[:1], rows)  # fits
+        _, directions, variances = self._gaussians[rows]
+        kept = variances / (variances + sigma**2)
+        return (directions * kept[:, None]) @ directions.T
+
     def _fit(self, rows: tuple[int, int]) -> Gaussian:
         start, stop = rows
         if not self._sharded and stop - start < self._pixels.shape[1]:

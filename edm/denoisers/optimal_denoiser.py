@@ -50,6 +50,25 @@ class OptimalDenoiser(DataDenoiser):
             found = merge_processes(found, variance)
         return found.weighted / found.total
 
+    def _jacobian(self, noisy, sigma, rows):
+        """The posterior covariance over sigma^2, of the images whose weights count."""
+        variance = sigma.square().clamp(min=1e-300)
+        top = self._sums(noisy, variance, rows, self._buffers[0]).top
+        found = noisy.new_zeros(len(noisy), noisy.shape[1], noisy.shape[1])
+        weights, images = [], []
+        for levels, half_squares in self._pixels.chunks(*rows):
+            own = ((noisy @ levels.to(torch.float64).T - half_squares - top) / variance).exp()
+            needed = (own.amax(dim=0) > NEGLIGIBLE).nonzero()[:, 0]
+            weights.append(own[:, needed])
+            images.append(levels[needed])
+        weights, images = torch.cat(weights, dim=1), torch.cat(images).to(torch.float64)
+        for i, own in enumerate(weights):
+            kept = own > NEGLIGIBLE
+            own, these = own[kept] / own[kept].sum(), images[kept]
+            these = these - own @ these
+            found[i] = (these * own[:, None]).T @ these / variance[i]
+        return found
+
     def _sums(self, noisy: torch.Tensor, variance: torch.Tensor, rows: tuple[int, int], buffer: torch.Tensor,
               ) -> Sums:
         top = torch.full_like(variance, -torch.inf)

@@ -73,6 +73,11 @@ class Linearization:
         return gradient.reshape(self.shape)
 
 
+def is_closed_form(net: Denoiser) -> bool:
+    """Whether the denoiser has a method `jacobian` of its own, for nothing can be differentiated there."""
+    return hasattr(net, 'jacobian')
+
+
 def jacobian_rows(net: Denoiser, x: torch.Tensor, sigma: float, class_labels: torch.Tensor | None = None, *,
                   layout: Layout = DEFAULT_LAYOUT) -> Iterator[tuple[slice, slice, torch.Tensor]]:
     """The Jacobians at images x [P, C, H, W] in blocks, at most `layout.batch` rows at a time.
@@ -118,6 +123,10 @@ def exact_energies(net: Denoiser, x: torch.Tensor, sigma: float, class_labels: t
     times as fast as singular values of J, and as exact, since J's float32 moves each of them by 1e-8 to 1e-7
     times the largest already.
     """
+    if is_closed_form(net):
+        values = torch.linalg.svdvals(net.jacobian(x, sigma, class_labels))
+        check_finite(values, sigma, 'Jacobian')
+        return values.square()
     dim, device = x[0].numel(), x.device if widest_float(x.device) == torch.float64 else torch.device('cpu')
     energies = torch.empty([len(x), dim], dtype=torch.float64, device=device)
     for images, rows, block in jacobian_rows(net, x, sigma, class_labels, layout=layout):
@@ -141,6 +150,8 @@ def choose_layout(net: Denoiser, x: torch.Tensor, sigma: float, class_labels: to
     formats = [torch.contiguous_format]
     if isinstance(net, torch.nn.Module) and x.shape[-1] >= _LEAST_RESOLUTION:
         formats.append(torch.channels_last)
+    if is_closed_form(net):
+        return Layout(batch=batch or DEFAULT_LAYOUT.batch)
     best, best_time, began = Layout(batch=batch or 16), math.inf, time.perf_counter()
     for size in [batch] if batch else [16, 64, 256]:
         for memory_format in formats:

@@ -13,6 +13,7 @@ from jacobians.products import (
     Layout,
     choose_layout,
     exact_energies,
+    is_closed_form,
     numerical_rank,
     set_memory_format,
 )
@@ -55,11 +56,12 @@ def find_ranks(net: Denoiser, x: torch.Tensor, sigma: float, class_labels: torch
     """Ranks of the Jacobians of a denoiser at images x [P, C, H, W] of one noise level.
 
     class_labels: [P, label_dim] or None. seeds: P integers for the draws of the randomized method.
-    `auto` is randomized, and exact for images whose rank proves to be high, or if a batch holds a whole
-    Jacobian.
+    `auto` is randomized, and exact for images whose rank proves to be high, if a batch holds a whole
+    Jacobian, or if the denoiser has it in closed form.
     """
     found = [None] * len(x)
-    if method.name == 'randomized' or (method.name == 'auto' and x[0].numel() > layout.batch):
+    randomized = method.name == 'randomized' or (method.name == 'auto' and x[0].numel() > layout.batch)
+    if randomized and not is_closed_form(net):
         found = randomized_ranks(net, x, sigma, class_labels, seeds=seeds, eta=method.eta, layout=layout,
                                  tolerance=method.tolerance, give_up=method.name == 'auto')
     rest = [i for i, estimate in enumerate(found) if estimate is None]

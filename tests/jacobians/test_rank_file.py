@@ -1,17 +1,21 @@
 """Jacobians against the reference and closed forms; ranks with planted values and their bounds."""
 
 import math
+import pkgutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from data.molrg_data import MoLRG, MoLRGShape
+from data.pixels import Pixels
 from data.real_images import RealImages
+from denoisers import DENOISERS
 from denoisers.molrg_denoiser import true_denoiser
 from golden_networks import golden_network
 from helpers import golden
-from jacobians import METHODS
+from jacobians import CLOSED_JACOBIANS, METHODS
 from jacobians.products import (
     Layout,
     Linearization,
@@ -242,3 +246,36 @@ def test_a_dense_jacobian_beyond_memory_is_refused_or_avoided():
         check_memory(dim, CPU, Method(name='exact'))
     assert check_memory(dim, CPU, Method(name='auto', eta=0.5)) == Method(name='randomized', eta=0.5)
     assert check_memory(192, CPU, Method(name='auto')).name == 'auto'
+
+
+def pixels(count=12):
+    """Random grey images of 3x3 pixels, which overlap at the noise levels below."""
+    images = np.random.default_rng(0).integers(0, 256, (count, 1, 3, 3), dtype=np.uint8)
+    dataset = SimpleNamespace(images=lambda rows: images[rows])
+    return Pixels(dataset, np.arange(count), (1, 3, 3), device='cpu', cache_bytes=1e9)
+
+
+@pytest.mark.parametrize('kind', CLOSED_JACOBIANS)
+@pytest.mark.parametrize('sigma', [0.3, 1.0, 5.0])
+def test_jacobians_in_closed_form_are_the_derivatives(kind, sigma):
+    net = pkgutil.resolve_name(DENOISERS[kind])(pixels())
+    x = torch.randn(2, 1, 3, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    found = net.jacobian(x, sigma)
+    step = 1e-3 * sigma  # the optimal denoiser sums in float32
+    for column in range(9):
+        shift = torch.zeros(9, dtype=torch.float64).reshape(1, 3, 3)
+        shift.view(-1)[column] = step
+        slope = (net(x + shift, sigma) - net(x - shift, sigma)).flatten(1) / (2 * step)
+        torch.testing.assert_close(found[:, :, column], slope, rtol=1e-3, atol=5e-4)
+    energies = exact_energies(net, x, sigma)
+    torch.testing.assert_close(energies, torch.linalg.svdvals(found).square())
+    (first, _) = find_ranks(net, x, sigma, seeds=[0, 1], method=Method(name='auto'), layout=Layout(batch=1))
+    assert first.rank == numerical_rank(energies)[0]
+    assert choose_layout(net, x[:1], sigma).batch == Layout().batch
+
+
+def test_where_one_image_has_all_weight_the_optimal_denoiser_is_constant():
+    net = pkgutil.resolve_name(DENOISERS['optimal'])(pixels())
+    assert (exact_energies(net, torch.zeros(1, 1, 3, 3), 0.01) == 0).all()
+    with pytest.raises(UserError, match='no Jacobian in closed form'):
+        pkgutil.resolve_name(DENOISERS['patch'])(pixels(), patch=2).jacobian(torch.zeros(1, 1, 3, 3), 1.0)
