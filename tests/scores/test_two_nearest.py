@@ -42,7 +42,9 @@ def test_of_equal_distances_the_first_is_named(monkeypatch, block):
     np.testing.assert_array_equal(index, [[1, 2], [0, 4], [0, 4]])
 
 
-def test_float64_decides_what_float32_products_can_not_tell():
+@pytest.mark.parametrize('block', [256, 2048])
+def test_float64_decides_what_float32_products_can_not_tell(monkeypatch, block):
+    monkeypatch.setattr(module, '_BLOCK', block)
     source = images(41, dim=3000, top=40)
     source[0] += 20000  # far from the centre, so that squares are large
     near = np.repeat(source[:1], 60, axis=0)
