@@ -13,8 +13,9 @@ from denoisers import windows
 from denoisers.softmax_sums import Sums, by_threads
 from denoisers.window_denoiser import LEFT_OUT, MIN_VARIANCE, WindowDenoiser, add_scores
 
+IMAGES = 32  # whose windows are in work at a time
 # Windows of samples and of images in one product. On a CPU its cache is to hold their scores.
-CPU_TILE, GPU_TILE = (256, 1024), (1 << 12, 1 << 14)
+CPU_TILE, GPU_TILE = (128, 1024), (1 << 12, 1 << 14)
 
 
 class EquivariantDenoiser(WindowDenoiser):
@@ -46,19 +47,19 @@ class EquivariantDenoiser(WindowDenoiser):
         tile, most_keys = CPU_TILE if self._pixels.device.type == 'cpu' else GPU_TILE
         found = [Sums(query.new_full((len(query), 1), -torch.inf), query.new_zeros(len(query), 1),
                       query.new_zeros(len(query), channels)) for query in queries]
-        step = max(1, most_keys // max(len(places[0]) * len(places[1]) for places in groups))
-        for y, out in self._chunks(rows, step, left_out):
+        for y, out in self._chunks(rows, IMAGES, left_out):
             for query, places, sums in zip(queries, groups, found, strict=True):
                 keys, values = _keys(y, places, size)
-                for first in range(0, len(query), tile):
-                    part = Sums(*(of[first:first + tile] for of in sums))
-                    scores = query[first:first + tile] @ keys
-                    if out is not None:
-                        _leave_out(scores, first, out, y.shape[3], len(query) * y.shape[3] // keys.shape[1])
-                    new, weights = add_scores(part, scores)
-                    part.top.copy_(new.top)
-                    part.total.copy_(new.total)
-                    part.weighted.addmm_(weights, values)
+                hidden = None if out is None else _hidden(out, len(query), keys.shape[1], y.shape[3])
+                for key in range(0, keys.shape[1], most_keys):
+                    of_keys = slice(key, key + most_keys)
+                    for first in range(0, len(query), tile):
+                        of_queries = slice(first, first + tile)
+                        scores = query[of_queries] @ keys[:, of_keys]
+                        if hidden is not None:
+                            scores.masked_fill_(hidden[of_queries, of_keys], LEFT_OUT)
+                        part = Sums(*(of[of_queries] for of in sums))
+                        part.weighted.add_(add_scores(part, scores) @ values[of_keys])
         return found
 
 
@@ -77,14 +78,12 @@ def _keys(y: torch.Tensor, places: windows.Places, size: int) -> tuple[torch.Ten
     keys = torch.cat([found[:-1].flatten(0, 2), found[-1].sum(dim=(0, 1))[None]])
     of_rows, of_columns = places
     centres = y[of_rows.start:of_rows.stop, of_columns.start:of_columns.stop, :-1].transpose(2, 3)
-    return keys.flatten(1), centres.reshape(-1, y.shape[2] - 1)
+    return keys.flatten(1), centres.reshape(-1, y.shape[2] - 1).to(torch.float32)
 
 
-def _leave_out(scores: torch.Tensor, first: int, out: tuple[torch.Tensor, torch.Tensor], images: int,
-               samples: int) -> None:
-    """Mark the images that samples leave out, in scores of the queries from `first` on."""
-    mask = torch.zeros(samples, images, dtype=torch.bool, device=scores.device)
+def _hidden(out: tuple[torch.Tensor, torch.Tensor], queries: int, keys: int, images: int) -> torch.Tensor:
+    """Which keys belong to images that the sample of a query leaves out, bool [queries, keys]."""
+    places = keys // images
+    mask = torch.zeros(queries // places, images, dtype=torch.bool, device=out[0].device)
     mask[out] = True
-    of_query = torch.arange(first, first + len(scores), device=scores.device) % samples
-    of_key = torch.arange(scores.shape[1], device=scores.device) % images
-    scores.masked_fill_(mask[of_query][:, of_key], LEFT_OUT)
+    return mask.repeat(places, places)

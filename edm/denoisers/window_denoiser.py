@@ -1,18 +1,22 @@
 """What the denoisers share that weight each place's training windows by themselves."""
 
 import math
+from collections.abc import Callable
 
 import torch
 
 from data.pixels import Pixels
 from denoisers import windows
 from denoisers.data_denoiser import DataDenoiser
-from denoisers.softmax_sums import Sums, merge, merge_processes
+from denoisers.softmax_sums import Sums, by_threads, merge, merge_processes
 from sampling.pace import one_thread_per_operation
 from torch_utils.errors import UserError
 
-CPU_SCORES, GPU_SCORES = 1 << 20, 1 << 26  # in work at a time, per thread
+# Scores in work at a time, per thread. On a CPU, these in float64 (1 MiB) stay in the cache.
+CPU_SCORES, GPU_SCORES = 1 << 17, 1 << 24
+CPU_SAMPLES = 32  # in work at a time
 MIN_VARIANCE = 1e-150  # in squared grey levels; lest scores overflow
+SMALLEST = -80.0  # exponent of a weight that counts as 0; float32 gets 30 times slower from -88 on
 LEFT_OUT = -1e300  # score of an image that a sample leaves out
 
 
@@ -69,10 +73,40 @@ class WindowDenoiser(DataDenoiser):
         """As `_denoise`, with windows of `size` pixels. left_out: the row that a sample leaves out, [B]."""
         raise NotImplementedError
 
-    def _step(self, samples: int) -> int:
-        """How many images to take at a time, so that their scores stay in the cache, or fill a GPU."""
-        most = CPU_SCORES if self._pixels.device.type == 'cpu' else GPU_SCORES
-        return max(16, most // (self.img_resolution**2 * samples))
+    def _window_sums(self, size: int, noisy: torch.Tensor, sigma: torch.Tensor, rows: tuple[int, int],
+                     left_out: torch.Tensor | None, add: Callable, num_values: int, margin: int = 0) -> Sums:
+        """The sums of each place and sample, [places, places, B, ...], of windows that lie inside the image.
+
+        add: called with the weighted sums of a row of places [places, B, num_values], the weights
+        [places, B, n] of some images, these [H, W, C, n], and the number of the row; adds them.
+        margin: width of a border of zeros, which add nothing to a score.
+        """
+        x = windows.noisy_pixels(noisy, sigma.square().clamp(min=MIN_VARIANCE), self._pixels.image_shape)
+        on_cpu = self._pixels.device.type == 'cpu'
+        groups = [group.contiguous() for group in
+                  windows.pad(x, margin).split(CPU_SAMPLES if on_cpu else len(noisy), dim=3)]
+        places = self.img_resolution + 2 * margin - size + 1
+        step = max(16, (CPU_SCORES if on_cpu else GPU_SCORES) // (places * groups[0].shape[3]))
+
+        def sums(part, _):
+            shapes = [(places, places, group.shape[3]) for group in groups]
+            found = [Sums(x.new_full((*shape, 1), -torch.inf), x.new_zeros(*shape, 1),
+                          x.new_zeros(*shape, num_values)) for shape in shapes]
+            buffer = x.new_empty(places * groups[0].shape[3] * min(step, part[1] - part[0]))
+            for y, out in self._chunks(part, step, left_out):
+                y = windows.pad(y, margin)
+                values = y[:, :, :-1].to(torch.float32, memory_format=torch.contiguous_format)
+                for i, group in enumerate(groups):
+                    mask = None if out is None else _of_group(out, i * groups[0].shape[3], group.shape[3])
+                    for row, scores in enumerate(windows.scores(group, y, size, buffer)):
+                        if mask is not None:
+                            scores = scores.clone()
+                            scores[:, mask[0], mask[1]] = LEFT_OUT
+                        parts = [of[row] for of in found[i]]
+                        add(parts[2], add_scores(Sums(*parts), scores), values, row)
+            return Sums(*(torch.cat(of, dim=2) for of in zip(*found, strict=True)))
+
+        return self._merge(by_threads(sums, rows, self._pixels.num_threads))
 
     def _chunks(self, rows: tuple[int, int], step: int, left_out: torch.Tensor | None):
         """The images `rows`, `step` at a time: `windows.clean_pixels`, and pairs (sample, image) left out."""
@@ -101,21 +135,23 @@ def check_patch(size: int, resolution: int, *, odd: bool) -> None:
         raise UserError(f'--patch {size}: expected an odd number, for windows have a pixel in their centre')
 
 
-def window_scores(x: torch.Tensor, y: torch.Tensor, size: int, out: tuple | None) -> torch.Tensor:
-    """`windows.scores` without the images that samples leave out."""
-    found = windows.scores(x, y, size)
-    if out is not None:
-        found[:, :, out[0], out[1]] = LEFT_OUT
-    return found
+def add_scores(sums: Sums, scores: torch.Tensor) -> torch.Tensor:
+    """A step of an online softmax, in place: the weights, float32, of scores [..., n].
 
-
-def add_scores(sums: Sums, found: torch.Tensor) -> tuple[Sums, torch.Tensor]:
-    """A step of an online softmax over scores [..., n], which become their weights, also returned.
-
-    In the sums that it returns, `weighted` lacks the images with these weights still.
+    Updates `sums` but for the images that have these weights, which `sums.weighted` lacks then.
     """
-    top = torch.maximum(sums.top, found.amax(dim=-1, keepdim=True))
-    weights = found.sub_(top).exp_()
+    top = torch.maximum(sums.top, scores.amax(dim=-1, keepdim=True))
     shrink = (sums.top - top).exp_()
-    total = sums.total * shrink + weights.sum(dim=-1, keepdim=True)
-    return Sums(top, total, sums.weighted.mul_(shrink)), weights
+    weights = torch.sub(scores, top, out=torch.empty(scores.shape, dtype=torch.float32, device=top.device))
+    weights.clamp_(min=SMALLEST).exp_()
+    sums.top.copy_(top)
+    sums.total.mul_(shrink).add_(weights.sum(dim=-1, keepdim=True))
+    sums.weighted.mul_(shrink)
+    return weights
+
+
+def _of_group(out: tuple[torch.Tensor, torch.Tensor], first: int, count: int,
+              ) -> tuple[torch.Tensor, torch.Tensor]:
+    """The pairs (sample, image) of `count` samples from the `first` on, counted from there."""
+    mine = (out[0] >= first) & (out[0] < first + count)
+    return out[0][mine] - first, out[1][mine]

@@ -2,9 +2,10 @@
 
 A window is a square of P x P pixels of all channels. Its score is (x_w.y_w - ||y_w||^2 / 2) / sigma^2: up to
 a term common to all images the exponent -||x_w - y_w||^2 / (2 sigma^2) of its weight. Both terms are sums
-over pixels, and a sum over a square is a sum over rows of sums over columns.
+over pixels, and a sum over a square is one over rows, which moves from place to place.
 """
 
+from collections.abc import Iterator
 from itertools import product
 
 import torch
@@ -12,29 +13,30 @@ import torch
 Places = tuple[range, range]  # rows and columns of pixels
 
 
-def as_pixels(images: torch.Tensor, shape: tuple[int, int, int], extra: torch.Tensor) -> torch.Tensor:
-    """Images [n, C * H * W] as [H, W, C + 1, n], in `extra`'s type, which is the last channel [H, W, n]."""
-    channels, height, width = shape
-    pixels = extra.new_empty(height, width, channels + 1, len(images))
-    pixels[:, :, :channels] = images.T.reshape(channels, height, width, -1).permute(1, 2, 0, 3)
-    pixels[:, :, channels] = extra
-    return pixels
-
-
 def noisy_pixels(noisy: torch.Tensor, variance: torch.Tensor, shape: tuple[int, int, int]) -> torch.Tensor:
     """x / sigma^2 and, as the last channel, 1 / sigma^2, so that a product with `clean_pixels` is a score.
 
     noisy: float64 [B, D]. variance: float64 [B, 1]. Returns [H, W, C + 1, B].
     """
-    last = (1 / variance[:, 0]).expand(*shape[1:], -1)
-    return as_pixels(noisy / variance, shape, last)
+    return _as_pixels(noisy / variance, shape, (1 / variance[:, 0]).expand(*shape[1:], -1))
 
 
 def clean_pixels(levels: torch.Tensor, shape: tuple[int, int, int]) -> torch.Tensor:
     """y and, as the last channel, -||y||^2 / 2, float64 [H, W, C + 1, n]. levels: int8 [n, D]."""
+    channels = shape[0]
+    pixels = _as_pixels(levels, shape, torch.zeros([], dtype=torch.float64, device=levels.device))
+    last = pixels[:, :, channels]
+    for channel in range(channels):
+        last.addcmul_(pixels[:, :, channel], pixels[:, :, channel], value=-0.5)
+    return pixels
+
+
+def _as_pixels(images: torch.Tensor, shape: tuple[int, int, int], last: torch.Tensor) -> torch.Tensor:
+    """Images [n, C * H * W] as [H, W, C + 1, n], in the type of `last`, the last channel."""
     channels, height, width = shape
-    pixels = as_pixels(levels, shape, levels.new_zeros(height, width, len(levels), dtype=torch.float64))
-    pixels[:, :, channels] = pixels[:, :, :channels].square().sum(dim=2).mul_(-0.5)
+    pixels = last.new_empty(height, width, channels + 1, len(images))
+    pixels[:, :, :channels] = images.T.contiguous().reshape(channels, height, width, -1).permute(1, 2, 0, 3)
+    pixels[:, :, channels] = last
     return pixels
 
 
@@ -43,47 +45,34 @@ def pad(pixels: torch.Tensor, margin: int) -> torch.Tensor:
     return torch.nn.functional.pad(pixels, (0, 0) * (pixels.dim() - 2) + (margin,) * 4)
 
 
-def scores(x: torch.Tensor, y: torch.Tensor, size: int) -> torch.Tensor:
-    """The score of every image's window for every sample's at every place where it lies inside.
+def scores(x: torch.Tensor, y: torch.Tensor, size: int, buffer: torch.Tensor) -> Iterator[torch.Tensor]:
+    """The score of every image's window for every sample's, for each row of places where windows lie inside.
 
+    From row to row, the pixels that come in are added and those that go out subtracted, each by one product.
     x: of the samples, [H, W, C + 1, B], as from `noisy_pixels`. y: of the images, [H, W, C + 1, n]. size: P.
-    Returns [H - P + 1, W - P + 1, B, n].
+    buffer: float64, of at least (W - P + 1) * B * n values.
+    Yields H - P + 1 times [W - P + 1, B, n], which the next one overwrites.
     """
     height, width, _, count = y.shape
-    rows = x.new_empty(height, width - size + 1, x.shape[3], count)
-    for row, (of_x, of_y) in enumerate(zip(x, y.contiguous(), strict=True)):
-        # All pixels of a row's window lie side by side, so that windows need no copies.
-        torch.bmm(_row_windows(of_x, size).transpose(1, 2), _row_windows(of_y, size), out=rows[row])
-    return sliding_sum(rows, size)
+    found = buffer[:(width - size + 1) * x.shape[3] * count].view(width - size + 1, x.shape[3], count)
+
+    def add(of_x, row, keep=1):
+        found.baddbmm_(row_windows(of_x[row], size).transpose(1, 2), row_windows(y[row], size), beta=keep)
+
+    minus = -x
+    for row in range(height):
+        add(x, row, keep=min(row, 1))
+        if row >= size:
+            add(minus, row - size)
+        if row >= size - 1:
+            yield found
 
 
-def _row_windows(row: torch.Tensor, size: int) -> torch.Tensor:
-    """[W - P + 1, P * channels, n] of a row's pixels, contiguous [W, channels, n]; shares its memory."""
+def row_windows(row: torch.Tensor, size: int) -> torch.Tensor:
+    """All windows [W - P + 1, P * channels, n] of a row of pixels [W, channels, n], sharing its memory."""
     width, channels, count = row.shape
-    return row.as_strided((width - size + 1, size * channels, count), (channels * count, count, 1))
-
-
-def sliding_sum(values: torch.Tensor, size: int) -> torch.Tensor:
-    """Sums of `size` consecutive entries along the first dimension, [L, ...] to [L - size + 1, ...].
-
-    By doubling, with at most 2 log2(size) additions; no differences, which would lose digits.
-    """
-    length, width, done, total = len(values) - size + 1, 1, 0, None
-    while True:
-        if size & width:
-            part = values[done:done + length]
-            total = part.clone() if total is None else total.add_(part)
-            done += width
-        if done == size:
-            return total
-        values = values[:-width] + values[width:]
-        width *= 2
-
-
-def covered_sum(values: torch.Tensor, size: int) -> torch.Tensor:
-    """Each entry gets the sum of those to which `sliding_sum` adds it, [L, ...] to [L + size - 1, ...]."""
-    padding = values.new_zeros(size - 1, *values.shape[1:])
-    return sliding_sum(torch.cat([padding, values, padding]), size)
+    return row.as_strided((width - size + 1, size * channels, count), (channels * count, count, 1),
+                          row.storage_offset())
 
 
 def groups(image: tuple[int, int], size: int) -> list[Places]:
