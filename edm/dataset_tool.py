@@ -40,6 +40,8 @@ class Size(click.ParamType):
                  help='Number of images to keep, the first ones.  [default: all]'),
     click.option('--skip-images', metavar='INT', type=click.IntRange(min=0), default=0,
                  help='Number of images to leave out, the first ones.'),
+    click.option('--shuffle', metavar='SEED', type=click.IntRange(0, 2 ** 31 - 1),
+                 help='Take the images in a random order, drawn with this seed.'),
     click.option('--random-subset', metavar='SEED', type=click.IntRange(0, 2 ** 31 - 1),
                  help='Keep a random subset of --max-images images, drawn with this seed, in source order.'),
     click.option('--class-order', type=click.Choice(['names', 'natural']), default='names',
@@ -56,9 +58,9 @@ class Size(click.ParamType):
     click.option('--workers', metavar='INT', type=click.IntRange(1, 256),
                  help='Processes that decode and encode.  [default: one per core]'))
 @cli.writes(['source'], dest='dataset')
-def main(source: str, dest: str, max_images: int | None, skip_images: int, random_subset: int | None,
-         class_order: str, transform: str | None, resolution: tuple[int, int] | None,
-         workers: int | None) -> None:
+def main(source: str, dest: str, max_images: int | None, skip_images: int, shuffle: int | None,
+         random_subset: int | None, class_order: str, transform: str | None,
+         resolution: tuple[int, int] | None, workers: int | None) -> None:
     """Convert images into a training set.
 
     The data set is a folder or an uncompressed .zip of square PNG images, whose side is a power of two, and
@@ -82,6 +84,9 @@ def main(source: str, dest: str, max_images: int | None, skip_images: int, rando
     """
     if random_subset is not None and max_images is None:
         raise click.UsageError(f'--random-subset={random_subset} needs --max-images')
+    if random_subset is not None and shuffle is not None:
+        raise click.UsageError('--random-subset and --shuffle can\'t be given together: the first images '
+                               'of a random order are a random subset')
     check_size(transform, resolution)
     if not dest.lower().endswith('.zip') and Path(dest).resolve().is_relative_to(Path(source).resolve()):
         raise click.UsageError(f'--dest {dest}: lies in --source {source}, which its images would join')
@@ -101,6 +106,7 @@ def main(source: str, dest: str, max_images: int | None, skip_images: int, rando
         raise UserError(f'--class-order=natural: the labels of {source} are not from the names of folders')
     if skip_images >= images.total:
         raise UserError(f'--skip-images={skip_images}: {source} holds {images.total} images')
+    images = images.shuffled(shuffle) if shuffle is not None else images
     images = images.some(range(skip_images, images.total)) if skip_images else images
     if random_subset is not None:
         images = images.some(kept_by_max_size(images.total, max_images, random_subset))

@@ -234,6 +234,20 @@ def test_the_first_images_can_be_skipped(tmp_path):
            says=('--skip-images=7', '7 images'))
 
 
+def test_shuffled_images_keep_their_labels_and_their_beginnings_are_nested(tmp_path):
+    images = {f'{i}.png': picture(i) for i in range(9)}
+    path = write(tmp_path / 'set', images | {'dataset.json': {'labels': [[f'{i}.png', i] for i in range(9)]}})
+    tool(path, tmp_path / 'all.zip', '--shuffle=5')
+    order = [label for _, label in labels(tmp_path / 'all.zip')]
+    assert sorted(order) == [*range(9)] != order
+    np.testing.assert_array_equal(ImageDataset(tmp_path / 'all.zip').images(),
+                                  ImageDataset(path).images(order))
+    tool(path, tmp_path / 'some.zip', '--shuffle=5', '--max-images=3', '--skip-images=2')
+    assert [label for _, label in labels(tmp_path / 'some.zip')] == order[2:5]
+    refuse(dataset_tool.main, '--source', path, '--dest', tmp_path / 'none.zip', '--shuffle=5',
+           '--random-subset=5', '--max-images=2', status=2, says=('--random-subset and --shuffle',))
+
+
 @pytest.mark.parametrize('source', [CIFAR10, MNIST])
 def test_a_random_subset_of_an_archive_keeps_its_labels(inputs, tmp_path, source):
     tool(inputs / source, tmp_path / 'all.zip')

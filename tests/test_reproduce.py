@@ -73,7 +73,8 @@ def test_the_main_job_leaves_scores_and_figure_and_does_no_work_twice(folder, mo
     assert column.size == 3
     nearest = np.asarray(column.rows[1][0])
     assert any(np.array_equal(nearest, image) for image in _training_images(folder, 'n00003'))
-    images = ImageDataset(regimes.DIGITS).images()[:, 0]
+    images, digits = _training_images(folder, 'pool'), ImageDataset(regimes.DIGITS).images()[:, 0]
+    assert sorted(map(np.ndarray.tobytes, images)) == sorted(map(np.ndarray.tobytes, digits))
     np.testing.assert_array_equal(_training_images(folder, 'n00003-disjoint'), images[3:6])
     before = _times(folder)
     again = run(reproduce.main, *args).stdout
@@ -118,11 +119,11 @@ def test_stopped_and_started_again_equals_never_stopped(folder, monkeypatch):
     monkeypatch.setattr(stages, 'Launcher', InThisProcess)
     job = replace(regimes.QUICKSTART, data=os.path.relpath(regimes.DIGITS), sizes=(3,), widths=(8, 4), kimg=5,
                   num_samples=2, train=(*regimes.QUICKSTART.train, '--batch=100', '--cres=1', '--tick=1'))
-    todo = [stage for stage in regimes.plan(job) if stage.name in ('data-n00003', 'train-n00003-w8')]
+    todo = [stage for stage in regimes.plan(job) if stage.name in ('pool', 'data-n00003', 'train-n00003-w8')]
     stages.run_stages(todo, records=records, threads=1)
     options = json.loads((student / 'training_options.json').read_text())
     assert options['resume_state_dump'] == str(state.relative_to(folder))
-    script, *args = todo[1].command
+    script, *args = todo[-1].command
     assert script == 'train.py'
     run(train.main, *args, f'--outdir={folder / "whole"}')
     assert_equal(*(load_snapshot(str(path / 'network-snapshot-000005.pkl'))['ema'].state_dict()
@@ -228,7 +229,7 @@ def test_dry_run_prints_commands_and_costs_and_writes_nothing(folder, monkeypatc
     monkeypatch.setattr(reproduce, 'usable_cores', lambda: 7)  # of which a batch system may give but some
     printed = run(reproduce.main, 'regimes', '--dry-run', '--assume-img-per-s=500').stdout.splitlines()
     commands = [line for line in printed if line.startswith('OMP_NUM_THREADS=1 python ')]
-    assert len(commands) == 1 + 13 + 18 * 2 + 12 + 6 + 11 + 1 + 6
+    assert len(commands) == 1 + 1 + 13 + 18 * 2 + 12 + 6 + 11 + 1 + 6
     assert [line.split()[3] for line in commands[-6::2]] == ['regimes', 'denoisers', 'denoising']
     assert '# 0.18 M parameters: 500.0 images/s in training, assumed' in printed
     # 12 students of width 16 see 20,000 images each: 480 s, and 2 s to start. A snapshot of tick 0, the last,
@@ -264,7 +265,7 @@ def test_a_plan_can_be_handed_to_slurm_and_make(folder, monkeypatch):
     stages = 'evaluation/quickstart/stages'
     assert re.search(rf'^{stages}/train-n00002-w16-\w{{12}}\.done: {stages}/data-n00002-\w{{12}}\.done$',
                      make, re.MULTILINE)
-    assert make.count('OMP_NUM_THREADS=1 python') == make.count('@touch') == 86
+    assert make.count('OMP_NUM_THREADS=1 python') == make.count('@touch') == 87
     assert not list(folder.iterdir())
 
 

@@ -50,6 +50,12 @@ class ImageSource:
         chosen[indices] = True
         return replace(self, total=len(indices), images=itertools.compress(self.images, chosen))
 
+    def shuffled(self, seed: int) -> 'ImageSource':
+        """The source of the same images in a random order; those of archives are all kept in memory."""
+        images = list(self.images)
+        order = np.random.RandomState(seed).permutation(len(images))
+        return replace(self, images=(images[i] for i in order))
+
 
 def open_source(path: str, option: str = '--source', *, class_order: str = 'names') -> ImageSource:
     """The images of a folder, `.zip` or `.npz`, an LSUN `*_lmdb` folder, or the archives CIFAR10 and MNIST.

@@ -31,7 +31,8 @@ class Regimes:
     """The experiment's settings.
 
     name: of the folders under datasets/, training/, evaluation/ and figures/.
-    data: zip whose first N images are the training set of size N; those after the largest set are held out.
+    data: images, which are shuffled. The first N are the training set of size N; those after the largest set
+        are held out.
     teacher: snapshot (path or URL) that generates these images instead.
     teacher_training: arguments of train.py that train such a teacher on `data`.
     sizes: training-set sizes N, rising. widths: --model_channels of the students; samples of the first are
@@ -71,7 +72,9 @@ class Regimes:
     @property
     def pool(self) -> Path:
         """The images from which training sets are taken."""
-        return Path('evaluation', self.name, 'teacher') if self.has_teacher else Path(self.data)
+        if self.has_teacher:
+            return Path('evaluation', self.name, 'teacher')
+        return Path('datasets', self.name, 'pool.zip')
 
     def dataset(self, size: int, kind: int | str = '') -> Path:
         """The training set of `size` images of a model of this kind."""
@@ -165,25 +168,24 @@ def plan(job: Regimes) -> list[Stage]:
     Raises UserError as `disjoint_sizes`.
     """
     second = disjoint_sizes(job)
-    stages, students = _teacher_stages(job, second), _students(job, second)
-    inputs = () if stages else (Path(job.data),)
-    needs = tuple(stage.name for stage in stages[-1:])
-    stages.append(_feature_stage(job, 'pool', {'pool': job.pool}, inputs=inputs, needs=needs))
+    stages, students = _pool_stages(job, second), _students(job, second)
+    needs = (stages[-1].name,)
+    stages.append(feature_stage(job, 'pool', {'pool': job.pool}, needs=needs))
     sets = {job.dataset(size): (0, size) for size in job.sizes}
     sets |= {job.dataset(size, DISJOINT): (size, size) for size in second}
     sets[job.heldout] = max(job.sizes), None
-    stages += [_data_stage(job, dest, *part, inputs=inputs, needs=needs) for dest, part in sets.items()]
+    stages += [_data_stage(job, dest, *part, needs=needs) for dest, part in sets.items()]
     seeds = {model: seed for seed, model in enumerate(students, start=job.seed)}
     for model in sorted(students, key=lambda model: (model.repeat, model.size)):  # the smallest sets first
         stages += _student_stages(job, model, seeds[model])
     closed = [Model(size, kind) for size, kind in itertools.product(job.sizes, CLOSED_FORMS)]
     for model in closed:
         options = (f'--{model.kind}_denoiser', '--dataset', str(job.dataset(model.size)), '--solver', 'heun')
-        stages.append(_sample_stage(job, model, Model(model.size, job.widths[0]), options))
+        stages.append(sample_stage(job, model, Model(model.size, job.widths[0]), options))
     scores = []
     for repeat, size in itertools.product(range(job.repeats), job.sizes):  # one call for what takes a moment
         alike = [model for model in (*students, *closed) if (model.repeat, model.size) == (repeat, size)]
-        stages.append(_feature_stage(
+        stages.append(feature_stage(
             job, feature_name(size, repeat), {model.name: job.samples(model) for model in alike},
             needs=tuple(f'generate-{model.name}' for model in alike)))
     for repeat in range(job.repeats):
@@ -204,11 +206,11 @@ def _students(job: Regimes, second: Sequence[int]) -> list[Model]:
         *itertools.product(job.sizes, widths), *((size, DISJOINT) for size in second))]
 
 
-def _data_stage(job: Regimes, dest: Path, skip: int, size: int | None, *, inputs, needs) -> Stage:
+def _data_stage(job: Regimes, dest: Path, skip: int, size: int | None, needs: tuple[str, ...]) -> Stage:
     """A data set of the `size` images, or all, after the first `skip`."""
     part = ('--max-images', str(size)) if size else ()
     part += ('--skip-images', str(skip)) if skip else ()
-    return Stage(name=f'data-{dest.stem}', outputs=(dest,), inputs=inputs, needs=needs, command=(
+    return Stage(name=f'data-{dest.stem}', outputs=(dest,), needs=needs, command=(
         'dataset_tool.py', '--source', str(job.pool), '--dest', str(dest), *part))
 
 
@@ -225,10 +227,15 @@ def check_training(job: Regimes, stages: Sequence[Stage], data: str) -> None:
                                           planned=('duration', 'model_channels', 'cbase'))
 
 
-def _teacher_stages(job: Regimes, second: Sequence[int]) -> list[Stage]:
-    """The stages that make the images to train on, the last one all of them; none without a teacher."""
+def _pool_stages(job: Regimes, second: Sequence[int]) -> list[Stage]:
+    """The stages that make the images to train on, the last one all of them.
+
+    Images of a data set are shuffled, as many come sorted by class, writer or day: the first N would be
+    unlike the next N. Those of a teacher are independent.
+    """
     if not job.has_teacher:
-        return []
+        return [Stage(name='pool', outputs=(job.pool,), inputs=(Path(job.data),), command=(
+            'dataset_tool.py', '--source', job.data, '--dest', str(job.pool), '--shuffle', '0'))]
     stages, needs, teacher, inputs = [], (), job.teacher, ()
     if teacher is None:
         teacher, needs = f'training/{job.name}/teacher', ('teacher',)
@@ -254,10 +261,10 @@ def _student_stages(job: Regimes, model: Model, seed: int) -> list[Stage]:
              '--device', job.device, *job.train)
     return [Stage(name=f'train-{model.name}', command=train, outputs=(run,), needs=(f'data-{data.stem}',),
                   cost=3 + job.kimg),
-            _sample_stage(job, model, model)]
+            sample_stage(job, model, model)]
 
 
-def _sample_stage(job: Regimes, model: Model, student: Model, options=()) -> Stage:
+def sample_stage(job: Regimes, model: Model, student: Model, options=()) -> Stage:
     """student: whose network, or in a closed form whose noise levels, the samples are made with."""
     first, outdir = 100000, job.samples(model)
     command = ('generate.py', *options, '--network', str(job.run(student)), '--outdir', str(outdir),
@@ -267,13 +274,12 @@ def _sample_stage(job: Regimes, model: Model, student: Model, options=()) -> Sta
                  num_images=job.num_samples, needs=(f'train-{student.name}',))
 
 
-def _feature_stage(job: Regimes, name: str, images: dict[str, Path], *, inputs=(), needs=()) -> Stage:
+def feature_stage(job: Regimes, name: str, images: dict[str, Path], *, needs=()) -> Stage:
     """images: by what `Regimes.features` calls them."""
     features = tuple(map(job.features, images))
     command = ('sscd.py', 'feature', '--images', *map(str, images.values()),
                '--features', *map(str, features), '--descriptor', job.descriptor)
-    return Stage(name=f'features-{name}', command=command, outputs=features, inputs=inputs, needs=needs,
-                 cost=1.5)
+    return Stage(name=f'features-{name}', command=command, outputs=features, needs=needs, cost=1.5)
 
 
 def _score_stages(job: Regimes, second: Sequence[int], repeat: int) -> list[Stage]:

@@ -158,14 +158,13 @@ def _heldout_stage(job: Theory, own: dict[str, Stage]) -> Stage:
     if students.has_teacher:
         needs, total = ('teacher-images',), max(largest + students.num_heldout, seen)
     else:
-        needs, total = (), len(ImageDataset(students.data, cache=False))
+        needs, total = ('pool',), len(ImageDataset(students.data, cache=False))
     skip = seen if total - seen >= 64 else max(largest, total - 256)
     if total - skip < 2:
         raise UserError(f'--students {students.name}: of its {total} images none is held out')
-    return Stage(name='theory-heldout', outputs=(job.heldout,), needs=needs,
-                 inputs=() if needs else (Path(students.data),), command=(
-                     'dataset_tool.py', '--source', str(students.pool), '--dest', str(job.heldout),
-                     '--skip-images', str(skip), '--max-images', str(min(total - skip, 10000))))
+    return Stage(name='theory-heldout', outputs=(job.heldout,), needs=needs, command=(
+        'dataset_tool.py', '--source', str(students.pool), '--dest', str(job.heldout),
+        '--skip-images', str(skip), '--max-images', str(min(total - skip, 10000))))
 
 
 def _window(job: Theory, size: int, kinds: Sequence[str]) -> tuple[str, ...]:
