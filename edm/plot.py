@@ -102,6 +102,24 @@ def regimes(neighbors: tuple[str, ...], samples: tuple[str, ...], repeats: tuple
 
 
 @main.command()
+@_table_option
+@click.option('--denoising', metavar='CSV', required=True,
+              help='Denoising errors along training, as reproduce.py regimes --snapshots writes them.')
+@click.option('--data', metavar='STR', default='the data set', help='Name of the data set, for the caption.')
+@_picture('table', 'denoising')
+def snapshots(table: str, denoising: str, data: str):
+    """Scores along training, and when memorization begins.
+
+    Example: python edm/plot.py snapshots --table snapshots.csv --denoising denoising.csv --out=snapshots.pdf
+    """
+    from figures.snapshots_figure import TITLE, draw_snapshots
+    from scores.denoising_table import read_rows
+    from scores.score_table import read_table
+
+    return TITLE, functools.partial(draw_snapshots, read_table(table), read_rows(denoising), data)
+
+
+@main.command()
 @_curves_options
 @_picture('table')
 def denoisers(**options):
