@@ -118,7 +118,7 @@ def test_the_panels_show_the_numbers_of_the_table():
             '_held-out images, 0.95': [0.9] * 8}.items():
         assert list(drawn[label].get_xdata()) == SIZES
         np.testing.assert_array_equal(drawn[label].get_ydata(), counted(values))
-    assert list(drawn['UNet-16 vs UNet-16, disjoint'].get_ydata()) == counted(DISJOINT[:-1])
+    assert list(drawn['UNet-16, disjoint sets'].get_ydata()) == counted(DISJOINT[:-1])
     legend = [text.get_text() for text in gl.get_legend().get_texts()]
     assert legend == ['UNet-8', 'UNet-16', 'held-out images']
 
@@ -127,7 +127,7 @@ def test_further_panels_show_distances_and_denoising_errors():
     rows = SCORES + DISTANCES + curve('calibrated_gl', ('16',), GL['8'], threshold=0.9)
     figure, caption = draw_regimes(regimes(rows), EXAMPLES, errors=ERRORS)
     _, gl, pfd, gap = figure.axes[:4]
-    for name in 'UNet-8 vs UNet-16', 'UNet-16 vs UNet-16, disjoint', 'UNet-16 vs optimal denoiser':
+    for name in 'UNet-8 vs UNet-16', 'UNet-16, disjoint sets', 'UNet-16 vs optimal denoiser':
         assert lines(pfd)[name].get_ydata().tolist() == [1 / size for size in SIZES]
     assert len(pfd.lines) == 4  # not again at the other threshold
     assert lines(gl)['_calibrated'].get_ydata().tolist() == counted(GL['8'])

@@ -181,7 +181,7 @@ def _versus(pair: tuple[int, ...]) -> str:
 
 
 def _disjoint(width: int) -> str:
-    return f'UNet-{width} vs UNet-{width}, disjoint'
+    return f'UNet-{width}, disjoint sets'
 
 
 def _pair_style(i: int) -> dict:

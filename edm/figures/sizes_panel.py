@@ -38,7 +38,8 @@ def caption_parts(regimes: Regimes, panels: Sequence[str], controls: Sequence[st
     pairs = 'on disjoint images ' if 'disjoint_rp' in regimes.main else ''
     parts.append(f'Shaded: memorization, GL of all widths at most {MEMORIZES_BELOW:g}; generalization, GL of '
                  f'all widths at most {NEAR_HELDOUT:g} {near}, and RP of models trained {pairs}above that of '
-                 'different noises by more than the intervals. White: neither.')
+                 'different noises by more than the intervals. White: neither. A regime says nothing of the '
+                 'quality of samples.')
     return parts
 
 
