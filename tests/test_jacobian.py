@@ -140,9 +140,9 @@ def test_an_interrupted_run_resumes_where_it_was(nets, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr('jacobians.study.find_ranks', interrupted)
         refuse(jacobian.main, f'--network_pkl={nets["edm"]}', '--device=cpu', '--seeds=0-2', '--steps=4',
-               f'--out={part}', '--save_spectrum', status=130, says=('interrupted',))
+               batch, f'--out={part}', '--save_spectrum', status=130, says=('interrupted',))
     assert (load_ranks(part).rank >= 0).all(axis=0).tolist() == [True, True, False, False]
-    result = ranks(nets['edm'], '--seeds=0-2', '--steps=4', f'--out={part}', '--save_spectrum')
+    result = ranks(nets['edm'], '--seeds=0-2', '--steps=4', batch, f'--out={part}', '--save_spectrum')
     assert result.stdout.count('SNR') == 6
     np.testing.assert_allclose(load_ranks(part).singular_values, load_ranks(whole).singular_values, rtol=1e-3,
                                atol=1e-6)
