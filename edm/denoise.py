@@ -156,7 +156,8 @@ def _start(opts: dict, find) -> None:
     from torch_utils.files import check_outputs, make_output_dir
 
     out = Path(opts['out'])
-    check_outputs({}, {'--out': (str(record_path(out)), 'record')})
+    check_outputs({}, {'--out': (str(record_path(out)), 'record')},
+                  overwrite=click.get_current_context().params['overwrite'])
     device = distributed.pick_device(opts['device'])
     distributed.init(device)
     make_output_dir(out.parent, '--out')

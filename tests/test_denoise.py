@@ -164,3 +164,4 @@ def test_only_tables_of_its_own_are_replaced(files, tmp_path):
     out.unlink()
     out.with_suffix('.json').write_text('{}')
     refuse(denoise.main, 'error', *words, '--out', out, status=2, says=('--out', 'errors.json'))
+    run(denoise.main, 'error', *words, '--out', out, '--overwrite')

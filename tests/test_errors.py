@@ -24,6 +24,7 @@ GENERATE = 'generate --network=net.pkl --outdir=new --device=cpu'
 OPTIMAL = f'generate --optimal_denoiser --dataset={DIGITS} --outdir=new --device=cpu'
 JACOBIAN = 'jacobian --network_pkl=net.pkl --out=new.npz --device=cpu'
 MOLRG = 'trainMoLRG --outdir=new --path=new --img_res=4 --class_num=2 --per_class_dim=6 --device=cpu'
+DENOISE = 'denoise error --network=optimal:images --data=images --out=new.csv --device=cpu'
 TOOL = 'dataset_tool --dest=new.zip'
 FEATURE = 'sscd feature --features=new.npz --device=cpu --descriptor=pixel'
 REGIMES = 'reproduce regimes --name=new'
@@ -103,6 +104,11 @@ USAGE = [
     (f'sscd feature --images={DIGITS}', '--features'),
     (f'sscd feature --images={DIGITS} --features=new', '--features'),
     (f'{FEATURE} --images={DIGITS} --batch=0', '--batch'),
+    (f'{DENOISE} --seeds=1', '--seeds'),
+    (f'{DENOISE} --sigmas=0', '--sigmas'),
+    (f'denoise error --network=optimal:{DIGITS} --out=new.csv', '--data'),
+    (f'denoise error --network=optimal:{DIGITS} --data={DIGITS} --out=new.txt', '--out'),
+    ('denoise distance net.pkl --out=new.csv', 'at least two'),
     ('sscd rpscore --source=a.npz', '--target'),
     ('sscd rpscore --source=a.npz --target=a.npz --t=x', '--t'),
     ('sscd mscore --source=a.npz --target=a.npz --t=nan', '--t'),
@@ -172,6 +178,10 @@ DATA = [
     (f'{TOOL} --source=text.txt', 'text.txt'),
     (f'{TOOL} --source=mixed', '2.png'),
     ('dataset_tool --source=images --dest=new.tar', '--dest'),
+    (f'{DENOISE} --heldout=missing', 'missing'),
+    ('denoise error --network=text.txt --data=images --out=new.csv --device=cpu', 'text.txt'),
+    ('denoise error --network=optimal:mixed --data=images --out=new.csv --device=cpu', 'mixed'),
+    ('plot denoising --table=text.txt --out=new.png', 'text.txt'),
     (f'{FEATURE} --images=missing', 'missing'),
     (f'{FEATURE} --images=empty', 'empty'),
     (f'{FEATURE} --images=mixed', 'mixed'),
@@ -247,6 +257,7 @@ WRITES = [
         ('regimes', '--table'), ('regimes --table=a.csv', '--neighbors'), ('denoisers', '--table'),
         ('neighbors', '--neighbors'), ('neighbors --neighbors=a.npz', '--samples'), ('jacobian', '--ranks'),
         ('similarity', '--table'), ('phase-transition', '--results'))),
+    ('denoise error --network=net.pkl', '--data', '--out', 'x.csv'),
     ('jacobian', '--network_pkl', '--out', 'x.npz'),
     ('jacobian --network_pkl=net.pkl', '--data', '--out', 'x.npz'),
     ('jacobian', '--network_pkl', '--figure', 'x.png'),
@@ -274,6 +285,7 @@ ALIEN = [
     ('dataset_tool --source=images', '--dest', 'x.zip'),
     ('generate --network=net.pkl --outdir=new', '--grid', 'x.png'),
     ('generate --network=net.pkl --outdir=new', '--trajectory', 'x.npz'),
+    ('denoise error --network=net.pkl --data=images', '--out', 'x.csv'),
     ('sscd feature --images=images', '--features', 'x.npz'),
     ('sscd rpscore --source=a.npz --target=a.npz', '--json', 'x'),
     ('sscd mscore --source=a.npz --target=a.npz', '--json', 'x'),
@@ -305,6 +317,7 @@ def test_outputs_of_the_scripts_are_known_as_such(folder, monkeypatch):
             'dataset_tool --source=images --dest=o.zip',
             'generate --network=net.pkl --outdir=o --seeds=0-3 --steps=2 --grid=o.png --trajectory=o.npz '
             '--device=cpu',
+            'denoise error --network=net.pkl --data=images --out=d.csv --seeds=0,1 --sigmas=1 --device=cpu',
             'sscd feature --images=o.zip --features=f.npz --descriptor=pixel',
             'sscd rpscore --source=f.npz --target=f.npz --t=.9 --json=rp.json',
             'sscd mscore --source=f.npz --target=f.npz --t=.9 --json=gl.json --neighbors=n.npz',
