@@ -284,7 +284,7 @@ def test_references_and_where_a_network_extrapolates_are_marked(axis, ends):
     left, right = [patch.get_extents().transformed(axes.transData.inverted()) for patch in axes.patches]
     np.testing.assert_allclose([left.x1, right.x0], ends)
     np.testing.assert_allclose([left.x0, right.x1], axes.get_xlim())
-    assert 'Grey: Truth, the mean.' in caption
+    assert 'Broad grey lines: Truth; means.' in caption
     assert 'training of U-Net (mean -0.346574, standard deviation 0.51986), where it extrapolates' in caption
 
 

@@ -50,8 +50,9 @@ def draw_ranks(series: dict[str, Ranks], axis: str = 'log', max_snr: float = mat
             _draw_series(axes, place, ranks, max_snr, label, figures.series_style(i))
         if trained:
             _shade(axes, place, *trained)
-        if len(everything) > 1 or trained:
-            axes.legend(loc='best')
+        if len(everything) > 1 or trained:  # above the panel, where it hides no curve
+            axes.legend(loc='lower left', bbox_to_anchor=(0, 1), borderaxespad=0.2, columnspacing=1.5,
+                        ncols=2 if figures.is_narrow(width) else 4)
     return figure, caption(series, references, trained)
 
 
@@ -70,7 +71,7 @@ def caption(series: Mapping[str, Ranks], references: Mapping[str, Ranks] = Mappi
     if any(len(ranks.seed) > 1 for ranks in series.values()):
         parts.append('Markers: means over the noises; violins: their distribution.')
     if references:
-        parts.append(f'Grey: {", ".join(references)}, the mean.')
+        parts.append(f'Broad grey lines: {", ".join(references)}; means.')
     if trained:
         label, mean, std = trained
         parts.append('Shaded: noise levels more than two standard deviations of ln σ away from the training '

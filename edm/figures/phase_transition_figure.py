@@ -64,8 +64,8 @@ def _control_words(points: list[Point]) -> list[str]:
     excess = np.concatenate([point.excess[~point.found] for point in known
                              if point.samples >= point.per_class_dim])
     words = ('Dashed: the closed form, which takes the blocks of the samples\' Gram matrix for the classes '
-             'and their spans for the subspaces. It shows what the data determine; that training needs more '
-             'samples is due to the optimizer.')
+             'and their spans for the subspaces: what the data determine. That training needs more samples '
+             'is due to the optimizer.')
     if len(excess):
         words += (f' Of the {len(excess)} trials with N >= d in which training fails, it ends at a higher '
                   f'training loss than the closed form has in {(excess > 0).sum()}.')
