@@ -654,16 +654,17 @@ class iDDPMPrecond(_Precond):
     The buffer `u`, float32 [M + 1], holds them from high to low and ends with 0. The network also predicts a
     variance, the second half of its output channels, which the denoiser leaves out.
 
-    noise_schedule: 'cosine', with C_1 and C_2, or 'linear', that of Ho et al. 2020.
+    noise_schedule: 'cosine' (with C_1 and C_2) or 'linear' (Ho et al. 2020), computed in float64; None is the
+    cosine one as Karras et al. 2022 compute it.
     rescale_timesteps: the network knows the steps as parts of 1000, whatever M.
     """
 
     def __init__(self, img_resolution: int, img_channels: int, label_dim: int = 0, use_fp16: bool = False,
                  C_1: float = 0.001, C_2: float = 0.008, M: int = 1000, model_type: str = 'DhariwalUNet',
-                 noise_schedule: str = 'cosine', rescale_timesteps: bool = False, **model_kwargs):
+                 noise_schedule: str | None = None, rescale_timesteps: bool = False, **model_kwargs):
         super().__init__(img_resolution, img_channels, label_dim, use_fp16, model_type,
                          out_channels=2 * img_channels, **model_kwargs)
-        _check_choice('noise_schedule', noise_schedule, ('cosine', 'linear'))
+        _check_choice('noise_schedule', noise_schedule or 'cosine', ('cosine', 'linear'))
         self.noise_schedule = noise_schedule
         self.C_1 = C_1
         self.C_2 = C_2
@@ -675,11 +676,15 @@ class iDDPMPrecond(_Precond):
 
     def noise_levels(self) -> torch.Tensor:
         """The noise levels of the schedule from high to low, then 0: float32 [M + 1] on the CPU."""
-        if self.noise_schedule == 'linear':
-            beta = torch.linspace(0.1 / self.M, 20 / self.M, self.M, dtype=torch.float64, device='cpu')
-            variance = 1 / (1 - beta).cumprod(dim=0) - 1
+        if self.noise_schedule:
+            exact = {'dtype': torch.float64, 'device': 'cpu'}
+            alpha_bar = self.alpha_bar(torch.arange(self.M, -1, -1, **exact))
+            ratio = (alpha_bar[1:] / alpha_bar[:-1]).clip(min=self.C_1)
+            if self.noise_schedule == 'linear':
+                ratio = 1 - torch.linspace(0.1 / self.M, 20 / self.M, self.M, **exact)
+            variance = 1 / ratio.cumprod(dim=0) - 1
             return torch.cat([variance.sqrt().flip(0), variance.new_zeros(1)]).to(torch.float32)
-        # In float32 step by step: trained networks know these numbers.
+        # In float32 step by step: networks trained so know these numbers.
         alpha_bar = self.alpha_bar(torch.arange(self.M + 1, device='cpu'))
         u = [torch.zeros([], device='cpu')]
         for ratio in reversed((alpha_bar[:-1] / alpha_bar[1:]).clip(min=self.C_1)):

@@ -22,7 +22,8 @@ KNOWN_SOURCES = {'61a8bf19fac82cd0bab50c8ca26c2ad9d5bacde91413250bf1a357d0914fe6
                  '3becf4c171a029cdc131cf76f96556b0d0258a306d26844e984a84e414f066bb',
                  'a00e82d3a55c73bc48fefdcaf9edc275e9032209355f20a45900958bd9d27326',
                  '6b2dd30f5d3ff24b65fc7d8f9876e6c3bca3886dd5e0671ec63c791d0413210b',
-                 '5d56dadadcd58a6cbd10876171e3d7a48a95c338867c1e4305de326d6c4e0928'}
+                 '5d56dadadcd58a6cbd10876171e3d7a48a95c338867c1e4305de326d6c4e0928',
+                 '162f90203a3250b4645beedc70fee455b7a76e51fdd522d96d7e4b415d72a9ce'}
 
 
 def load_snapshot(path_or_url: str, option: str = '--network') -> dict:

@@ -53,6 +53,10 @@ def test_denoised_images_match_the_reference(name):
     assert torch.equal(rounded, torch.from_numpy(arrays['round_sigma_out']))
 
 
+# iDDPM's noise levels go through a float32 sine, whose last digit depends on the CPU's maths library.
+SINE_ERROR = 1e-6
+
+
 @pytest.mark.parametrize('name', NAMES)
 def test_initial_weights_match_the_reference_under_its_seed(name):
     spec = network_specs()[name]
@@ -65,9 +69,11 @@ def test_initial_weights_match_the_reference_under_its_seed(name):
         tensor = state[key].double()
         # The sums are float64, so that only their order can differ: 1e-16 of the terms, a million of them.
         assert float(tensor.sum()) == pytest.approx(total, rel=0, abs=1e-10 * (1 + squares)), key
-        assert float(tensor.square().sum()) == pytest.approx(squares, rel=1e-10, abs=0), key
+        error = SINE_ERROR if key == 'u' else 1e-10
+        assert float(tensor.square().sum()) == pytest.approx(squares, rel=error, abs=0), key
     assert sum(parameter.numel() for parameter in net.parameters()) == spec['num_parameters']
-    assert (net.sigma_min, net.sigma_max) == (spec['sigma_min'], spec['sigma_max'])
+    limits, error = (spec['sigma_min'], spec['sigma_max']), SINE_ERROR if 'u' in state else 0
+    assert (net.sigma_min, net.sigma_max) == pytest.approx(limits, rel=error, abs=0)
 
 
 def test_paper_size_networks_have_the_released_names_and_shapes():
