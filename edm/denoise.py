@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from denoisers import DENOISERS, network_options, options, options_by_kind, split_word
+from denoisers import DENOISERS, WINDOWED, network_options, options, options_by_kind, split_word
 from torch_utils import cli
 
 _WORDS = f'KIND:DATASET, KIND being {" or ".join(DENOISERS)}, or a network'
@@ -103,9 +103,13 @@ def error(**opts):
                  help='Steps of the sampling trajectory.'))
 @_networks
 @_closed_forms
+@cli.options('Closed-form denoisers', click.option(
+    '--heldout', metavar='ZIP|DIR|NPZ',
+    help='Images to choose the windows of --patch=auto by.  [default: those of the data set, each left out '
+         'for itself]'))
 @_performance
 @_output
-@cli.writes(['words', 'data'], out='denoising')
+@cli.writes(['words', 'data', 'heldout'], out='denoising')
 def distance(**opts):
     """Mean squared difference between the outputs of A and those of each B.
 
@@ -122,6 +126,8 @@ def distance(**opts):
     opts['trajectory'] |= not opts['data']
     if cli.given('steps') and not opts['trajectory']:
         raise click.UsageError('--steps has no use: with --data and no --trajectory no sampler runs')
+    if opts['heldout'] and opts['patch'] != 'auto':
+        raise click.UsageError('--heldout is for --patch auto')
     names = _names(opts['words'], opts['seeds'])
     _check_different(names[1:])
     _start(opts, lambda device: _distances(opts, names, device))
@@ -172,14 +178,21 @@ def _start(opts: dict, find) -> None:
     distributed.shutdown()
 
 
-def _open(opts: dict, device) -> tuple:
-    """The denoisers, noise levels to study, those of the sampler, label_dim; checks options against them."""
+def _open(opts: dict, device, choose_by: str | None = None) -> tuple:
+    """The denoisers, noise levels to study, those of the sampler, label_dim; checks options against them.
+
+    choose_by: images to choose the windows of --patch auto by.
+    """
     from denoisers.open_words import open_words
     from sampling.points import noise_levels
 
     paths = [cli.split_label(word)[1] for word in opts['words']]
+    own = options_by_kind(paths, opts)
+    for kind in WINDOWED:
+        if kind in own and choose_by:
+            own[kind]['heldout'] = choose_by
     opened = open_words(paths, device, class_idx=opts['class_idx'], cache_gb=opts['cache_gb'],
-                        own=options_by_kind(paths, opts), scheduler=opts['scheduler'],
+                        own=own, scheduler=opts['scheduler'],
                         clip_sample=opts['clip_sample'])
     nets = [each.denoiser for each in opened]
     label_dims = {net.label_dim for net in nets} - {0}
@@ -255,7 +268,7 @@ def _distances(opts: dict, names: list[str], device) -> tuple:
     from scores.denoising import measure
     from scores.denoising_table import rows_of
 
-    opened, sigmas, levels, label_dim = _open(opts, device)
+    opened, sigmas, levels, label_dim = _open(opts, device, opts['heldout'])
     reference, others = opened[0].denoiser, dict(zip(names[1:], (each.denoiser for each in opened[1:]),
                                                      strict=True))
     sources, rows = {}, []
@@ -271,7 +284,7 @@ def _distances(opts: dict, names: list[str], device) -> tuple:
         found = measure(others, lambda seeds, source=source, net=net: source.points(net, seeds, device),
                         sigmas, opts['seeds'], device, reference=reference, batch=opts['batch'])
         rows += rows_of(found, names[1:], sigmas, images=kind, size=opts['size'], target=names[0])
-    return rows, opened, [opts['data']]
+    return rows, opened, [opts['data'], opts['heldout']]
 
 
 if __name__ == '__main__':

@@ -211,7 +211,7 @@ def jacobian(preset, networks, name, device, **run):
                  help='Training-set sizes N of these students.'),
     click.option('--patch', 'window', metavar='INT|auto', type=cli.IntOrAuto(), default='auto',
                  help='P, the width of windows of the closed forms that have some; auto: chosen by noise '
-                      'level, and 3 where there are too few images for that.'),
+                      'level on held-out images.'),
     click.option('--name', metavar='STR', default='theory', callback=_folder_name,
                  help='Name of the folders under evaluation, figures ...'))
 @cli.options('Execution', cli.device_option)

@@ -145,6 +145,8 @@ def test_the_figure_has_a_curve_per_training_set_and_the_floor(files, tmp_path):
     ('error --network optimal:/nowhere --data {few}', 1, ('/nowhere', 'no such')),
     ('error --network patch:{few} --data {few}', 2, ('patch needs --patch',)),
     ('error --network {net} --data {few} --patch 2', 2, ('--patch is for --denoiser patch',)),
+    ('distance {net} patch:{few} --patch 2 --heldout {few}', 2, ('--heldout', '--patch auto')),
+    ('distance {net} patch:{few} --patch auto --heldout {few}', 1, ('--heldout', 'at least 30')),
     ('distance {net}', 2, ('at least two',)),
     ('distance {net} {net} --data {few} --steps 9', 2, ('--steps', '--data')),
     ('distance {net} {nan}', 1, ('noise level 80', '(nan)'))])

@@ -15,7 +15,6 @@ from pathlib import Path
 
 from data.dataset import ImageDataset
 from denoisers import DENOISERS, OPTIONS, WINDOWED
-from denoisers.patch_size import LEAST_IMAGES
 from experiments import regimes
 from experiments.regimes import DISJOINT, Model, Regimes
 from experiments.stages import Stage
@@ -23,7 +22,6 @@ from torch_utils.errors import UserError, note, shown
 
 NETWORK, SECOND = 'network', 'second'  # the student in question, and that of another width and seed
 KINDS = tuple(kind for kind in DENOISERS if set(OPTIONS.get(kind, ())) <= {'patch'})  # that need no more
-SMALL_WINDOW = '3'  # where there are too few images to choose one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,10 +165,11 @@ def _heldout_stage(job: Theory, own: dict[str, Stage]) -> Stage:
         '--skip-images', str(skip), '--max-images', str(min(total - skip, 10000))))
 
 
-def _window(job: Theory, size: int, kinds: Sequence[str]) -> tuple[str, ...]:
-    """The option --patch of these kinds, if they have windows."""
-    window = SMALL_WINDOW if job.window == 'auto' and size < LEAST_IMAGES else job.window
-    return ('--patch', window) if set(kinds) & set(WINDOWED) else ()
+def _window(job: Theory, kinds: Sequence[str]) -> tuple[str, ...]:
+    """The options --patch and --heldout of these kinds, if they have windows."""
+    if not set(kinds) & set(WINDOWED):
+        return ()
+    return ('--patch', job.window, *(('--heldout', str(job.heldout)) if job.window == 'auto' else ()))
 
 
 def _sample_stages(job: Theory, size: int) -> list[Stage]:
@@ -181,13 +180,13 @@ def _sample_stages(job: Theory, size: int) -> list[Stage]:
         model = {NETWORK: network, **job.others(size)}.get(name, network)
         options = () if name not in job.kinds else (
             '--denoiser', name, '--dataset', str(students.dataset(size)), '--solver', 'heun',
-            *_window(job, size, [name]))
+            *_window(job, [name]))
         command = ('generate.py', *options, '--network', str(students.run(model)), '--outdir',
                    str(job.samples(size, name)), '--seeds', f'{first}-{first + job.num_samples - 1}',
                    '--resume', '--overwrite', '--device', job.device, *students.generate)
         stages.append(Stage(name=f'theory-generate-n{size:05d}-{name}', outputs=(job.samples(size, name),),
-                            num_images=job.num_samples, needs=(f'train-{model.name}',), command=command,
-                            cost=3))
+                            num_images=job.num_samples, command=command, cost=3, needs=(
+                                f'train-{model.name}', *['theory-heldout'] * ('--heldout' in options))))
     paths = [str(job.samples(size, name)) for name in job.models(size)]
     features = [job.features(size, name) for name in job.models(size)]
     return [*stages, Stage(
@@ -204,7 +203,7 @@ def _distance_stage(job: Theory, size: int) -> Stage:
              *(f'{students.run(model)}={name}' for name, model in others.items()),
              *(f'{kind}:{students.dataset(size)}' for kind in job.kinds)]
     command = ('denoise.py', 'distance', *words, '--data', str(job.heldout), '--trajectory',
-               *_window(job, size, job.kinds), '--size', str(size), '--seeds', f'0-{job.num_noisy - 1}',
+               *_window(job, job.kinds), '--size', str(size), '--seeds', f'0-{job.num_noisy - 1}',
                '--device', job.device, '--out', str(job.distances(size)))
     trained = tuple(f'train-{model.name}' for model in (network, *others.values()))
     return Stage(name=f'theory-distance-n{size:05d}', outputs=(job.distances(size),), command=command,

@@ -41,7 +41,9 @@ def test_every_stage_is_a_call_that_its_script_takes_and_comes_after_its_needs()
     assert 'training/quickstart/n00896-disjoint=disjoint' in words
     assert 'optimal:datasets/quickstart/n00896.zip' in words
     assert words[words.index('--size') + 1] == '896'
-    assert words[words.index('--patch') + 1] == 'auto'
+    assert words[words.index('--patch') + 1:][:2] == ('auto', '--heldout')
+    assert 'theory-heldout' in stages['theory-generate-n00896-patch'].needs
+    assert 'theory-heldout' not in stages['theory-generate-n00896-optimal'].needs
     assert sum(stage.command[0] == 'plot.py' for stage in stages.values()) == 4
 
 
