@@ -1,4 +1,4 @@
-"""Small data sets on the disk, for the tests that read them."""
+"""Small data sets, in memory and on the disk."""
 
 import io
 import json
@@ -8,6 +8,25 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+
+class Images:
+    """A data set in memory."""
+
+    def __init__(self, images, labels=None):
+        self._images = images
+        self._labels = np.zeros((len(images), 0), np.float32) if labels is None else labels
+        self.resolution, self.num_channels = images.shape[2], images.shape[1]
+        self.label_dim = self._labels.shape[1]
+
+    def __len__(self):
+        return len(self._images)
+
+    def images(self, indices):
+        return self._images[indices]
+
+    def labels(self, indices):
+        return self._labels[indices]
 
 
 def encode(pixels: np.ndarray | Image.Image, format: str = 'PNG', **options) -> bytes:  # noqa: A002, PIL's word

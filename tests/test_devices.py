@@ -5,20 +5,27 @@ CPU. So whatever runs through with all inputs on meta makes every tensor on its 
 """
 
 import ast
+from functools import partial
 
+import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import generate
 from golden_networks import golden_network
 from helpers import ROOT, run
+from image_sets import Images
 from sampling import generation
 from sampling.denoiser import FiniteOutput
 from sampling.sampler import generalized_sampler
 from torch_utils import distributed, seeding
 from torch_utils.training_stats import Moments
+from training import loop
 from training.augment import AugmentPipe
-from training.build import LOSSES
+from training.build import LOSSES, build, build_network
+from training.config import ARCHITECTURES, AUGMENTATION, OPTIMIZERS, PRECONDITIONINGS, TrainingConfig
 from training.networks import EDMPrecond
 from training.snapshot import save_snapshot
 
@@ -53,6 +60,43 @@ def test_networks_compute_where_their_inputs_are(name):
     assert net(x, 1.0, labels).device == META
 
 
+class Transfers(TorchDispatchMode):
+    """Lists the operations inside that have tensors on two devices: copies to the host, or from there."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        tensors = [x for x in tree_leaves((args, kwargs, out)) if isinstance(x, torch.Tensor)]
+        if len({x.device for x in tensors}) > 1:
+            self.names.append(func.overloadpacket.__name__)
+        return out
+
+
+def test_a_step_of_training_copies_its_batch_to_the_device_and_nothing_back(tmp_path, monkeypatch):
+    """No number of a step comes to the host, which on meta is an error: nothing there can be read."""
+    def without_fused(kwargs, *args, fused=None, **more):  # a kernel that meta lacks
+        return build(kwargs, *args, **more)
+    monkeypatch.setattr(loop, 'build', without_fused)
+    images, rounds = Images(np.zeros((4, 3, 8, 8), np.uint8), np.eye(2, dtype=np.float32)[[0, 1, 1, 0]]), 2
+    config = TrainingConfig(
+        run_dir=str(tmp_path), dataset_kwargs={}, total_kimg=1, batch_size=4, batch_gpu=2, max_nan_steps=9,
+        network_kwargs=ARCHITECTURES['ddpmpp'] | {
+            'class_name': 'training.networks.EDMPrecond', 'model_channels': 8, 'channel_mult': [1, 2]},
+        loss_kwargs={'class_name': PRECONDITIONINGS['edm'].loss}, augment_kwargs=AUGMENTATION | {'p': 0.5},
+        optimizer_kwargs=OPTIMIZERS['adam'] | {'lr': 1e-3})
+    run = loop.prepare(config, images, partial(build_network, config.network_kwargs, images), device=META)
+    loop.train_step(run)  # constants go to the device once
+    with Transfers() as transfers:
+        for _ in range(3):
+            loop.train_step(run)
+            loop.update_ema(run)
+            assert not loop.stop_wanted(run)
+    assert transfers.names == ['_to_copy'] * 3 * rounds * 2  # images and labels
+
+
 @pytest.mark.parametrize('name', LOSSES)
 def test_a_training_step_stays_on_its_device(name):
     net = on_meta('edm-ddpmpp').train().requires_grad_(True)
@@ -73,8 +117,10 @@ def test_colours_and_flips_are_augmented_on_the_images_device():
 @pytest.mark.parametrize('options', [{}, {'disc': 'vp', 'schedule': 'vp', 'scaling': 'vp'},
                                      {'S_churn': 10, 'randn': torch.randn_like}])
 def test_the_sampler_stays_on_the_latents_device(options):
-    latents = torch.empty(2, 3, 8, 8, device=META)
-    assert generalized_sampler(on_meta('edm-ddpmpp'), latents, num_steps=3, **options).device == META
+    latents, net = torch.empty(2, 3, 8, 8, device=META), on_meta('edm-ddpmpp')
+    with Transfers() as transfers:
+        assert generalized_sampler(net, latents, num_steps=3, **options).device == META
+    assert transfers.names == []
 
 
 def test_generate_computes_on_the_device_that_the_chooser_names(tmp_path, monkeypatch):

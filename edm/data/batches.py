@@ -1,15 +1,38 @@
-"""From the data set to the device: endless micro-batches in the data order."""
+"""From the data set to the device: endless micro-batches in the data order; what they need of a data set."""
 
 from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
 
+import numpy as np
 import torch
 
-from data.data_form import Dataset
 from data.data_order import InfiniteSampler
 from torch_utils import distributed
 
 BATCHES_AHEAD = 2  # per worker
+
+
+class Dataset(Protocol):
+    """What training needs of a data set: images with labels, by number.
+
+    name: for the run's folder. resolution, num_channels: of the images. label_dim: length of a label, or 0.
+    """
+
+    name: str
+    resolution: int
+    num_channels: int
+    label_dim: int
+
+    def __len__(self) -> int:
+        """How many images there are."""
+
+    def images(self, indices: Sequence[int]) -> np.ndarray:
+        """Images [N, C, H, W] on the 0..255 scale, uint8 or float32."""
+
+    def labels(self, indices: Sequence[int]) -> np.ndarray:
+        """Their labels, float32 [N, label_dim]."""
 
 
 class Batches:

@@ -67,7 +67,7 @@ def _follow(net: Denoiser, x: torch.Tensor, steps: Sequence[Step], class_labels:
         raise ValueError(f'solver is one of {", ".join(SOLVERS)}, got {solver!r}')
 
     def evaluate(x, point):
-        sigma = torch.tensor(point.sigma, dtype=x.dtype).to(x.device, non_blocking=True)
+        sigma = x.new_full((), point.sigma)
         denoised = net(x / point.scale, sigma, class_labels).to(x.dtype)
         return Evaluation(point, point.x_weight * x - point.denoised_weight * denoised, denoised)
 

@@ -6,6 +6,7 @@ labels are 0 for an image as it is, which is what sampling asks for: augmentatio
 The text of this file travels inside snapshots and is executed by other software there.
 """
 
+import functools
 import math
 
 import torch
@@ -138,7 +139,7 @@ class AugmentPipe:
         """[N, 4, 4]: from a colour (r, g, b, 1) to the augmented one."""
         n, device = images.shape[0], images.device
         eye = torch.eye(4, device=device)
-        grey = torch.outer(*[torch.tensor([1., 1, 1, 0], device=device) / math.sqrt(3)] * 2)
+        grey = torch.outer(*[_constant((1., 1., 1., 0.), images) / math.sqrt(3)] * 2)
         colours = eye
         if self.brightness > 0:
             w = self._gate(torch.randn([n], device=device), self.brightness)
@@ -164,6 +165,16 @@ class AugmentPipe:
             colours = (grey + (eye - grey) * w.mul(self.saturation_std).exp2()) @ colours
             labels += [w]
         return colours.expand(n, 4, 4)
+
+
+def _constant(values, like):
+    """A tensor of the type and on the device of another; kept there, as a GPU is waited for to bring it."""
+    return _kept(values, like.dtype, like.device)
+
+
+@functools.lru_cache(maxsize=64)
+def _kept(values, dtype, device):
+    return torch.tensor(values, dtype=dtype, device=device)
 
 
 def _matrix(*rows):
@@ -212,11 +223,13 @@ def _warp(images, warp):
     Bilinear interpolation at twice the resolution, between two low-pass filters, hardly blurs or aliases.
     """
     height, width = images.shape[2:]
-    left, top, right, bottom = _margins(warp, height, width)
+    # Elsewhere than on a CPU, to ask how much is needed takes longer than to pad by the most.
+    on_cpu = warp.device.type == 'cpu'
+    left, top, right, bottom = _margins(warp, height, width) if on_cpu else [width - 1, height - 1] * 2
     images = pad(images, [left, right, top, bottom], mode='reflect')
 
     def affine(scale_x, scale_y, x=0, y=0):
-        return warp.new_tensor([[scale_x, 0, x], [0, scale_y, y], [0, 0, 1]])
+        return _constant(((scale_x, 0, x), (0, scale_y, y), (0, 0, 1)), warp)
 
     warp = affine(1, 1, (left - right) / 2, (top - bottom) / 2) @ warp
     images = _double(_double(images, axis=3), axis=2)
@@ -248,7 +261,7 @@ def _filter(images, taps, axis, stride, padding):
     """Correlate along axis 2 or 3 with `taps`."""
     shape, steps, pads = [1, 1, 1, 1], [1, 1], [0, 0]
     shape[axis], steps[axis - 2], pads[axis - 2] = len(taps), stride, padding
-    kernels = images.new_tensor(taps).reshape(shape).expand(images.shape[1], -1, -1, -1)
+    kernels = _constant(taps, images).reshape(shape).expand(images.shape[1], -1, -1, -1)
     return conv2d(images, kernels, groups=images.shape[1], stride=steps, padding=pads)
 
 

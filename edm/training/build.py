@@ -4,7 +4,7 @@ from importlib import import_module
 
 import torch
 
-from data.data_form import Dataset
+from data.batches import Dataset
 from training.config import ARCHITECTURES, AUGMENTATION, OPTIMIZERS, PRECONDITIONINGS
 
 

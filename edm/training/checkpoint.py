@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch.utils._pytree import tree_map_only
 
-from data.data_form import Dataset
+from data.batches import Dataset
 from torch_utils.errors import UserError, shown
 from torch_utils.files import atomic_write
 from torch_utils.run_dir import number_in, snapshot_name, tick_after

@@ -49,16 +49,12 @@ AUGMENTATION = {'class_name': 'training.augment.AugmentPipe', 'xflip': 1e8, 'yfl
                 'rotate_frac': 1, 'aniso': 1, 'translate_frac': 1}
 AUGMENT_DIM = 9
 
-
 # What `--precision` stands for: whether to round float32 products to ten bits, and the features' half type.
 PRECISIONS = {'fp32': (False, None), 'tf32': (True, None), 'fp16': (False, 'float16'),
               'bf16': (False, 'bfloat16')}
 
 # What `--compile` stands for: arguments of torch's compiler, None for none.
 COMPILERS = {'0': None, '1': {}, 'graphs': {'mode': 'reduce-overhead'}}
-
-# What `--memory_format` stands for, by its name in torch.
-MEMORY_FORMATS = {'contiguous': 'contiguous_format', 'channels_last': 'channels_last'}
 
 # What `--lr_decay` stands for: a factor on the learning rate where a fraction of all images was seen.
 LR_DECAYS = {'none': lambda seen: 1, 'cosine': lambda seen: 0.5 + 0.5 * math.cos(math.pi * seen)}
@@ -100,8 +96,7 @@ class TrainingConfig:
     max_nan_steps: the run stops once that many steps had losses that were NaN or infinite.
     resume_pkl: the snapshot to start from, or the one beside resume_state_dump, the state resumed after
         resume_kimg.
-    precision: of the network on CUDA, a key of PRECISIONS. compile: a key of COMPILERS. memory_format: a key
-        of MEMORY_FORMATS, None for the rule in `training.kernels`.
+    precision: of the network on CUDA, a key of PRECISIONS. compile: a key of COMPILERS.
     """
 
     run_dir: str
@@ -133,33 +128,9 @@ class TrainingConfig:
     device: str = 'auto'
     precision: str = 'fp32'
     compile: str = '0'
-    memory_format: str | None = None
 
     def as_json(self) -> dict:
         """The settings as JSON takes them; what is not used is left out."""
         unused = {'augment_kwargs', 'resume_pkl', 'resume_kimg', 'resume_state_dump'}
         return {key: value for key, value in dataclasses.asdict(self).items()
                 if value is not None or key not in unused}
-
-
-class BatchSplit(NamedTuple):
-    """How one step's batch is shared: each process takes `rounds` micro-batches of `micro_batch` images."""
-
-    per_process: int
-    micro_batch: int
-    rounds: int
-
-
-def split_batch(batch_size: int, batch_gpu: int | None, num_processes: int) -> BatchSplit:
-    """Share `batch_size` images among processes, then in equal micro-batches of at most `batch_gpu`.
-
-    Raises ValueError, in terms of the options --batch and --batch-gpu, if the numbers do not divide.
-    """
-    per_process, rest = divmod(batch_size, num_processes)
-    if rest or per_process == 0:
-        raise ValueError(f'--batch {batch_size} can\'t be shared equally among {num_processes} processes')
-    micro_batch = min(batch_gpu or per_process, per_process)
-    if per_process % micro_batch:
-        raise ValueError(f'--batch-gpu {batch_gpu} does not divide the {per_process} images that each of the '
-                         f'processes ({num_processes}) gets of --batch {batch_size}')
-    return BatchSplit(per_process, micro_batch, rounds=per_process // micro_batch)

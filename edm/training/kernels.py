@@ -5,7 +5,7 @@ import warnings
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from data.data_form import Dataset
+from data.batches import Dataset
 from torch_utils import distributed
 from torch_utils.errors import UserError
 from training.config import COMPILERS, PRECISIONS, TrainingConfig
@@ -19,10 +19,10 @@ def set_precision(config: TrainingConfig) -> None:
     torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
 
 
-def choose_memory_format(config: TrainingConfig, device: torch.device) -> str:
-    """The one that the options name, else channels_last in fp16 or bf16 on CUDA, whose kernels take it."""
+def memory_format(config: TrainingConfig, device: torch.device) -> torch.memory_format:
+    """channels_last in fp16 or bf16 on CUDA, whose kernels take it, else contiguous."""
     in_half = device.type == 'cuda' and PRECISIONS[config.precision][1]
-    return config.memory_format or ('channels_last' if in_half else 'contiguous')
+    return torch.channels_last if in_half else torch.contiguous_format
 
 
 def compile_network(net: torch.nn.Module, choice: str, device: torch.device, *, rounds: int) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 import torch
 
-from data.data_form import Dataset
+from data.batches import Dataset
 from torch_utils import distributed, provenance, run_dir
 from torch_utils.errors import UserError, note
 from training import checkpoint

@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from data.batches import Batches
-from data.data_form import Dataset
+from data.batch_split import split_batch
+from data.batches import Batches, Dataset
 from torch_utils import distributed
 from torch_utils.errors import UserError
 from torch_utils.files import write_json
@@ -28,8 +28,10 @@ from torch_utils.seeding import seed_training
 from torch_utils.training_stats import MEASURED, Moments
 from training import checkpoint, kernels, saving
 from training.build import build
-from training.config import LR_DECAYS, MEMORY_FORMATS, PRECISIONS, TrainingConfig, split_batch
+from training.config import LR_DECAYS, PRECISIONS, TrainingConfig
 from training.run import Run
+
+NOTES_READ_EVERY = 32  # steps
 
 
 def train(config: TrainingConfig, dataset: Dataset, make_net: Callable[[], torch.nn.Module], *,
@@ -95,8 +97,7 @@ def prepare(config: TrainingConfig, dataset: Dataset, make_net, *, device, log=N
     if source is not None:
         copied = checkpoint.copy_tensors(source, net, f'--transfer {config.resume_pkl}')
         log.print(f'From {config.resume_pkl} come {copied}')
-    memory_format = MEMORY_FORMATS[kernels.choose_memory_format(config, device)]
-    net.to(device, memory_format=getattr(torch, memory_format))
+    net.to(device, memory_format=kernels.memory_format(config, device))
     shared_net = kernels.share_gradients(net)
     ema = copy.deepcopy(net).eval().requires_grad_(False)
     split = split_batch(config.batch_size, config.batch_gpu, distributed.world_size())
@@ -114,6 +115,7 @@ def prepare(config: TrainingConfig, dataset: Dataset, make_net, *, device, log=N
                         workers=0 if config.dataset_kwargs.get('cache', True)
                         else config.data_loader_kwargs.get('num_workers', 1)),
         moments={name: Moments(device) for name in MEASURED},
+        notes=torch.zeros(2, dtype=torch.int64, device=device),
         card=card or {}, signals=signals or StopSignals(), start_time=start_time)
     if shared_net is not net:
         kernels.settle_gradients(run, dataset)
@@ -152,22 +154,30 @@ def train_step(run: Run) -> None:
 
 
 def note_at_all_processes(run: Run, bad_losses: torch.Tensor) -> None:
-    """Tell all processes whether one has losses that are not finite, or got a signal."""
-    notes = torch.stack([bad_losses, bad_losses.new_tensor(run.signals.received or 0)])
+    """Note on the device whether any process has losses that are not finite, or got a signal."""
+    notes = torch.stack([(bad_losses > 0).long(), torch.full_like(bad_losses, run.signals.received or 0)])
     if distributed.world_size() > 1:
         torch.distributed.all_reduce(notes, op=torch.distributed.ReduceOp.MAX)
-    most_bad_losses, run.stop_signal = notes.tolist()
-    run.bad_steps += most_bad_losses > 0
+    run.notes = torch.stack([run.notes[0] + notes[0], notes[1]])
+    run.unread_steps += 1
+
+
+def read_notes(run: Run) -> None:
+    """Bring the notes of all steps to the host, which waits until the device has come that far."""
+    run.bad_steps, signal_at_any = run.notes.tolist()
+    run.stop_signal = run.stop_signal or signal_at_any
+    run.unread_steps = 0
 
 
 def clean(gradients: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     """Replace NaN by 0 and infinities by 1e5 of their sign; returns the norm, and how many there were."""
     norm = torch.stack(torch._foreach_norm(gradients)).norm()
-    if norm.isfinite():
+    if norm.device.type == 'cpu' and norm.isfinite():  # elsewhere this question would wait for the device
         return norm, torch.zeros_like(norm)
-    nonfinite = torch.stack([gradient.isfinite().logical_not().sum() for gradient in gradients]).sum()
-    for gradient in gradients:
-        torch.nan_to_num(gradient, nan=0, posinf=1e5, neginf=-1e5, out=gradient)
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    nonfinite = flat.numel() - flat.isfinite().sum()
+    parts = flat.nan_to_num_(nan=0, posinf=1e5, neginf=-1e5).split([g.numel() for g in gradients])
+    torch._foreach_copy_(gradients, [part.view(g.shape) for part, g in zip(parts, gradients, strict=True)])
     return torch.stack(torch._foreach_norm(gradients)).norm(), nonfinite
 
 
@@ -186,6 +196,7 @@ def maintain(run: Run) -> None:
     """Report on a tick, save what is due, begin the next."""
     config, tick = run.config, run.cur_tick
     begin = time.monotonic()
+    read_notes(run)
     saving.report(run, begin)
     if run.finished or run.snapshot_owed or (config.snapshot_ticks and tick % config.snapshot_ticks == 0):
         saving.save_snapshot_and_preview(run)
@@ -204,8 +215,13 @@ def maintain(run: Run) -> None:
 def stop_wanted(run: Run) -> bool:
     """Whether a process got a signal, by now `stop_signal`; the same on all processes.
 
+    Notes are read in each step on a CPU, elsewhere every NOTES_READ_EVERY steps, so that the device need not
+    wait, or as soon as the limit on bad steps may be reached.
     Raises UserError once as many steps as `max_nan_steps` had losses that were NaN or infinite.
     """
+    every = 1 if run.device.type == 'cpu' else NOTES_READ_EVERY
+    if run.unread_steps >= min(every, run.config.max_nan_steps - run.bad_steps):
+        read_notes(run)
     if run.bad_steps >= run.config.max_nan_steps:
         with distributed.shared_errors():
             raise UserError(f'--max-nan {run.config.max_nan_steps}: that many steps had losses that were NaN '
@@ -217,6 +233,7 @@ def stop_wanted(run: Run) -> bool:
 
 def stop(run: Run) -> None:
     """Save a state because of a signal."""
+    read_notes(run)
     if run.saved_nimg != run.cur_nimg:
         saving.save_state(run)
     state = shlex.quote(str(run.dir / state_name(run.cur_nimg)))

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import click
 
+from data.batch_split import split_batch
 from torch_utils import cli
 from torch_utils.errors import note
 from torch_utils.run_dir import take_newest
@@ -74,9 +75,6 @@ performance_options = cli.options('Performance',
                  help='Precision of the network on CUDA; weights, optimizer and EMA stay in float32.'),
     click.option('--compile', type=click.Choice(list(config.COMPILERS)), default='0',
                  help='Compile the network; graphs: also capture CUDA graphs, for small networks.'),
-    click.option('--memory_format', type=click.Choice(list(config.MEMORY_FORMATS)),
-                 help='Memory format of features.  [default: channels_last on CUDA in fp16 and bf16, else '
-                      'contiguous]'),
     click.option('--ls', metavar='FLOAT', type=cli.FiniteRange(min=0, min_open=True), default=1,
                  help='Loss scaling.'),
     click.option('--bench', metavar='BOOL', type=bool, default=True, help='Enable cuDNN benchmarking.'))
@@ -112,7 +110,7 @@ def check_options(opts: dict, *, resumes: bool) -> None:
     resumes: whether the run resumes another, by any option.
     """
     try:
-        config.split_batch(opts['batch'], opts['batch_gpu'], int(os.environ.get('WORLD_SIZE', 1)))
+        split_batch(opts['batch'], opts['batch_gpu'], int(os.environ.get('WORLD_SIZE', 1)))
     except ValueError as err:
         raise click.UsageError(str(err)) from err
     transfer, desc = opts['transfer'], opts['desc']
@@ -164,7 +162,7 @@ def shared_settings(opts: dict, *, resume: str | None) -> dict:
         'seed': secrets.randbelow(1 << 31) if opts['seed'] is None else opts['seed'],
         'resume_pkl': opts['transfer'], 'resume_state_dump': resume,
         'preview': opts['preview'], 'device': opts['device'],
-        'precision': opts['precision'], 'compile': opts['compile'], 'memory_format': opts['memory_format']}
+        'precision': opts['precision'], 'compile': opts['compile']}
 
 
 def _whole_kimg(option: str, mimg: float, least: int = 0) -> int:

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import torch
 
+from data.batch_split import BatchSplit
 from data.batches import Batches
 from torch_utils.interrupt import StopSignals
 from torch_utils.run_dir import RunLog
 from torch_utils.training_stats import Moments
-from training.config import BatchSplit, TrainingConfig
+from training.config import TrainingConfig
 
 
 @dataclass(kw_only=True)
@@ -30,6 +31,7 @@ class Run:
     augment_pipe: Callable | None
     batches: Batches
     moments: dict[str, Moments]  # of what is measured in every step, since the last tick
+    notes: torch.Tensor  # on the device: bad steps (a loss on any process not finite), the last signal
     card: dict = field(default_factory=dict)  # the model card that goes into the run's files
     signals: StopSignals = field(default_factory=StopSignals)
     log: RunLog | None = None  # on rank 0
@@ -40,8 +42,9 @@ class Run:
     tick_start_time: float = 0
     maintenance_sec: float = 0
     timed_from_nimg: int = 0  # cur_nimg at tick_start_time
-    bad_steps: int = 0  # with losses that were not finite, on any process
-    stop_signal: int = 0  # the number of one that any process had got before the last step ended
+    unread_steps: int = 0  # since the next two were read from there
+    bad_steps: int = 0
+    stop_signal: int = 0
     snapshot_owed: bool = False  # because the disk did not take it
     state_owed: bool = False
     saved_nimg: int | None = None  # cur_nimg of the last state

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from data.data_form import Dataset
+from data.batches import Dataset
 from sampling.generation import begin
 from sampling.sampler import edm_sampler
 from torch_utils import distributed
@@ -151,6 +151,7 @@ def resume(run: Run, state: dict) -> None:
     run.tick_start_nimg = state['tick_start_nimg']
     run.start_time -= state['elapsed_sec']
     run.bad_steps = state['bad_steps']
+    run.notes[0] = run.bad_steps
     if state['data_order'] is not None:
         run.batches.load_state_dict(state['data_order'])
     if state['moments'] is not None:

@@ -19,13 +19,12 @@ CONFIG = TrainingConfig(run_dir='', dataset_kwargs={}, network_kwargs={}, loss_k
                         total_kimg=1, batch_size=8)
 
 
-@pytest.mark.parametrize(('device', 'changes', 'expected'), [
-    ('cpu', {}, 'contiguous'), ('cpu', {'precision': 'fp16'}, 'contiguous'), ('cuda', {}, 'contiguous'),
-    ('cuda', {'precision': 'tf32'}, 'contiguous'), ('cuda', {'precision': 'bf16'}, 'channels_last'),
-    ('cuda', {'precision': 'fp16', 'memory_format': 'contiguous'}, 'contiguous'),
-    ('cpu', {'memory_format': 'channels_last'}, 'channels_last')])
-def test_a_rule_chooses_the_memory_format_where_no_option_does(device, changes, expected):
-    assert kernels.choose_memory_format(replace(CONFIG, **changes), torch.device(device)) == expected
+@pytest.mark.parametrize(('device', 'precision', 'expected'), [
+    ('cpu', 'fp32', torch.contiguous_format), ('cpu', 'fp16', torch.contiguous_format),
+    ('cuda', 'tf32', torch.contiguous_format), ('cuda', 'bf16', torch.channels_last)])
+def test_half_precision_on_cuda_has_channels_last(device, precision, expected):
+    config = replace(CONFIG, precision=precision)
+    assert kernels.memory_format(config, torch.device(device)) == expected
 
 
 TINY = ('--nosubdir', '--duration=0.001', '--batch=500', '--cbase=4', '--cres=1', '--num_blocks=1',
