@@ -78,7 +78,7 @@ def _keys(y: torch.Tensor, places: windows.Places, size: int) -> tuple[torch.Ten
     keys = torch.cat([found[:-1].flatten(0, 2), found[-1].sum(dim=(0, 1))[None]])
     of_rows, of_columns = places
     centres = y[of_rows.start:of_rows.stop, of_columns.start:of_columns.stop, :-1].transpose(2, 3)
-    return keys.flatten(1), centres.reshape(-1, y.shape[2] - 1).to(torch.float32)
+    return keys.flatten(1), centres.reshape(-1, y.shape[2] - 1)
 
 
 def _hidden(out: tuple[torch.Tensor, torch.Tensor], queries: int, keys: int, images: int) -> torch.Tensor:

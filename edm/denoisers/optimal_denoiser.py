@@ -5,6 +5,8 @@ y_i is equally likely (Karras et al. 2022, Eq. 57; "The Emergence of Reproducibi
 Diffusion Models", arXiv 2310.05264, section 4).
 """
 
+import math
+
 import torch
 
 from data.pixels import Pixels
@@ -14,15 +16,24 @@ from sampling.pace import one_thread_per_operation
 
 # Share of the largest weight below which an image is left out: a billion of them stay below 1e-8.
 NEGLIGIBLE = 1e-17
+EXPONENT = -math.log(NEGLIGIBLE)
+MOST_SELECTED = 1 / 4  # of the images of a chunk, that it pays to score twice
+LARGEST_FLOAT32 = 1e9  # grey levels of noisy images that float32 scores take
+# Sums of images in float32 are over blocks of so many, of which so many are added up, lest roundings that all
+# go one way reach 1e-6. A weight above this share of the total would hide many small ones.
+BLOCK, BLOCKS, SMALL = 64, 16, 1 / 256
 
 
 class OptimalDenoiser(DataDenoiser):
     """The posterior mean under the empirical distribution of `pixels`, by two matrix products per chunk.
 
     An online softmax, in one pass: highest score, sum of weights and weighted sum of images so far. A score
-    is x.y_i - ||y_i||^2 / 2, as ||x||^2 is common to all, and weights are exp(score / sigma^2). Scores must
-    be float64: at sigma = 0.002 an error of 1e-10 in a product of 1000 changes a weight by 2e-5. For the
-    weighted sum of images, which float32 holds exactly, float32 suffices.
+    is x.y_i - ||y_i||^2 / 2, as ||x||^2 is common to all, and weights are exp(score / sigma^2).
+
+    Scores must be float64: at sigma = 0.002 an error of 1e-10 in a product of 1000 changes a weight by 2e-5.
+    At low noise levels few images have weight, and scores in float32 find them: images whose weight stays
+    negligible whatever the rounding (`_bound`) are left out, the others scored again. The weighted sum of
+    images, which float32 holds exactly, is float32 but for large weights.
 
     On a CPU, each of PyTorch's threads takes a part of the images rather than of each operation, so that a
     core that is busy elsewhere does not hold up the others.
@@ -74,19 +85,70 @@ class OptimalDenoiser(DataDenoiser):
         top = torch.full_like(variance, -torch.inf)
         total = torch.zeros_like(variance)
         weighted = torch.zeros_like(noisy)
+        select = _Selection(noisy, variance)
         for levels, half_squares in self._pixels.chunks(*rows):
+            levels, half_squares = select(levels, half_squares, buffer)
+            if not len(levels):
+                continue
             scores = (noisy @ _convert(levels, torch.float64, buffer).T).sub_(half_squares)
             new_top = torch.maximum(top, scores.amax(dim=1, keepdim=True))
             weights = scores.sub_(new_top).div_(variance).exp_()
-            shrink = ((top - new_top) / variance).exp()
+            shrink = ((top - new_top) / variance).exp_()
             total = total * shrink + weights.sum(dim=1, keepdim=True)
             needed = (weights.amax(dim=0) > NEGLIGIBLE).nonzero()[:, 0]
             if len(needed) < len(levels) / 2:
                 weights, levels = weights[:, needed], levels[needed]
             weighted *= shrink
-            weighted += weights.to(torch.float32) @ _convert(levels, torch.float32, buffer)
+            weights.masked_fill_(weights < NEGLIGIBLE, 0)  # float32 is slow where it has no more digits
+            large = (weights > SMALL * total).any(dim=0).nonzero()[:, 0]
+            if len(large):
+                weighted += weights[:, large] @ levels[large].to(torch.float64)
+                weights[:, large] = 0
+            weights = weights.to(torch.float32)
+            for start in range(0, len(levels), BLOCK * BLOCKS):
+                sums = torch.zeros(noisy.shape, dtype=torch.float32, device=noisy.device)
+                for first in range(start, min(start + BLOCK * BLOCKS, len(levels)), BLOCK):
+                    block = slice(first, first + BLOCK)
+                    sums.addmm_(weights[:, block], _convert(levels[block], torch.float32, buffer))
+                weighted += sums
             top = new_top
         return Sums(top, total, weighted)
+
+
+class _Selection:
+    """The images of a chunk that may have weight, by float32 scores, as long as they are few.
+
+    noisy: float64 [B, D]. variance: sigma^2, float64 [B, 1].
+    """
+
+    def __init__(self, noisy: torch.Tensor, variance: torch.Tensor):
+        self._noisy, self._reach = noisy.to(torch.float32), EXPONENT * variance
+        self._norms = noisy.norm(dim=1, keepdim=True)
+        self._top = torch.full_like(variance, -torch.inf)
+        self._pays = bool(self._norms.max() < LARGEST_FLOAT32)
+
+    def __call__(self, levels: torch.Tensor, half_squares: torch.Tensor, buffer: torch.Tensor,
+                 ) -> tuple[torch.Tensor, torch.Tensor]:
+        if not self._pays:
+            return levels, half_squares
+        images = _convert(levels, torch.float32, buffer)
+        scores = (self._noisy @ images.T).sub_(half_squares.to(torch.float32))
+        self._top = torch.maximum(self._top, scores.amax(dim=1, keepdim=True))
+        least = self._top - self._reach - 2 * _bound(levels.shape[1], self._norms, half_squares.max())
+        near = (scores >= least.to(torch.float32)).any(dim=0).nonzero()[:, 0]
+        self._pays = len(near) <= MOST_SELECTED * len(levels)
+        return (levels[near], half_squares[near]) if self._pays else (levels, half_squares)
+
+
+def _bound(size: int, norms: torch.Tensor, half_square: torch.Tensor) -> torch.Tensor:
+    """How far a float32 score of `size` products may be off in grey levels squared, in any order of the sum.
+
+    |fl(x.y) - x.y| <= n u / (1 - n u) sum_k |x_k| |y_k| (Higham, Accuracy and Stability of Numerical
+    Algorithms, section 3.1), and the sum is at most ||x|| ||y||. Four more roundings: of x, of ||y||^2 / 2,
+    of the difference, and of the limit that it is compared with.
+    """
+    unit = (size + 4) * torch.finfo(torch.float32).eps / 2
+    return unit / (1 - unit) * (norms * (2 * half_square).sqrt() + half_square)
 
 
 def _convert(levels: torch.Tensor, dtype: torch.dtype, buffer: torch.Tensor) -> torch.Tensor:

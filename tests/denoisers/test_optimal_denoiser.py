@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from data.pixels import Pixels
+from denoisers import optimal_denoiser
 from denoisers.optimal_denoiser import OptimalDenoiser
 from helpers import golden
 from sampling.sampler import edm_sampler
@@ -101,6 +102,54 @@ def test_many_images_of_little_weight_count_together():
     expected = brute_force(images, x, 0.34)
     assert 1e-4 < 1 - float(expected) < 2e-4  # of 2,000 weights below 1e-7
     close(denoiser(images, chunk_values=20)(x, 0.34), expected)
+
+
+def adversarial_sets():
+    """Images [N, C, H, W] that rounding could confuse."""
+    rng = np.random.default_rng(0)
+    flipped = np.repeat(make_images(1), 400, axis=0)
+    flipped.reshape(400, 192)[np.arange(400), np.arange(400) % 192] ^= 1
+    heavy = 255 * (np.arange(20_001) < 1).astype(np.uint8)
+    return {'one': make_images(1), 'duplicates': np.repeat(make_images(3), 200, axis=0),
+            'one level apart': flipped, 'black and white': 255 * rng.integers(0, 2, (400, 3, 8, 8), np.uint8),
+            'constant': np.arange(256, dtype=np.uint8).repeat(192).reshape(256, 3, 8, 8),
+            '50,000': rng.integers(0, 256, (50_000, 3, 1, 1)).astype(np.uint8),
+            'one of much weight': heavy.repeat(3).reshape(-1, 3, 1, 1)}
+
+
+@pytest.mark.parametrize(('name', 'images'), adversarial_sets().items())
+def test_no_set_of_images_is_confused_by_rounding(name, images):
+    clean = torch.from_numpy(images[[0, -1]].astype(np.float64)) / 127.5 - 1
+    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    net = denoiser(images)
+    for sigma in [*GRID[::3], 0.42, 0.62]:
+        x = torch.cat([clean, clean + sigma * noise, clean.mean(dim=0, keepdim=True)])
+        close(net(x, sigma), brute_force(images, x, sigma))
+
+
+def test_float32_scores_stay_within_their_bound():
+    generator = torch.Generator().manual_seed(0)
+    levels = torch.randint(-128, 128, (300, 3072), generator=generator).to(torch.int8)
+    levels[:3] = torch.tensor([-128, 127, 1]).to(torch.int8)[:, None]  # where all products round alike
+    half_squares = levels.double().square().sum(dim=1) / 2
+    x = torch.cat([levels[:3].double() + 0.3, 1e4 * torch.randn(3, 3072, generator=generator).double()])
+    exact = x @ levels.double().T - half_squares
+    rounded = (x.float() @ levels.float().T).sub_(half_squares.float())
+    errors = (rounded.double() - exact).abs().amax(dim=1, keepdim=True)
+    assert (errors < optimal_denoiser._bound(3072, x.norm(dim=1, keepdim=True), half_squares.max())).all()
+
+
+def test_at_low_noise_few_images_are_scored_in_float64(monkeypatch):
+    kept, select = [], optimal_denoiser._Selection.__call__
+    monkeypatch.setattr(optimal_denoiser._Selection, '__call__',
+                        lambda *args: (found := select(*args), kept.append(len(found[0])))[0])
+    images = make_images(300)
+    x = torch.from_numpy(images[5:9]).to(torch.float64) / 127.5 - 1
+    for sigma, most in (0.002, 10), (80.0, 300):
+        kept.clear()
+        denoiser(images)(x, sigma)
+        assert sum(kept) <= most
+    assert sum(kept) == 300
 
 
 def test_any_noise_level_above_0_has_an_answer():

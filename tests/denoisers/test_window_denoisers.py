@@ -144,6 +144,17 @@ def test_a_sample_can_leave_out_an_image(kind):
 
 
 @pytest.mark.parametrize('kind', DEFINITIONS)
+def test_rounding_that_goes_one_way_does_not_add_up(kind):
+    """In sums over many equal images, beside one other."""
+    images = np.repeat(make_images(1, channels=1, size=4), 2001, axis=0)
+    images[-1] ^= 255
+    x = noisy(images, 0.5, count=20)[::7]
+    for sigma in (0.5, 5.0):
+        close(kind(make_pixels(images), patch=3)(x.repeat(8, 1, 1, 1), sigma)[:len(x)],
+              DEFINITIONS[kind](images, x, sigma, 3))
+
+
+@pytest.mark.parametrize('kind', DEFINITIONS)
 def test_any_noise_level_above_0_has_an_answer(kind):
     images = make_images(40)
     clean = torch.from_numpy(images[5:8]).to(torch.float64) / 127.5 - 1
