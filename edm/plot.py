@@ -273,14 +273,11 @@ def theory(tables: tuple[str, ...]):
 
     Example: python edm/plot.py theory --tables n64.csv n896.csv --out=theory.pdf
     """
-    from figures.theory_curves import Distances, format_explained
+    from figures.theory_curves import Distances
     from figures.theory_figure import TITLE, draw_theory
     from scores.denoising_table import read_rows
 
     found = Distances([row for table in tables for row in read_rows(table)], f'--tables {" ".join(tables)}')
-    if found.ceiling:
-        print(f'Share explained of what {found.ceiling} explains, over the noise levels')
-        print(format_explained(found))
     return TITLE, functools.partial(draw_theory, found)
 
 

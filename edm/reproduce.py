@@ -225,12 +225,17 @@ def theory(students, device, name, sizes, window, **run):
     Example: python edm/reproduce.py theory --students=quickstart --sizes=8,64,896
     """
     from experiments import theory as experiment
+    from figures.theory_curves import Distances, format_explained
+    from scores.denoising_table import read_rows
 
     trained = _job(experiment.load_students(students), device, run['gpus'])
     job = experiment.Theory(name=name, students=trained, sizes=sizes, window=str(window))
     data = _check_data(trained)
     if _run(job, experiment.plan(job), **run, data=data):
-        _print_paths(job.table, *job.pictures)
+        tables = [job.distances(size) for size in job.sizes]
+        print('Share explained of what the second network explains, on held-out images')
+        print(format_explained(Distances([row for path in tables for row in read_rows(path)], '')))
+        _print_paths(*tables, job.table, *job.pictures)
 
 
 @main.command('phase-transition', context_settings={'show_default': True})

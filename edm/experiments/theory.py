@@ -132,7 +132,7 @@ def plan(job: Theory) -> list[Stage]:
     students = [model for size in job.sizes
                 for model in (Model(size, job.students.widths[0]), *job.others(size).values())]
     stages = _with_needs(own, [f'train-{model.name}' for model in students])
-    stages.append(_heldout_stage(job, own))
+    stages.append(_heldout_stage(job))
     for size in job.sizes:
         stages += [*_sample_stages(job, size), _distance_stage(job, size)]
     scores = _score_stages(job)
@@ -149,7 +149,7 @@ def _with_needs(stages: dict[str, Stage], names: Sequence[str]) -> list[Stage]:
     return [stage for stage in stages.values() if stage.name in wanted]
 
 
-def _heldout_stage(job: Theory, own: dict[str, Stage]) -> Stage:
+def _heldout_stage(job: Theory) -> Stage:
     """The images after those of all training sets; where these are fewer than 64, the last 256."""
     students, largest = job.students, max(job.students.sizes)
     seen = max(largest, 2 * max(job.disjoint_sizes, default=0))
