@@ -174,20 +174,25 @@ def neighbors(neighbors: str, samples: str | None, training: str | None, count: 
     return TITLE, functools.partial(draw_neighbors, numbers, chosen, *shown, columns)
 
 
-@main.command()
+@main.command(cls=cli.ListCommand)
 @_table_option
-@_picture('table')
-def similarity(table: str):
-    """Heat maps of RP and MAE scores of all pairs of models.
+@click.option('--samples', metavar='DIR=NAME ...', multiple=True,
+              help='Folders of samples from the same seeds, by the names in the table; the first ones are '
+                   'shown in a row per model.')
+@_picture('table', 'samples')
+def similarity(table: str, samples: tuple[str, ...]):
+    """Heat maps of RP and MAE scores, and PFD, of all pairs of models.
 
     The picture of paper 1 (arXiv 2310.05264), figures 6 and 12.
 
     Example: python edm/plot.py similarity --table=similarity.csv --out=similarity.pdf
     """
-    from figures.similarity_figure import TITLE, collect_matrices, draw_similarity
+    from figures.similarity_figure import TITLE, collect_matrices, draw_similarity, load_samples
     from scores.score_table import read_table
 
-    return TITLE, functools.partial(draw_similarity, *collect_matrices(read_table(table), f'--table {table}'))
+    names, matrices = collect_matrices(read_table(table), f'--table {table}')
+    shown = load_samples([cli.split_label(item) for item in samples], names)
+    return TITLE, functools.partial(draw_similarity, names, matrices, samples=shown)
 
 
 @main.command()

@@ -10,7 +10,7 @@ from PIL import Image
 import plot
 import sscd
 from figures.neighbors_figure import choose, draw_neighbors
-from figures.similarity_figure import Matrix, collect_matrices, draw_similarity
+from figures.similarity_figure import Matrix, collect_matrices, draw_similarity, load_samples
 from helpers import assert_fits, refuse, run
 from image_sets import write
 from scores.neighbors import load_neighbors, read_shown
@@ -46,6 +46,34 @@ def test_heat_maps_show_names_and_values():
     assert bar.get_ylim() == (0, 1)
     for words in ('100 noises', '> 0.6', '100 pairs', '15 of 255', 'SSCD', 'Wilson'):
         assert words in caption
+
+
+def test_distances_have_colours_of_their_own_and_samples_stand_in_the_rows_of_their_models(tmp_path):
+    pfd = [Row(score='pfd', models=(NAMES[i], NAMES[j]), size=None, value=0.4 * (j - i), low=0.1, high=0.3,
+               descriptor='pixel') for i, j in COUNTS]
+    add_rows(tmp_path / 'm.csv', [*rows(), *MAE, *pfd])
+    shown = {}
+    for i, name in enumerate(NAMES[:2]):
+        pixels = np.full((4, 5, 5, 3), 50 * i, np.uint8)
+        write(tmp_path / f'{i}', {f'{j}.png': image for j, image in enumerate(pixels)})
+        shown[f'{tmp_path / str(i)}'] = name
+    names, matrices = collect_matrices(read_table(tmp_path / 'm.csv'), '')
+    samples = load_samples([(name, path) for path, name in shown.items()], names)
+    figure, caption = draw_similarity(names, matrices, samples=samples)
+    assert_fits(figure)
+    distances, sheet, *bars = figure.axes[2:]
+    assert distances.get_title() == 'PFD'
+    image, = distances.images
+    np.testing.assert_array_equal(image.get_array()[0], [0, 0.4, 0.8])
+    assert (image.get_cmap().name, image.get_clim()) == ('Oranges_r', (0, 0.8))
+    assert len(bars) == 2
+    assert [(round(image.get_extent()[2]), image.get_array().max()) for image in sheet.images] == [
+        *[(0, 0)] * 3, *[(1, 50)] * 3]
+    for words in ('root mean square distance', 'at most 0.2 wide', 'made from one noise'):
+        assert words in caption
+    args = 'similarity', '--table', tmp_path / 'm.csv', '--out', tmp_path / 'm.png', '--samples'
+    run(plot.main, *args, *(f'{path}={name}' for path, name in shown.items()))
+    refuse(plot.main, *args, f'{tmp_path / "0"}=x', status=1, says=('--samples', 'U-ViT'))
 
 
 def test_a_pair_without_score_stays_empty():

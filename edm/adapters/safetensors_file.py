@@ -1,4 +1,4 @@
-"""Safetensors files from strangers: the length of a header, the header as JSON, and the tensors' bytes."""
+"""Safetensors files: the length of a header, the header as JSON, and the tensors' bytes."""
 
 import json
 import math
@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import torch
 
 from torch_utils.errors import shown
+from torch_utils.files import atomic_write
 from torch_utils.safe_pickle import torch_storage
 
 MAX_HEADER = 10_000_000  # bytes; 1,000 tensors take 100,000
@@ -86,3 +87,20 @@ def _entries(header: dict) -> Iterator[tuple[str, torch.dtype, list[int], int, i
         _require(len(offsets) == 2 and offsets[1] - offsets[0] == math.prod(shape) * _DTYPES[dtype].itemsize,
                  f'has a shape and a place of different sizes {where}')
         yield name, _DTYPES[dtype], shape, *offsets
+
+
+def write_safetensors(path: str | os.PathLike, tensors: dict[str, torch.Tensor]) -> None:
+    """Write tensors of the types in _DTYPES, whole or not at all."""
+    names = {dtype: name for name, dtype in _DTYPES.items()}
+    header, end = {'__metadata__': {'format': 'pt'}}, 0
+    arrays = [tensor.detach().cpu().flatten().view(torch.uint8).numpy() for tensor in tensors.values()]
+    for (name, tensor), array in zip(tensors.items(), arrays, strict=True):
+        header[name] = {'dtype': names[tensor.dtype], 'shape': list(tensor.shape),
+                        'data_offsets': [end, end + array.nbytes]}
+        end += array.nbytes
+    text = json.dumps(header).encode()
+    text += b' ' * (-len(text) % 8)
+    with atomic_write(path) as file:
+        file.write(struct.pack('<Q', len(text)) + text)
+        for array in arrays:
+            file.write(array)

@@ -5,6 +5,7 @@ Heun steps), 1 1/8 for a row of a Jacobian (8 rows share a forward pass); and ST
 """
 
 import functools
+import os
 import time
 from collections import Counter
 
@@ -14,7 +15,6 @@ from tqdm import tqdm
 
 from experiments import script_options as ask
 from experiments.stages import Stage
-from torch_utils.downloads import is_url
 from training.loss import EDMLoss
 
 START_SECONDS, SAMPLE_PASSES, ROW_PASSES = 2, 35, 1 + 1 / 8
@@ -58,10 +58,10 @@ def _work(stage: Stage, nets: dict, data: str | None) -> tuple[torch.nn.Module |
     if script not in ('generate.py', 'jacobian.py'):
         return None, 0, 0
     given = ask.options(stage)
-    path, seeds = given.get('network') or given['network_pkl'], len(given['seeds'])
+    path, seeds = given.get('network') or given.get('network_pkl'), len(given['seeds'])
     source = next((need for need in stage.needs if need in nets), path)
     if source not in nets:
-        known = path in ask.RELEASED or not is_url(path)
+        known = path in ask.RELEASED or os.path.exists(path or '')
         nets[source] = ask.snapshot_network(path) if known else None
     net = nets[source]
     values = net.img_channels * net.img_resolution**2 if net else 1

@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from denoisers.open_network import open_network
+from experiments.epsilon_training import EpsilonTraining, train
+from helpers import ROOT
 
 diffusers = pytest.importorskip('diffusers')
 
@@ -20,6 +22,17 @@ CASES = {
     'learned': {'down_block_types': ['DownBlock2D'] * 2, 'up_block_types': ['UpBlock2D'] * 2,
                 'time_embedding_type': 'learned', 'num_train_timesteps': 1000, 'mid_block_type': None},
 }
+
+
+def test_the_package_reads_what_reproduce_trains(tmp_path):
+    train(EpsilonTraining(data=str(ROOT / 'datasets' / 'digits-8x8.zip'), width=8, kimg=1), tmp_path,
+          torch.device('cpu'))
+    theirs = diffusers.UNet2DModel.from_pretrained(tmp_path)
+    net = open_network(str(tmp_path), torch.device('cpu')).net
+    x, t = torch.randn(3, 1, 8, 8), torch.tensor([1, 500, 999])
+    with torch.no_grad():
+        assert torch.allclose(net.model(x, t.float()), theirs(x, t).sample, atol=1e-6)
+    assert diffusers.DDPMScheduler.from_pretrained(tmp_path).config.beta_schedule == 'linear'
 
 
 @pytest.mark.parametrize('case', CASES)

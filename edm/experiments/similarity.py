@@ -1,0 +1,213 @@
+"""Different models of the same images, sampled from the same noises: paper 1, figures 6 and 12.
+
+Networks of several architectures, preconditionings and programs are compared pair by pair, beside two
+denoisers that the training set has in closed form, and beside held-out images, which are the control: a
+pair of an image and a sample that have nothing to do with each other.
+Paper 1 is "The Emergence of Reproducibility and Consistency in Diffusion Models", arXiv 2310.05264.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from data.dataset import ImageDataset
+from experiments.regimes import CLOSED_FORMS, DIGITS
+from experiments.stages import Stage
+from torch_utils.downloads import is_url
+from torch_utils.errors import UserError
+
+HELDOUT = 'held-out images'
+_SITE = 'https://nvlabs-fi-cdn.nvidia.com/edm/pretrained'
+_IDDPM = 'https://openaipublic.blob.core.windows.net/diffusion/march-2021/cifar10_uncond_50M_500K.pt'
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """A network to compare.
+
+    path: of one that exists. Else command: the script and arguments that make it, but for where it goes and,
+    of a training, on which images.
+    """
+
+    label: str
+    path: str | None = None
+    command: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Similarity:
+    """The experiment's settings.
+
+    name: of the folders under datasets/, training/, evaluation/ and figures/.
+    data: images, which are shuffled; the first `size` (None: all) are the training set, and the next ones are
+    held out, if `heldout` says so. num_samples: noises, from seed 0 on, and held-out images.
+    threshold, mae_threshold: of similarity, and of the mean difference of pixels.
+    generate: further arguments of generate.py.
+    """
+
+    name: str
+    data: str
+    networks: tuple[Network, ...]
+    size: int | None
+    num_samples: int
+    heldout: bool = True
+    threshold: float
+    mae_threshold: float = 15
+    descriptor: str = 'pixel'
+    generate: tuple[str, ...] = ()
+    device: str = 'auto'
+
+    @property
+    def table(self) -> Path:
+        """The score table."""
+        return Path('figures', self.name, 'similarity.csv')
+
+    @property
+    def pictures(self) -> tuple[Path, ...]:
+        """The heat maps."""
+        return tuple(self.table.with_suffix(f'.{kind}') for kind in ('png', 'pdf'))
+
+    def dataset(self, part: str) -> Path:
+        """The images of 'train' or 'heldout'."""
+        return Path('datasets', self.name, f'{part}.zip')
+
+    def images(self, key: str) -> Path:
+        """Samples of a model, or the held-out images."""
+        return self.dataset(key) if key == 'heldout' else Path('evaluation', self.name, 'samples', key)
+
+    def features(self, key: str) -> Path:
+        """The descriptors of these images."""
+        return Path('evaluation', self.name, 'features', f'{key}.npz')
+
+
+def plan(job: Similarity) -> list[Stage]:
+    """The stages from the images to the heat maps, each after those it needs.
+
+    Raises UserError naming --data if there are too few images.
+    """
+    stages = _data_stages(job)
+    labels = {f'model{number}': network.label for number, network in enumerate(job.networks)}
+    for key, network in zip(labels, job.networks, strict=True):
+        stages += _network_stages(job, key, network)
+    labels |= {kind: f'{kind} denoiser' for kind in CLOSED_FORMS}
+    stages += [_sample_stage(job, kind, ('--denoiser', kind, '--dataset', str(job.dataset('train')),
+                                         '--solver', 'heun'), needs=('data-train',)) for kind in CLOSED_FORMS]
+    made = tuple(f'generate-{key}' for key in labels)
+    if job.heldout:
+        labels['heldout'], made = HELDOUT, (*made, 'data-heldout')
+    return stages + _score_stages(job, labels, made)
+
+
+def _data_stages(job: Similarity) -> list[Stage]:
+    """The training set and the held-out images."""
+    parts = {'train': ('--max-images', str(job.size)) if job.size else ()}
+    if job.heldout:
+        parts['heldout'] = ('--skip-images', str(job.size), '--max-images', str(job.num_samples))
+    return [Stage(name=f'data-{part}', outputs=(job.dataset(part),), inputs=(Path(job.data),), command=(
+        'dataset_tool.py', '--source', job.data, '--dest', str(job.dataset(part)), '--shuffle', '0',
+        *args))
+        for part, args in parts.items()]
+
+
+def check_data(job: Similarity) -> None:
+    """Raise UserError naming --data unless it has the images for training and control."""
+    needed = (job.size or 1) + job.num_samples * job.heldout
+    if (total := len(ImageDataset(job.data, cache=False))) < needed:
+        raise UserError(f'--data {job.data}: has {total:,} images, expected {needed:,}')
+
+
+def _network_stages(job: Similarity, key: str, network: Network) -> list[Stage]:
+    """The stages that make a network, if it does not exist, and its samples."""
+    if network.path:
+        local = not is_url(network.path) and '://' not in network.path
+        return [_sample_stage(job, key, ('--network', network.path),
+                              inputs=(Path(network.path),) if local else ())]
+    script, *args = network.command
+    dest = Path('training', job.name, key)
+    on_images = ('--data', str(job.dataset('train')), '--device', job.device)
+    command, outputs, needs = {
+        'train.py': ((script, '--outdir', f'{dest}', '--nosubdir', '--resume', 'auto', *on_images, *args),
+                     (dest,), ('data-train',)),
+        'reproduce.py': ((script, *args, '--out', f'{dest}', *on_images), (dest / 'config.json',),
+                         ('data-train',)),
+        'convert.py': ((script, *args, '--dest', f'{dest}.pkl'), (Path(f'{dest}.pkl'),), ())}[script]
+    made = outputs[0] if script == 'convert.py' else dest
+    return [Stage(name=f'make-{key}', outputs=outputs, needs=needs, command=command, cost=20),
+            _sample_stage(job, key, ('--network', str(made)), needs=(f'make-{key}',))]
+
+
+def _score_stages(job: Similarity, labels: dict[str, str], made: tuple[str, ...]) -> list[Stage]:
+    """Descriptors, scores and heat maps. labels: of all rows, networks first. made: stages they need."""
+    images, features = ([str(path(key)) for key in labels] for path in (job.images, job.features))
+    training = str(job.features('train'))
+    stages = [Stage(
+        name='features', outputs=tuple(map(Path, (*features, training))), needs=made, command=(
+            'sscd.py', 'feature', '--images', *images, str(job.dataset('train')),
+            '--features', *features, training, '--descriptor', job.descriptor))]
+    control = ('--heldout', str(job.features('heldout'))) if job.heldout else ()
+    networks = len(job.networks)
+    stages.append(Stage(
+        name='gl', outputs=(job.table,), needs=('features',), command=(
+            'sscd.py', 'mscore', '--source', *features[:networks], '--target', training, *control,
+            '--names', *[*labels.values()][:networks], '--t', f'{job.threshold:g}', '--device', job.device,
+            '--table', str(job.table))))
+    stages.append(Stage(
+        name='matrix', outputs=(job.table,), needs=('features',), command=(
+            'sscd.py', 'matrix', '--features', *features, '--images', *images, '--names', *labels.values(),
+            '--scores', 'rp', 'pfd', '--t', f'{job.threshold:g}', '--mae-t', f'{job.mae_threshold:g}',
+            '--table', str(job.table))))
+    return stages + [Stage(
+        name=f'figure-{path.suffix[1:]}', outputs=(path,), needs=('matrix', 'gl'),
+        command=('plot.py', 'similarity', '--table', str(job.table), '--samples', *(
+            f'{job.images(key)}={label}' for key, label in labels.items()), '--out', str(path)))
+        for path in job.pictures]
+
+
+def _sample_stage(job: Similarity, key: str, options: tuple[str, ...], *, inputs=(), needs=()) -> Stage:
+    outdir = job.images(key)
+    return Stage(name=f'generate-{key}', outputs=(outdir,), num_images=job.num_samples, inputs=inputs,
+                 needs=needs, command=(
+                     'generate.py', *options, '--outdir', str(outdir), '--seeds', f'0-{job.num_samples - 1}',
+                     '--resume', '--overwrite', '--device', job.device, *job.generate))
+
+
+def _trained(label: str, arch: str, precond: str, width: int, seed: int, kimg: int = 40) -> Network:
+    """A network that train.py makes, of two levels with a block each."""
+    return Network(label=label, command=(
+        'train.py', '--arch', arch, '--precond', precond, '--cbase', str(width), '--seed', str(seed),
+        *(('--P_mean', '-0.8') if precond == 'edm' else ()), '--num_blocks', '1', '--cres', '1,2',
+        '--dropout', '0', '--augment', '0', '--batch', '64', '--lr', '0.004', '--lr_rampup', '2',
+        '--lr_decay', 'cosine', '--duration', f'{kimg / 1000:g}', '--tick', '2', '--snap', '1000'))
+
+
+def _predicting(label: str, *args: str, kimg: int = 40) -> Network:
+    """A network of diffusers' form, trained as its users do."""
+    return Network(label=label, command=('reproduce.py', 'epsilon-training', '--kimg', str(kimg), *args))
+
+
+PRESETS = {
+    # Minutes on two CPU cores.
+    'quickstart': Similarity(
+        name='similarity-quickstart', data=str(DIGITS), size=1280, num_samples=512, threshold=0.97,
+        device='cpu', generate=('--batch', '256'),
+        networks=(
+            _trained('DDPM++ EDM', 'ddpmpp', 'edm', 16, 0),
+            _trained('DDPM++ EDM, wider', 'ddpmpp', 'edm', 24, 1),
+            _trained('DDPM++ VP', 'ddpmpp', 'vp', 16, 2),
+            _trained('NCSN++ VE', 'ncsnpp', 've', 16, 3),
+            _trained('ADM EDM', 'adm', 'edm', 16, 4),
+            _predicting('UNet2DModel, epsilon', '--seed', '5'),
+            _predicting('UNet2DModel, v, no attention', '--prediction', 'v_prediction', '--betas',
+                        'squaredcos_cap_v2', '--no-attention', '--seed', '6'))),
+    # Published networks of CIFAR-10; all but the closed forms need nothing but a GPU and the network.
+    'paper': Similarity(
+        name='similarity-paper', data='datasets/cifar10-32x32.zip', size=None, num_samples=10000,
+        heldout=False, threshold=0.6, descriptor='sscd', generate=('--batch', '256'),
+        networks=(
+            Network(label='EDM VP', path=f'{_SITE}/edm-cifar10-32x32-uncond-vp.pkl'),
+            Network(label='EDM VE', path=f'{_SITE}/edm-cifar10-32x32-uncond-ve.pkl'),
+            Network(label='Score SDE VP', path=f'{_SITE}/baseline/baseline-cifar10-32x32-uncond-vp.pkl'),
+            Network(label='Score SDE VE', path=f'{_SITE}/baseline/baseline-cifar10-32x32-uncond-ve.pkl'),
+            Network(label='improved DDPM', command=('convert.py', 'adm', '--preset', 'improved-32',
+                                                    '--source', _IDDPM)),
+            Network(label='DDPM', path='hf://google/ddpm-cifar10-32'))),
+}

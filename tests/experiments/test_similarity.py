@@ -1,0 +1,99 @@
+"""reproduce.py similarity: its stages, and the networks of diffusers' form that it trains."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import reproduce
+from adapters.discrete_denoiser import BETAS
+from adapters.safetensors_file import read_safetensors, write_safetensors
+from data.dataset import ImageDataset
+from denoisers.open_network import open_network
+from experiments import script_options, similarity, stage_commands
+from experiments.epsilon_training import EpsilonTraining, train
+from helpers import ROOT, refuse, run
+from image_sets import write
+from torch_utils.errors import UserError
+from torch_utils.images import from_uint8
+
+CPU = torch.device('cpu')
+
+
+@pytest.mark.parametrize('preset', similarity.PRESETS)
+def test_every_stage_is_a_call_its_script_takes(preset):
+    job = similarity.PRESETS[preset]
+    stages = similarity.plan(job)
+    names = [stage.name for stage in stages]
+    assert len(set(names)) == len(names)
+    for i, stage in enumerate(stages):
+        assert {*stage.needs} <= {*names[:i]}
+        if stage.command[:2] != ('reproduce.py', 'epsilon-training') and stage.command[0] in (
+                'train.py', 'generate.py'):
+            script_options.options(stage)
+    assert len(job.networks) >= 6
+    sampled = [stage for stage in stages if stage.command[0] == 'generate.py']
+    assert len(sampled) == len(job.networks) + 2
+    assert len({stage.command[stage.command.index('--seeds') + 1] for stage in sampled}) == 1
+
+
+def test_training_and_held_out_images_are_disjoint():
+    job = similarity.PRESETS['quickstart']
+    train, heldout = ([*stage.command] for stage in similarity.plan(job)[:2])
+    assert train[-4:] == ['--shuffle', '0', '--max-images', '1280']
+    assert heldout[-6:] == ['--shuffle', '0', '--skip-images', '1280', '--max-images', '512']
+    similarity.check_data(job)
+    refuse(reproduce.main, 'similarity', f'--data={ROOT / "tests" / "data" / "nothing.zip"}', '-n', status=1,
+           says=('--data',))
+    with pytest.raises(UserError, match='expected 1,798'):
+        similarity.check_data(dataclasses.replace(job, size=1286))
+
+
+def test_two_networks_of_one_name_are_refused(tmp_path):
+    path = tmp_path / 'net.pkl'
+    path.write_bytes(b'')
+    refuse(reproduce.main, 'similarity', '--networks', path, path, '-n', status=2, says=('called net',))
+    refuse(reproduce.main, 'similarity', '--networks', tmp_path / 'x.pkl', '-n', status=2, says=('no such',))
+
+
+DATA = ROOT / 'datasets' / 'digits-8x8.zip'
+
+
+@pytest.mark.parametrize('options', [{}, {'attention': False, 'prediction': 'v_prediction'}])
+def test_a_network_of_diffusers_form_is_trained_from_its_seed(options, tmp_path):
+    pixels = np.random.RandomState(0).randint(256, size=(4, 8, 8), dtype=np.uint8)
+    data = write(tmp_path / 'set', {f'{i}.png': image for i, image in enumerate(pixels)})
+    for out, seed in (('a', 1), ('b', 1), ('c', 2)):
+        train(EpsilonTraining(data=str(data), width=8, kimg=1, batch=512, seed=seed, **options),
+              tmp_path / out, CPU)
+    first, second, other = (open_network(str(tmp_path / out), CPU).net.state_dict() for out in 'abc')
+    assert all(map(torch.equal, first.values(), second.values()))
+    assert not all(map(torch.equal, first.values(), other.values()))
+    assert any('attention' in name for name in first) == (not options)
+
+
+def test_training_leads_to_a_denoiser(tmp_path):
+    run(reproduce.main, 'epsilon-training', f'--data={DATA}', f'--out={tmp_path}', '--width=8', '--kimg=2',
+        '--device=cpu')
+    net = open_network(str(tmp_path), CPU).net
+    assert (net.img_resolution, net.img_channels, net.label_dim) == (8, 1, 0)
+    y = from_uint8(torch.from_numpy(ImageDataset(DATA).images(slice(0, 256))))
+    noise = torch.randn(y.shape, generator=torch.Generator().manual_seed(0))
+    assert (net(y + 0.5 * noise, 0.5) - y).square().mean() < 0.8 * 0.5**2
+    assert json.loads((tmp_path / 'training.json').read_text())['settings']['kimg'] == 2
+    refuse(reproduce.main, 'epsilon-training', f'--data={DATA}', f'--out={tmp_path}', '--betas=x', status=2,
+           says=('--betas', 'squaredcos_cap_v2'))
+    assert stage_commands.BETAS == tuple(BETAS)
+
+
+def test_what_is_written_as_safetensors_is_read_as_it_was(tmp_path):
+    tensors = {'a.b': torch.randn(3, 1, 2), 'empty': torch.zeros(0, 4), 'half': torch.ones(5).half(),
+               'scalar': torch.tensor(7), 'turned': torch.arange(6).reshape(2, 3).T}
+    write_safetensors(tmp_path / 'x.safetensors', tensors)
+    read = read_safetensors(tmp_path / 'x.safetensors')
+    assert read.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert read[name].dtype == tensor.dtype
+        assert torch.equal(read[name], tensor)
