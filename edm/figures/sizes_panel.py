@@ -115,7 +115,7 @@ def finish_panel(axes: Axes, letter: str, name: str, regimes: Regimes, *, shares
         axes.axvspan(left if start == regimes.sizes[0] else start, right, color=_GENERALIZATION, lw=0,
                      zorder=-2, label='_generalization')
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(loc='best')
+        axes.legend(loc='best', frameon=True, framealpha=0.75, edgecolor='none')
 
 
 def name_regimes(axes: Axes) -> None:
