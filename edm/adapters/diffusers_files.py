@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import quote
 
 from torch_utils import downloads
 from torch_utils.errors import UserError, shown
@@ -17,6 +18,7 @@ from torch_utils.errors import UserError, shown
 CONFIG, SCHEDULER, INDEX = 'config.json', 'scheduler_config.json', 'model_index.json'
 WEIGHTS = ('diffusion_pytorch_model.safetensors', 'diffusion_pytorch_model.bin',
            'diffusion_pytorch_model.fp16.safetensors')
+OWN_PARTS = ('unet', 'scheduler', 'mel')  # of pipelines that are read; mel makes sound of the images
 MAX_JSON = 1_000_000  # bytes
 HUB = 'hf://'
 
@@ -92,7 +94,7 @@ def _hub_url(address: str, option: str) -> tuple[str, str]:
         raise UserError(f'{option} {address}: expected hf://OWNER/NAME, maybe followed by /FOLDER and '
                         '@REVISION')
     server = os.environ.get('HF_ENDPOINT', 'https://huggingface.co').rstrip('/')
-    return f'{server}/{match[1]}/resolve/{match[3] or "main"}{match[2]}', match[4] or ''
+    return f'{server}/{match[1]}/resolve/{quote(match[3] or "main", safe="")}{match[2]}', match[4] or ''
 
 
 def _join(base: str, name: str) -> str:
@@ -134,7 +136,7 @@ def _first(candidates: Sequence[str], where: str, option: str, advice: str = '')
 def _check_pipeline(index: dict, where: str) -> None:
     """Refuse a pipeline of more than a network and a scheduler, by what else it has."""
     parts = {name: part[-1] for name, part in index.items()
-             if isinstance(part, list) and name not in ('unet', 'scheduler') and part[-1:] != [None]}
+             if isinstance(part, list) and name not in OWN_PARTS and part[-1:] not in ([], [None])}
     if parts:
         kind = ('latent diffusion' if parts.keys() & {'vae', 'vqvae', 'movq'} else
                 'conditioned on text' if parts.keys() & {'text_encoder', 'tokenizer', 'bert'} else 'more')

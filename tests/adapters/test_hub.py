@@ -63,6 +63,9 @@ def test_repositories_of_the_network_alone_folders_and_revisions(hub):
     expected = opened(str(folder))
     assert same(opened('hf://o/n/deep@v1'), expected)
     assert same(opened('hf://o/n/deep/unet@v1'), expected)
+    shutil.copytree(folder, hub.root / 'o' / 'n' / 'resolve' / 'refs' / 'pr' / '1')
+    assert same(opened('hf://o/n@refs/pr/1'), expected)
+    assert '/o/n/resolve/refs%2Fpr%2F1/unet/config.json' in hub.asked
     alone = hub.root / 'o' / 'unet-alone' / 'resolve' / 'main'
     shutil.copytree(folder / 'unet', alone)
     torch.save(expected_tensors(alone), alone / 'diffusion_pytorch_model.bin')
