@@ -24,6 +24,12 @@ NETWORK_CHOICES = {
     'mid_block_type': ('UNetMidBlock2D', None), 'time_embedding_type': unet2d.TIME_EMBEDDINGS,
     'resnet_time_scale_shift': unet2d.TIME_SHIFTS, 'act_fn': unet2d.ACTIVATIONS,
     'downsample_type': unet2d.SAMPLINGS, 'upsample_type': unet2d.SAMPLINGS, 'class_embed_type': (None,)}
+# Numbers of config.json that no shape of a tensor shows: types, least and most.
+NUMBERS = {
+    'attention_head_dim': ((int, type(None)), 1, 100_000), 'norm_num_groups': ((int,), 1, 100_000),
+    'attn_norm_num_groups': ((int, type(None)), 1, 100_000), 'downsample_padding': ((int,), 0, 1),
+    'freq_shift': ((int, float), 0, 100), 'mid_block_scale_factor': ((int, float), 1e-3, 1000),
+    'norm_eps': ((int, float), 0, 1), 'dropout': ((int, float), 0, 1)}
 SCHEDULERS = tuple(f'{name}Scheduler' for name in (
     'DDPM DDIM PNDM DDPMParallel DDIMParallel DDIMInverse EulerDiscrete EulerAncestralDiscrete LMSDiscrete '
     'DPMSolverMultistep DPMSolverSinglestep DEISMultistep UniPCMultistep').split())
@@ -33,6 +39,9 @@ OLD_NAMES = {'query': 'to_q', 'key': 'to_k', 'value': 'to_v', 'proj_attn': 'to_o
 PASSED_OVER = {'sample_size', 'class_embed_type', 'decay', 'inv_gamma', 'min_decay', 'optimization_step',
                'power', 'update_after_step', 'use_ema_warmup'}
 MAX_STEPS = 100_000
+NO_WEIGHTS = {  # what files are that begin like this
+    b'version https://git-lfs.': 'it is a pointer of Git LFS; `git lfs pull` in its folder gets the weights',
+    b'\x80\x02\x8a\n': 'it was written by torch.save before PyTorch 1.6; torch.save of today writes it anew'}
 
 
 def open_diffusers(files: NetworkFiles, where: str, option: str, *, clip_sample: bool = False,
@@ -66,6 +75,11 @@ def read_weights(path_or_url: str, where: str, option: str) -> dict[str, torch.T
     path = downloads.local_path(path_or_url, option)
     try:
         if not zipfile.is_zipfile(path):
+            with open(path, 'rb') as file:
+                start = file.read(32)
+            for begins, what in NO_WEIGHTS.items():
+                if start.startswith(begins):
+                    raise safetensors_file.Malformed(what)
             return safetensors_file.read_safetensors(path)
         tensors = safe_load_archive(path)
         if type(tensors) is not dict or not all(
@@ -137,6 +151,11 @@ def _image_form(config: dict, where: str) -> tuple[int, int, int]:
             if not isinstance(value, str | None) or value not in choices:
                 raise UserError(f'{where}: {name} {shown(value)} is not read; expected '
                                 f'{" or ".join(map(str, choices))}')
+    for name, (types, least, most) in NUMBERS.items():
+        value = config.get(name, least)
+        if type(value) not in types or (value is not None and not least <= value <= most):
+            kind = 'a number' if float in types else 'a whole number'
+            raise UserError(f'{where}: {name} {shown(value)}, expected {kind} from {least} to {most}')
     channels, out = (config.get(name, 3) for name in ('in_channels', 'out_channels'))
     if channels not in (1, 3) or out not in (channels, 2 * channels):
         raise UserError(f'{where}: makes {shown(out)} channels of {shown(channels)}, expected 1 or 3 and as '

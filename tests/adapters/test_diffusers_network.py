@@ -195,7 +195,13 @@ CONFIGS = {
     'endless layers': ({'layers_per_block': 100_000}, 'more modules than the file has'),
     'huge layers': ({'layers_per_block': 10**12}, 'beyond any network'),
     'huge width': ({'block_out_channels': [100_000, 100_000]}, 'asks for'),
-    'text for a number': ({'norm_num_groups': 'x'}, 'no network can be built'),
+    'text for a number': ({'time_embedding_dim': 'x'}, 'no network can be built'),
+    'padding': ({'downsample_padding': -1}, "downsample_padding '-1', expected a whole number from 0 to 1$"),
+    'groups': ({'norm_num_groups': -1}, 'norm_num_groups .-1., expected a whole number'),
+    'shift': ({'freq_shift': None}, 'freq_shift .None., expected a number'),
+    'scale': ({'mid_block_scale_factor': 0}, 'mid_block_scale_factor .0., expected a number'),
+    'no number': ({'norm_eps': float('nan')}, 'norm_eps .nan., expected a number from 0 to 1'),
+    'heads': ({'attention_head_dim': -8}, 'attention_head_dim .-8., expected a whole number'),
     'time shift': ({'resnet_time_scale_shift': 'spatial'}, "resnet_time_scale_shift 'spatial'"),
     'time embedding': ({'time_embedding_type': 'adm'}, "time_embedding_type 'adm'"),
 }
@@ -239,6 +245,9 @@ def test_pipelines_of_more_parts_are_refused_by_these(folder):
     unet = {'unet': ['diffusers', 'UNet2DModel'], 'scheduler': ['diffusers', 'DDIMScheduler']}
     index.write_text(json.dumps({'_class_name': 'DDIMPipeline', 'safety_checker': [None, None], **unet}))
     opened(folder)
+    index.write_text(json.dumps({'_class_name': 'AudioDiffusionPipeline', 'mel': ['audio_diffusion', 'Mel'],
+                                 'vqvae': [], **unet}))
+    opened(folder)
     for part, says in ((['vqvae', 'VQModel'], 'LDMPipeline.*latent diffusion'),
                        (['text_encoder', 'CLIPTextModel'], 'conditioned on text.*CLIPTextModel'),
                        (['movement', 'X'], 'is more, with')):
@@ -260,6 +269,12 @@ def test_damaged_files_are_refused(folder):
     config.write_bytes(good)
     (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:-4])
     with pytest.raises(UserError, match='no weights that can be read: it is cut short within its tensor'):
+        opened(folder)
+    (folder / WEIGHTS).write_text('version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n')
+    with pytest.raises(UserError, match='a pointer of Git LFS; `git lfs pull`'):
+        opened(folder)
+    torch.save({'x': torch.zeros(1)}, folder / WEIGHTS, _use_new_zipfile_serialization=False)
+    with pytest.raises(UserError, match=r'written by torch.save before PyTorch 1\.6'):
         opened(folder)
     (folder / WEIGHTS).unlink()
     with pytest.raises(UserError, match=r'no diffusion_pytorch_model\.safetensors or .*\.bin'):
