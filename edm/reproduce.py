@@ -11,6 +11,7 @@ import click
 
 from experiments.stage_commands import COMMANDS, different_numbers, print_paths
 from torch_utils import cli
+from torch_utils.downloads import is_remote
 from torch_utils.errors import note
 from torch_utils.processes import usable_cores
 
@@ -197,7 +198,7 @@ def _check_networks(labels: list[str], given: list[tuple[str, str]]) -> None:
         if labels.count(label) > 1:
             raise click.UsageError(f'--networks: two networks are called {label}; give LABELs that differ')
     for _, path in given:
-        if '://' not in path and not os.path.exists(path):
+        if not is_remote(path) and not os.path.exists(path):
             raise click.UsageError(f'--networks {path}: no such file')
 
 

@@ -17,6 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from adapters.diffusers_network import read_weights
+from adapters.safetensors_file import write_safetensors
 from data.dataset import ImageDataset
 from data.image_decoding import decode_image
 from descriptors.features import read_arrays
@@ -48,6 +50,14 @@ def state_file() -> bytes:
 
 
 @functools.cache
+def weights_file() -> bytes:
+    with tempfile.NamedTemporaryFile(suffix='.safetensors') as file:
+        write_safetensors(file.name, {f'a.{i}': torch.arange(50.) for i in range(4)})
+        with open(file.name, 'rb') as written:
+            return written.read()
+
+
+@functools.cache
 def npz_file(compressed: bool = True) -> bytes:
     file = io.BytesIO()
     (np.savez_compressed if compressed else np.savez)(file, samples=PIXELS, labels=np.arange(3))
@@ -73,6 +83,11 @@ def read_state(path):
     return checkpoint.load_state(path)['net']
 
 
+def read_safetensors(path):
+    tensors = read_weights(str(path), '--network', '--network')
+    return {name: tensor.numpy() for name, tensor in tensors.items()}
+
+
 def read_data_set(path):
     dataset = ImageDataset(path, use_labels=True)
     return {'images': dataset.images(), 'labels': dataset.labels()}
@@ -81,6 +96,7 @@ def read_data_set(path):
 KINDS = {  # what is damaged, the name it gets, how it is read
     'snapshot': (snapshot_file, 'net.pkl', read_snapshot),
     'state': (state_file, 'training-state-000001.pt', read_state),
+    'weights': (weights_file, 'net.safetensors', read_safetensors),
     'npz': (npz_file, 'set.npz', read_data_set),
     'npz, stored': (functools.partial(npz_file, False), 'set.npz', read_data_set),
     'features': (npz_file, 'set.npz', lambda path: read_arrays(path, '--source')),

@@ -7,7 +7,7 @@ from pathlib import Path
 from experiments import regimes
 from experiments.script_options import RELEASED
 from experiments.stages import Stage
-from torch_utils.downloads import is_url
+from torch_utils.downloads import is_remote
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ def plan(job: JacobianExperiment) -> list[Stage]:
     for i, (label, network, needs) in enumerate(networks):
         ranks = job.picture.with_name(f'ranks-{i}.npz')
         series.append(f'{ranks}={label}')
-        given = () if needs or is_url(network) else (Path(network),)
+        given = () if needs or is_remote(network) else (Path(network),)
         stages.append(Stage(name=f'ranks-{i}', outputs=(ranks,), inputs=given, needs=needs, cost=5, command=(
             'jacobian.py', '--network_pkl', network, '--out', f'{ranks}', '--overwrite',
             '--device', job.device, *job.jacobian)))

@@ -17,7 +17,7 @@ from data.dataset import ImageDataset
 from experiments import script_options
 from experiments.stages import Stage
 from torch_utils import provenance
-from torch_utils.downloads import is_url
+from torch_utils.downloads import is_remote
 from torch_utils.errors import UserError
 from torch_utils.files import make_output_dir, write_json
 
@@ -243,7 +243,7 @@ def _pool_stages(job: Regimes, second: Sequence[int]) -> list[Stage]:
             name='teacher', outputs=(Path(teacher),), inputs=(Path(job.data),), cost=3 * job.kimg,
             command=('train.py', '--outdir', teacher, '--nosubdir', '--data', job.data, '--resume', 'auto',
                      '--device', job.device, '--seed', str(job.seed), *job.teacher_training)))
-    elif not is_url(teacher):
+    elif not is_remote(teacher):
         inputs = (Path(teacher),)
     last = max(max(job.sizes) + job.num_heldout, 2 * max(second, default=0)) - 1
     command = ('generate.py', '--network', teacher, '--outdir', str(job.pool), '--seeds', f'0-{last}',

@@ -12,7 +12,7 @@ from pathlib import Path
 from data.dataset import ImageDataset
 from experiments.regimes import CLOSED_FORMS, DIGITS
 from experiments.stages import Stage
-from torch_utils.downloads import is_url
+from torch_utils.downloads import is_remote
 from torch_utils.errors import UserError
 
 HELDOUT = 'held-out images'
@@ -118,9 +118,8 @@ def check_data(job: Similarity) -> None:
 def _network_stages(job: Similarity, key: str, network: Network) -> list[Stage]:
     """The stages that make a network, if it does not exist, and its samples."""
     if network.path:
-        local = not is_url(network.path) and '://' not in network.path
         return [_sample_stage(job, key, ('--network', network.path),
-                              inputs=(Path(network.path),) if local else ())]
+                              inputs=() if is_remote(network.path) else (Path(network.path),))]
     script, *args = network.command
     dest = Path('training', job.name, key)
     on_images = ('--data', str(job.dataset('train')), '--device', job.device)

@@ -45,6 +45,11 @@ def is_url(path: str) -> bool:
     return re.match(r'https?://', str(path), re.IGNORECASE) is not None
 
 
+def is_remote(path: str) -> bool:
+    """True for addresses of any kind, such as https://... and hf://..."""
+    return '://' in str(path)
+
+
 def local_path(path_or_url: str, option: str) -> Path:
     """A file on this machine: the path itself, or the cached download of a URL.
 
