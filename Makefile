@@ -1,10 +1,11 @@
 # make quickstart    the main experiment on real digits, minutes on two CPU cores
 # make test          all tests
+# make bench         speed beside plain formulations; make gpu: checks and speed on a GPU, if there is one
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: venv quickstart test lint bench clean
+.PHONY: venv quickstart test lint bench gpu clean
 
 venv: $(VENV)/installed
 
@@ -24,6 +25,9 @@ lint: venv
 
 bench: venv
 	$(BIN)/python tests/benchmarks/table.py
+
+gpu: venv
+	$(BIN)/python tests/benchmarks/gpu.py
 
 # Removes what these targets made and can make again; data sets, runs and samples of your own stay.
 clean:

@@ -17,6 +17,7 @@ import generate
 from golden_networks import golden_network
 from helpers import ROOT, run
 from image_sets import Images
+from jacobians.products import jacobian
 from sampling import generation
 from sampling.denoiser import FiniteOutput
 from sampling.sampler import generalized_sampler
@@ -112,6 +113,11 @@ def test_colours_and_flips_are_augmented_on_the_images_device():
     pipe = AugmentPipe(p=1, xflip=1, yflip=1, rotate_int=1, translate_int=1, brightness=1, contrast=1, hue=1)
     images, labels = pipe(torch.empty(2, 3, 8, 8, device=META))
     assert (images.device, labels.device) == (META, META)
+
+
+def test_a_jacobian_stays_on_its_device(monkeypatch):
+    monkeypatch.setattr(FiniteOutput, 'check', lambda output: None)  # which reads a number
+    assert jacobian(on_meta('edm-ddpmpp'), torch.empty(1, 3, 8, 8, device=META), 1.0).device == META
 
 
 @pytest.mark.parametrize('options', [{}, {'disc': 'vp', 'schedule': 'vp', 'scaling': 'vp'},

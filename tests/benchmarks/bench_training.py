@@ -80,10 +80,10 @@ def config(batch: int, width: int, channel_mult: list[int], **more) -> TrainingC
         'total_kimg': 10**6, 'batch_size': batch, 'device': 'cpu'} | more)
 
 
-def our_step(settings: TrainingConfig, dataset) -> Callable[[], None]:
+def our_step(settings: TrainingConfig, dataset, device: torch.device = CPU) -> Callable[[], None]:
     """A function that makes one step."""
     make_net = partial(build_network, settings.network_kwargs, dataset)
-    run = loop.prepare(settings, dataset, make_net, device=CPU)
+    run = loop.prepare(settings, dataset, make_net, device=device)
 
     def step():
         loop.train_step(run)

@@ -38,7 +38,7 @@ def heun(net: torch.nn.Module, latents: torch.Tensor) -> torch.Tensor:
     """Karras et al. 2022, Algorithm 1, from unit noise [N, C, H, W] to images, float64."""
     rise = torch.arange(STEPS, dtype=torch.float64) / (STEPS - 1)
     steps = (SIGMA_MAX ** (1 / RHO) + rise * (SIGMA_MIN ** (1 / RHO) - SIGMA_MAX ** (1 / RHO))) ** RHO
-    steps = torch.cat([net.round_sigma(steps), torch.zeros(1)])
+    steps = torch.cat([net.round_sigma(steps), torch.zeros(1)]).to(latents.device)
     x = latents.to(torch.float64) * steps[0]
     for i in range(STEPS):
         here, there = steps[i], steps[i + 1]

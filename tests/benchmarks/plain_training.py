@@ -31,19 +31,20 @@ class _Order(torch.utils.data.Sampler):
         return iter(InfiniteSampler(self.n))
 
 
-def plain_step(net: torch.nn.Module, loss_fn, dataset, *, batch: int) -> Callable[[], None]:
+def plain_step(net: torch.nn.Module, loss_fn, dataset, *, batch: int, device: str | torch.device = 'cpu',
+               ) -> Callable[[], None]:
     """A function that makes one step."""
-    net = copy.deepcopy(net).train()
+    net = copy.deepcopy(net).to(device).train()
     ema = copy.deepcopy(net).eval().requires_grad_(False)
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-3, betas=(0.9, 0.999), eps=1e-8)
     batches = iter(torch.utils.data.DataLoader(
         _Items(dataset), sampler=_Order(len(dataset)), batch_size=batch, num_workers=1, prefetch_factor=2))
-    moments = torch.zeros(3, dtype=torch.float64)
+    moments = torch.zeros(3, dtype=torch.float64, device=device)
 
     def step():
         optimizer.zero_grad(set_to_none=True)
         images, _ = next(batches)
-        loss = loss_fn(net, images.to(torch.float32) / 127.5 - 1)
+        loss = loss_fn(net, images.to(device).to(torch.float32) / 127.5 - 1)
         values = loss.detach().flatten().to(torch.float32)
         moments.add_(torch.stack([torch.ones_like(values).sum(), values.sum(), values.square().sum()]))
         loss.sum().mul(1 / batch).backward()

@@ -1,8 +1,10 @@
-"""Run the benchmarks and write their table: `make bench`, or this file with the names of some of them.
+"""Run the benchmarks and end in their table: `make bench`, or this file with the names of some of them.
 
-Each bench_NAME.py beside this file has a docstring that explains its rows and a function `rows()` that
-yields them, in a process of its own: what one sets up does not help another, nor its baseline. The table goes
-to tests/benchmarks/results.md and results.json.
+The exit status is 1 if a row misses what it must reach, or a benchmark fails.
+
+Each bench_NAME.py beside this file has a docstring that explains its rows and a function `rows()` that yields
+them, in a process of its own: what one sets up does not help another, nor its baseline. The rows also go to
+tests/benchmarks/results.md and results.json.
 """
 
 import importlib
@@ -22,8 +24,8 @@ from measure import Row  # noqa: E402, found through the line above
 from torch_utils import provenance  # noqa: E402
 
 
-def main(names: list[str]) -> None:
-    """Run the named benchmarks, or all."""
+def main(names: list[str]) -> int:
+    """Run the named benchmarks, or all; returns the exit status."""
     known = sorted(path.stem.removeprefix('bench_') for path in HERE.glob('bench_*.py'))
     unknown = set(names) - set(known)
     if unknown:
@@ -40,12 +42,25 @@ def main(names: list[str]) -> None:
     (HERE / 'results.md').write_text(_markdown(results, record), encoding='utf-8')
     as_json = {name: [asdict(row) for row in rows] for name, rows in results.items()}
     (HERE / 'results.json').write_text(json.dumps({'record': record, 'rows': as_json}, indent=2) + '\n')
-    missed = [row.what for rows in results.values() for row in rows if row.reached is False]
-    print(f'{len(missed)} of {sum(map(len, results.values()))} rows miss what they must reach')
+    print('\n' + summary(results))
+    return int(any(row.reached is False for rows in results.values() for row in rows))
+
+
+def summary(results: dict[str, list[Row]]) -> str:
+    """All rows, a line each, with the target and whether it is met; then how many are."""
+    cells = [(name, row.what, f'{row.ours:.4g} {row.unit}', '' if row.ratio is None else f'{row.ratio:.3g}',
+              row.must, {None: '', True: 'met', False: 'MISSED'}[row.reached])
+             for name, rows in results.items() for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = ['  '.join(f'{cell:{width}}' for cell, width in zip(line, widths, strict=True)).rstrip()
+             for line in cells]
+    verdicts = [line[-1] for line in cells]
+    return '\n'.join([*lines, f'{verdicts.count("met")} targets met, {verdicts.count("MISSED")} missed, '
+                              f'{verdicts.count("")} rows without one'])
 
 
 def _rows(name: str) -> Iterator[Row]:
-    """The rows of a benchmark, each as soon as it is known; if its process fails, so does this one."""
+    """The rows of a benchmark, each as soon as it is known; if its process fails, a last one that says so."""
     spawn = multiprocessing.get_context('spawn')
     ours, theirs = spawn.Pipe(duplex=False)
     process = spawn.Process(target=_measure, args=(name, theirs))
@@ -55,7 +70,8 @@ def _rows(name: str) -> Iterator[Row]:
         yield row
     process.join()
     if process.exitcode != 0:
-        sys.exit(f'Error: bench_{name}.py ended with status {process.exitcode}')
+        yield Row(what='the benchmark itself', ours=process.exitcode, unit='exit status', must='0',
+                  reached=False)
 
 
 def _measure(name: str, connection) -> None:
@@ -88,4 +104,4 @@ def _markdown(results: dict[str, list[Row]], record: dict) -> str:
 
 
 if __name__ == '__main__':
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))
