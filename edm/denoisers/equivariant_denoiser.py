@@ -10,8 +10,8 @@ pixels in the interior see the interior windows of every place, and a corner see
 import torch
 
 from denoisers import windows
-from denoisers.softmax_sums import Sums, by_threads
-from denoisers.window_denoiser import LEFT_OUT, MIN_VARIANCE, WindowDenoiser, add_scores
+from denoisers.softmax_sums import Sums, by_threads, merge, merge_processes
+from denoisers.window_denoiser import LEFT_OUT, WindowDenoiser, add_scores
 
 IMAGES = 32  # whose windows are in work at a time
 # Windows of samples and of images in one product. On a CPU its cache is to hold their scores.
@@ -27,7 +27,7 @@ class EquivariantDenoiser(WindowDenoiser):
     odd = True
 
     def denoise_by(self, size, noisy, sigma, rows, left_out=None):
-        x = windows.noisy_pixels(noisy, sigma.square().clamp(min=MIN_VARIANCE), self._pixels.image_shape)
+        x = self._noisy_pixels(noisy, sigma)
         height, width, channels, count = x.shape
         groups = windows.groups((height, width), size)
         queries = [_queries(x, places, size) for places in groups]
@@ -35,7 +35,8 @@ class EquivariantDenoiser(WindowDenoiser):
                            self._pixels.num_threads)
         denoised = x.new_empty(height, width, count, channels - 1)
         for (of_rows, of_columns), *found in zip(groups, *parts, strict=True):
-            sums = self._merge(found)
+            sums = merge(found, 1.0)
+            sums = merge_processes(sums, 1.0) if self._sharded else sums
             denoised[of_rows.start:of_rows.stop, of_columns.start:of_columns.stop] = (
                 sums.weighted / sums.total).reshape(len(of_rows), len(of_columns), count, -1)
         return denoised.permute(2, 3, 0, 1).reshape(count, -1)

@@ -8,6 +8,7 @@ cut off at the image's border.
 
 import torch
 
+from denoisers import windows
 from denoisers.window_denoiser import WindowDenoiser
 
 
@@ -18,10 +19,11 @@ class LocalDenoiser(WindowDenoiser):
 
     def denoise_by(self, size, noisy, sigma, rows, left_out=None):
         margin = size // 2
+        x = windows.pad(self._noisy_pixels(noisy, sigma), margin)
 
         def add(weighted, weights, images, row):
             centres = images[row + margin, margin:images.shape[1] - margin]
             weighted += torch.bmm(weights, centres.transpose(1, 2))
 
-        sums = self._window_sums(size, noisy, sigma, rows, left_out, add, self.img_channels, margin)
+        sums = self._window_sums(x, size, rows, left_out, self.img_channels, add)
         return (sums.weighted / sums.total).permute(2, 3, 0, 1).reshape(len(noisy), -1)

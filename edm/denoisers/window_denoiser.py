@@ -1,7 +1,7 @@
 """What the denoisers share that weight each place's training windows by themselves."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
@@ -47,9 +47,12 @@ class WindowDenoiser(DataDenoiser):
         sizes = torch.tensor([self._size(level) for level in (sigma[:, 0] / 127.5).tolist()]).to(noisy.device)
         denoised = torch.empty_like(noisy)
         for size in sizes.unique().tolist():
-            part = sizes == size
-            denoised[part] = self.denoise_by(size, noisy[part], sigma[part], rows)
+            for part in self._parts((sizes == size).nonzero()[:, 0]):
+                denoised[part] = self.denoise_by(size, noisy[part], sigma[part], rows)
         return denoised
+
+    def _parts(self, samples: torch.Tensor) -> Sequence[torch.Tensor]:
+        return samples.split(CPU_SAMPLES) if self._pixels.device.type == 'cpu' else [samples]
 
     def _size(self, sigma: float) -> int:
         return self.sizes[min(self.sizes, key=lambda level: abs(math.log(level / sigma)))]
@@ -74,43 +77,53 @@ class WindowDenoiser(DataDenoiser):
         """As `_denoise`, with windows of `size` pixels. left_out: the row that a sample leaves out, [B]."""
         raise NotImplementedError
 
-    def _window_sums(self, size: int, noisy: torch.Tensor, sigma: torch.Tensor, rows: tuple[int, int],
-                     left_out: torch.Tensor | None, add: Callable, num_values: int, margin: int = 0) -> Sums:
+    def _window_sums(self, x: torch.Tensor, size: int, rows: tuple[int, int], left_out: torch.Tensor | None,
+                     num_values: int = 0, add: Callable | None = None) -> Sums:
         """The sums of each place and sample, [places, places, B, ...], of windows that lie inside the image.
 
-        add: called with the weighted sums of a row of places [places, B, num_values], the weights
-        [places, B, n] of some images, these [H, W, C, n], and the number of the row; adds them.
-        margin: width of a border of zeros, which add nothing to a score.
+        x: as from `windows.noisy_pixels`. add: called with the weighted sums of a row of places
+        [places, B, num_values], the weights [places, B, n] of some images, these [H, W, C, n], and the number
+        of the row; adds the latter. Without it, there are no weighted sums.
         """
-        x = windows.noisy_pixels(noisy, sigma.square().clamp(min=MIN_VARIANCE), self._pixels.image_shape)
-        on_cpu = self._pixels.device.type == 'cpu'
-        groups = [group.contiguous() for group in
-                  windows.pad(x, margin).split(CPU_SAMPLES if on_cpu else len(noisy), dim=3)]
-        places = self.img_resolution + 2 * margin - size + 1
-        step = max(16, (CPU_SCORES if on_cpu else GPU_SCORES) // (places * groups[0].shape[3]))
-        if groups[0].shape[3] > MOST_IN_FLOAT32 // 4:  # else the work on images outweighs that on scores
-            step = min(step, MOST_IN_FLOAT32)
-
         def sums(part, _):
-            shapes = [(places, places, group.shape[3]) for group in groups]
-            found = [Sums(x.new_full((*shape, 1), -torch.inf), x.new_zeros(*shape, 1),
-                          x.new_zeros(*shape, num_values)) for shape in shapes]
-            buffer = x.new_empty(places * groups[0].shape[3] * min(step, part[1] - part[0]))
-            for y, out in self._chunks(part, step, left_out):
-                y = windows.pad(y, margin)
-                dtype = torch.float32 if y.shape[3] <= MOST_IN_FLOAT32 else torch.float64
-                values = y[:, :, :-1].to(dtype).contiguous()
-                for i, group in enumerate(groups):
-                    mask = None if out is None else _of_group(out, i * groups[0].shape[3], group.shape[3])
-                    for row, scores in enumerate(windows.scores(group, y, size, buffer)):
-                        if mask is not None:
-                            scores = scores.clone()
-                            scores[:, mask[0], mask[1]] = LEFT_OUT
-                        parts = [of[row] for of in found[i]]
-                        add(parts[2], add_scores(Sums(*parts), scores, dtype), values, row)
-            return Sums(*(torch.cat(of, dim=2) for of in zip(*found, strict=True)))
+            shape = (len(x) - size + 1,) * 2 + (x.shape[3],)
+            found = Sums(x.new_full((*shape, 1), -torch.inf), x.new_zeros(*shape, 1),
+                         x.new_zeros(*shape, num_values))
+            for row, scores, values in self._scores(x, size, part, left_out):
+                parts = Sums(*(of[row] for of in found))
+                weights = add_scores(parts, scores, values.dtype)
+                if add is not None:
+                    add(parts.weighted, weights, values, row)
+            return found
 
-        return self._merge(by_threads(sums, rows, self._pixels.num_threads))
+        found = merge(by_threads(sums, rows, self._pixels.num_threads), 1.0)
+        return merge_processes(found, 1.0) if self._sharded else found
+
+    def _scores(self, x: torch.Tensor, size: int, rows: tuple[int, int], left_out: torch.Tensor | None,
+                ) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
+        """For some images at a time and each row of places from the first to the last, its scores.
+
+        x: as in `_window_sums`. Yields the number of the row, the scores [places, B, n], which the next ones
+        overwrite, and the images [H, W, C, n] in the type for weighted sums, float32 if they are few.
+        """
+        places, samples = len(x) - size + 1, x.shape[3]
+        most = CPU_SCORES if self._pixels.device.type == 'cpu' else GPU_SCORES
+        step = max(16, most // (places * samples))
+        if samples > MOST_IN_FLOAT32 // 4:  # else the work on images would outweigh that on scores
+            step = min(step, MOST_IN_FLOAT32)
+        buffer = x.new_empty(places * samples * min(step, rows[1] - rows[0]))
+        for y, out in self._chunks(rows, step, left_out):
+            y = windows.pad(y, (len(x) - self.img_resolution) // 2)
+            dtype = torch.float32 if y.shape[3] <= MOST_IN_FLOAT32 else torch.float64
+            values = y[:, :, :-1].to(dtype).contiguous()
+            for row, scores in enumerate(windows.scores(x, y, size, buffer)):
+                if out is not None:
+                    scores = scores.clone()
+                    scores[:, out[0], out[1]] = LEFT_OUT
+                yield row, scores, values
+
+    def _noisy_pixels(self, noisy: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        return windows.noisy_pixels(noisy, sigma.square().clamp(min=MIN_VARIANCE), self._pixels.image_shape)
 
     def _chunks(self, rows: tuple[int, int], step: int, left_out: torch.Tensor | None):
         """The images `rows`, `step` at a time: `windows.clean_pixels`, and pairs (sample, image) left out."""
@@ -123,11 +136,6 @@ class WindowDenoiser(DataDenoiser):
                     out = (own, left_out[own] - row)
                 yield windows.clean_pixels(levels, shape), out
                 row += len(levels)
-
-    def _merge(self, parts: list[Sums]) -> Sums:
-        """The sums over the images of all threads and processes."""
-        found = merge(parts, 1.0)
-        return merge_processes(found, 1.0) if self._sharded else found
 
 
 def check_patch(size: int, resolution: int, *, odd: bool) -> None:
@@ -146,16 +154,10 @@ def add_scores(sums: Sums, scores: torch.Tensor, dtype: torch.dtype = torch.floa
     """
     top = torch.maximum(sums.top, scores.amax(dim=-1, keepdim=True))
     shrink = (sums.top - top).exp_()
+    shrink.masked_fill_(shrink < 1e-30, 0)  # numbers that sink out of float64's range are slow, too
     weights = torch.sub(scores, top, out=torch.empty(scores.shape, dtype=dtype, device=top.device))
     weights.clamp_(min=SMALLEST).exp_()
     sums.top.copy_(top)
     sums.total.mul_(shrink).add_(weights.sum(dim=-1, keepdim=True))
     sums.weighted.mul_(shrink)
     return weights
-
-
-def _of_group(out: tuple[torch.Tensor, torch.Tensor], first: int, count: int,
-              ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The pairs (sample, image) of `count` samples from the `first` on, counted from there."""
-    mine = (out[0] >= first) & (out[0] < first + count)
-    return out[0][mine] - first, out[1][mine]
