@@ -85,7 +85,8 @@ def test_a_step_of_training_copies_its_batch_to_the_device_and_nothing_back(tmp_
     config = TrainingConfig(
         run_dir=str(tmp_path), dataset_kwargs={}, total_kimg=1, batch_size=4, batch_gpu=2, max_nan_steps=9,
         network_kwargs=ARCHITECTURES['ddpmpp'] | {
-            'class_name': 'training.networks.EDMPrecond', 'model_channels': 8, 'channel_mult': [1, 2]},
+            'class_name': 'training.networks.EDMPrecond', 'model_channels': 8, 'channel_mult': [1, 2],
+            'num_blocks': 1},
         loss_kwargs={'class_name': PRECONDITIONINGS['edm'].loss}, augment_kwargs=AUGMENTATION | {'p': 0.5},
         optimizer_kwargs=OPTIMIZERS['adam'] | {'lr': 1e-3})
     run = loop.prepare(config, images, partial(build_network, config.network_kwargs, images), device=META)
@@ -116,7 +117,7 @@ def test_colours_and_flips_are_augmented_on_the_images_device():
 
 
 def test_a_jacobian_stays_on_its_device(monkeypatch):
-    monkeypatch.setattr(FiniteOutput, 'check', lambda output: None)  # which reads a number
+    monkeypatch.setattr(FiniteOutput, 'check', lambda *_: None)  # which reads a number
     assert jacobian(on_meta('edm-ddpmpp'), torch.empty(1, 3, 8, 8, device=META), 1.0).device == META
 
 
