@@ -120,7 +120,8 @@ def adm(source: str, dest: str, preset: str | None, **options) -> None:
         net = convert(read_checkpoint(source), options, where=f'--source {source}')
     except UserError as err:
         raise UserError(f'{err} (with --preset {preset})' if preset else str(err)) from err
-    save_snapshot(dest, ema=net, made_by=provenance.record(inputs=[source]))
+    labels = {'labels': 'classes'} if net.label_dim else {}
+    save_snapshot(dest, ema=net, made_by=provenance.record(inputs=[source]) | labels)
     print(f'{sum(parameter.numel() for parameter in net.parameters()):,} parameters, '
           f'{net.img_channels}x{net.img_resolution}x{net.img_resolution}, {net.label_dim} classes, '
           f'{net.M} noise levels from {net.sigma_min:g} to {net.sigma_max:g}: {dest}')

@@ -11,11 +11,12 @@ import torch
 import convert
 from adapters import adm_checkpoint
 from adm_reference import ADM
+from data.training_labels import label_vectors
 from helpers import DATA, golden, refuse, run
 from torch_utils.errors import UserError
 from training.checkpoint import copy_tensors
 from training.networks import iDDPMPrecond
-from training.snapshot import load_network
+from training.snapshot import load_network, load_with_settings
 
 CPU = torch.device('cpu')
 NEEDED = ('--image_size=16', '--noise_schedule=linear', '--num_heads=1')
@@ -63,6 +64,13 @@ def test_outputs_are_those_of_guided_diffusion(released):
     out = net.model(arrays['x'], arrays['t'], one_hot(arrays['y'], 7))
     assert torch.allclose(out, arrays['out'], rtol=0, atol=5e-6)
     assert (net.label_dim, net.img_resolution, net.img_channels, net.M) == (7, 16, 3, 1000)
+
+
+def test_samples_take_classes_without_a_word(released, tmp_path, capsys):
+    run(convert.main, 'adm', f'--source={released}', f'--dest={tmp_path / "x.pkl"}', *NEEDED)
+    net, recorded = load_with_settings(str(tmp_path / 'x.pkl'), CPU, '--network')
+    assert label_vectors(recorded, net.label_dim, '--network') is None
+    assert not capsys.readouterr().err
 
 
 def test_the_second_writing_of_the_network_is_right_too(released):
