@@ -203,6 +203,7 @@ GOOD = np.random.default_rng(0).standard_normal((2, 1, 8, 8)).astype(np.float32)
     ({'latents': GOOD, 'seeds': np.array([1, 1])}, ('a seed twice',)),
     ({'latents': GOOD, 'seeds': np.array([1, 2, 3])}, ('seeds', '[3]')),
     ({'latents': GOOD, 'seeds': np.array([-1, 2])}, ('seeds', 'at least 0')),
+    ({'latents': GOOD, 'seeds': np.array([1 << 63, 2], np.uint64)}, ('seeds', 'below 2^63')),
     ({'latents': GOOD, 'seeds': np.array([0.5, 2])}, ('seeds', 'float64')),
     ({'latents': GOOD, 'classes': np.array([0, 3])}, ('class 3', '0 to 2')),
     ({'latents': np.full_like(GOOD, np.nan)}, ('NaN',)),

@@ -78,9 +78,9 @@ def read_noise(path: str | os.PathLike, net: Denoiser, option: str = '--latents'
         classes, generator = arrays.get('classes'), str(arrays.get('generator', 'unknown'))
     for name, array in (('seeds', seeds), ('classes', classes)):
         if array is not None and (array.shape != latents.shape[:1] or array.dtype.kind not in 'iu'
-                                  or array.min() < 0):
+                                  or array.min() < 0 or array.max() >= 1 << 63):
             raise UserError(f'{where}: {name} are {array.dtype} {list(array.shape)}, expected {len(latents)} '
-                            'integers of at least 0')
+                            'integers of at least 0 and below 2^63')
     if len(np.unique(seeds)) < len(seeds):
         raise UserError(f'{where}: has a seed twice')
     if not np.isfinite(latents).all():
