@@ -17,11 +17,11 @@ from sampling.pace import one_thread_per_operation
 # Share of the largest weight below which an image is left out: a billion of them stay below 1e-8.
 NEGLIGIBLE = 1e-17
 EXPONENT = -math.log(NEGLIGIBLE)
-MOST_SELECTED = 1 / 4  # of the images of a chunk, that it pays to score twice
+MOST_SELECTED = 1 / 4  # of the images of a chunk, that it pays to take twice
 LARGEST_FLOAT32 = 1e9  # grey levels of noisy images that float32 scores take
 # Sums of images in float32 are over blocks of so many, of which so many are added up, lest roundings that all
 # go one way reach 1e-6. A weight above this share of the total would hide many small ones.
-BLOCK, BLOCKS, SMALL = 64, 16, 1 / 256
+BLOCK, BLOCKS, SMALL = 64, 16, 1 / 32
 
 
 class OptimalDenoiser(DataDenoiser):
@@ -101,18 +101,25 @@ class OptimalDenoiser(DataDenoiser):
             weighted *= shrink
             weights.masked_fill_(weights < NEGLIGIBLE, 0)  # float32 is slow where it has no more digits
             large = (weights > SMALL * total).any(dim=0).nonzero()[:, 0]
-            if len(large):
+            if len(large) > MOST_SELECTED * len(levels):
+                weighted += weights @ _convert(levels, torch.float64, buffer)
+            else:
                 weighted += weights[:, large] @ levels[large].to(torch.float64)
                 weights[:, large] = 0
-            weights = weights.to(torch.float32)
-            for start in range(0, len(levels), BLOCK * BLOCKS):
-                sums = torch.zeros(noisy.shape, dtype=torch.float32, device=noisy.device)
-                for first in range(start, min(start + BLOCK * BLOCKS, len(levels)), BLOCK):
-                    block = slice(first, first + BLOCK)
-                    sums.addmm_(weights[:, block], _convert(levels[block], torch.float32, buffer))
-                weighted += sums
+                _add_in_float32(weighted, weights.to(torch.float32), levels, buffer)
             top = new_top
         return Sums(top, total, weighted)
+
+
+def _add_in_float32(weighted: torch.Tensor, weights: torch.Tensor, levels: torch.Tensor, buffer: torch.Tensor,
+                    ) -> None:
+    """Add images [n, D] with weights [B, n] to `weighted`, by float32 sums of few."""
+    for start in range(0, len(levels), BLOCK * BLOCKS):
+        sums = torch.zeros(weighted.shape, dtype=torch.float32, device=weighted.device)
+        for first in range(start, min(start + BLOCK * BLOCKS, len(levels)), BLOCK):
+            block = slice(first, first + BLOCK)
+            sums.addmm_(weights[:, block], _convert(levels[block], torch.float32, buffer))
+        weighted += sums
 
 
 class _Selection:
