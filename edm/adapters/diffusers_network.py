@@ -23,7 +23,8 @@ NETWORK_CHOICES = {
     'down_block_types': unet2d.DOWN_BLOCKS, 'up_block_types': unet2d.UP_BLOCKS,
     'mid_block_type': ('UNetMidBlock2D', None), 'time_embedding_type': unet2d.TIME_EMBEDDINGS,
     'resnet_time_scale_shift': unet2d.TIME_SHIFTS, 'act_fn': unet2d.ACTIVATIONS,
-    'downsample_type': unet2d.SAMPLINGS, 'upsample_type': unet2d.SAMPLINGS, 'class_embed_type': (None,)}
+    'downsample_type': (*unet2d.SAMPLINGS, None), 'upsample_type': (*unet2d.SAMPLINGS, None),
+    'class_embed_type': (None,)}
 # Numbers of config.json that no shape of a tensor shows: types, least and most.
 NUMBERS = {
     'attention_head_dim': ((int, type(None)), 1, 100_000), 'norm_num_groups': ((int,), 1, 100_000),

@@ -251,7 +251,8 @@ class UNet2D(torch.nn.Module):
                  mid_block_type: str | None = 'UNetMidBlock2D',
                  block_out_channels: list = (224, 448, 672, 896), layers_per_block: int = 2,
                  mid_block_scale_factor: float = 1, downsample_padding: int = 1,
-                 downsample_type: str = 'conv', upsample_type: str = 'conv', dropout: float = 0.0,
+                 downsample_type: str | None = 'conv', upsample_type: str | None = 'conv',
+                 dropout: float = 0.0,
                  act_fn: str = 'silu', attention_head_dim: int | None = 8, norm_num_groups: int = 32,
                  attn_norm_num_groups: int | None = None, norm_eps: float = 1e-5,
                  resnet_time_scale_shift: str = 'default', add_attention: bool = True,
@@ -282,7 +283,7 @@ class UNet2D(torch.nn.Module):
             head_dim = attention_head_dim if attention_head_dim is not None else channels
             return Attention(channels, head_dim, groups=groups, eps=norm_eps, output_scale=scale)
 
-        def sampler(how, resample, conv):
+        def sampler(how, resample, conv):  # None is conv
             return (lambda channels: resnet(channels, channels, resample)) if how == 'resnet' else conv
 
         self.down_blocks = torch.nn.ModuleList()

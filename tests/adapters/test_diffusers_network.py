@@ -117,7 +117,7 @@ def test_weights_of_torch_save_and_old_names_are_read(folder):
 def test_configurations_of_old_versions_lack_entries_and_mean_the_defaults(folder):
     config = folder / 'unet' / 'config.json'
     expected = opened(folder)
-    change_json(config, attn_norm_num_groups=..., mid_block_type=..., upsample_type=..., dropout=...,
+    change_json(config, attn_norm_num_groups=..., mid_block_type=..., upsample_type=None, dropout=...,
                 add_attention=..., resnet_time_scale_shift=..., decay=0.9999, power=0.75)
     change_json(folder / 'scheduler' / 'scheduler_config.json', prediction_type=..., beta_start=...,
                 predict_epsilon=False)
