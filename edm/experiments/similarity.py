@@ -143,19 +143,19 @@ def _score_stages(job: Similarity, labels: dict[str, str], made: tuple[str, ...]
             'sscd.py', 'feature', '--images', *images, str(job.dataset('train')),
             '--features', *features, training, '--descriptor', job.descriptor))]
     control = ('--heldout', str(job.features('heldout'))) if job.heldout else ()
-    networks = len(job.networks)
-    stages.append(Stage(
-        name='gl', outputs=(job.table,), needs=('features',), command=(
-            'sscd.py', 'mscore', '--source', *features[:networks], '--target', training, *control,
-            '--names', *[*labels.values()][:networks], '--t', f'{job.threshold:g}', '--device', job.device,
-            '--table', str(job.table))))
+    networks = list(zip(labels, job.networks, strict=False))
+    stages += [Stage(name=f'gl-{key}', outputs=(job.table,), needs=('features',), command=(
+        'sscd.py', 'mscore', '--source', str(job.features(key)), '--target', training, *control,
+        '--names', network.label, '--t', f'{job.threshold:g}', '--device', job.device,
+        '--table', str(job.table))) for key, network in networks]
     stages.append(Stage(
         name='matrix', outputs=(job.table,), needs=('features',), command=(
             'sscd.py', 'matrix', '--features', *features, '--images', *images, '--names', *labels.values(),
             '--scores', 'rp', 'pfd', '--t', f'{job.threshold:g}', '--mae-t', f'{job.mae_threshold:g}',
             '--table', str(job.table))))
+    scores = ('matrix', *(f'gl-{key}' for key, _ in networks))
     return stages + [Stage(
-        name=f'figure-{path.suffix[1:]}', outputs=(path,), needs=('matrix', 'gl'),
+        name=f'figure-{path.suffix[1:]}', outputs=(path,), needs=scores,
         command=('plot.py', 'similarity', '--table', str(job.table), '--samples', *(
             f'{job.images(key)}={label}' for key, label in labels.items()), '--out', str(path)))
         for path in job.pictures]
