@@ -1,5 +1,6 @@
 """READMEs and help texts: every option, file and test that they name exists; every help is complete."""
 
+import gzip
 import importlib
 import re
 import shlex
@@ -8,9 +9,12 @@ import subprocess
 import sys
 
 import click
+import numpy as np
 import pytest
 
-from helpers import ROOT
+import convert
+from diffusers_folders import unpack
+from helpers import DATA, ROOT, run
 from torch_utils.cli import option_sections
 from training.networks import EDMPrecond
 from training.snapshot import save_snapshot
@@ -79,8 +83,12 @@ def test_pictures_and_files_linked_in_readmes_exist(readme):
             assert ((ROOT / readme).parent / target).exists(), target
 
 
-def test_the_python_example_runs_as_it_stands(tmp_path, monkeypatch, capsys):
+def python_example() -> str:
     example, = re.findall(r'```python\n(.*?)```', READMES['README.md'], flags=re.DOTALL)
+    return example
+
+
+def test_the_python_example_runs_as_it_stands(tmp_path, monkeypatch, capsys):
     run, data = tmp_path / 'training' / 'quickstart' / 'n00016-w16', tmp_path / 'datasets' / 'quickstart'
     run.mkdir(parents=True)
     data.mkdir(parents=True)
@@ -88,6 +96,30 @@ def test_the_python_example_runs_as_it_stands(tmp_path, monkeypatch, capsys):
         8, 1, model_type='SongUNet', model_channels=4, num_blocks=1, channel_mult=[1], attn_resolutions=[]))
     shutil.copy(ROOT / 'datasets' / 'digits-8x8.zip', data / 'n00016.zip')
     monkeypatch.chdir(tmp_path)
+    exec(python_example(), {})
+    assert 0 <= float(capsys.readouterr().out) <= 1
+
+
+@pytest.mark.parametrize(('kind', 'size', 'channels'), [('EDM', 8, 3), ('ADM', 16, 3), ('diffusers', 8, 1)])
+def test_the_python_example_takes_any_network(kind, size, channels, tmp_path, capsys):
+    network = tmp_path / 'network.pkl'
+    if kind == 'EDM':
+        network.write_bytes(gzip.decompress((DATA / 'snapshot-edm-ddpmpp.pkl.gz').read_bytes()))
+    elif kind == 'ADM':
+        checkpoint = tmp_path / 'adm.pt'
+        checkpoint.write_bytes(gzip.decompress((DATA / 'adm-cond.pt.gz').read_bytes()))
+        run(convert.main, 'adm', f'--source={checkpoint}', f'--dest={network}', '--image_size=16',
+            '--noise_schedule=linear', '--num_head_channels=64')
+    else:
+        network = unpack('eps-variance', tmp_path / 'folder')
+    images = np.random.default_rng(0).integers(256, size=(4, size, size, channels), dtype=np.uint8)
+    np.savez(tmp_path / 'images.npz', samples=images)
+    example = python_example()
+    for old, new in (("'training/quickstart/n00016-w16'", repr(str(network))), ('range(64)', 'range(2)'),
+                     ("'datasets/quickstart/n00016.zip'", repr(str(tmp_path / 'images.npz'))), ('=18', '=2')):
+        assert old in example
+        example = example.replace(old, new)
+    capsys.readouterr()
     exec(example, {})
     assert 0 <= float(capsys.readouterr().out) <= 1
 
