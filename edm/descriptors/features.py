@@ -14,6 +14,7 @@ from torch_utils.npz import open_npz
 
 LENGTHS = ('unit', 'raw')  # of rows
 _UNIT = 1e-3  # how far from 1 the length of a descriptor may be; half-precision networks reach 5e-4
+_LARGEST = 1e15  # of raw numbers: squares of more, summed, are beyond float32
 _BLOCK = 4096  # rows at a time in float64
 _EXPECTED = ('expected features as sscd.py feature writes them, or as NumPy does: numpy.savez(FILE, '
              'features=...) of floats [N, D], with file_names=... of N strings (dtype=str) if known')
@@ -80,7 +81,7 @@ def load_features(path: str | os.PathLike, option: str, *, unmarked: str = 'unit
 
     unmarked: the length of rows in files of other software, which don't say it.
     Raises UserError naming `option` and the file if it is missing or damaged, or its features are missing,
-    empty or not finite.
+    empty, not finite or too large for distances.
     """
     where = f'{option} {path}'
     try:
@@ -113,7 +114,9 @@ def load_features(path: str | os.PathLike, option: str, *, unmarked: str = 'unit
 
 
 def _check_rows(values: np.ndarray, where: str, *, to_unit_length: bool) -> int:
-    """Refuse numbers that are not finite; bring rows to length 1 in place if told so; returns how many.
+    """Refuse numbers that are not finite, or raw and too large for distances in float32.
+
+    Brings rows to length 1, in place, if told so; returns how many.
 
     Those that have length 1, or are zero, stay.
     """
@@ -125,6 +128,9 @@ def _check_rows(values: np.ndarray, where: str, *, to_unit_length: bool) -> int:
             raise UserError(f'{where}: `features` has numbers that are not finite, first in row '
                             f'{start + wrong[0]}')
         if not to_unit_length:
+            if max(rows.max(), -rows.min()) > _LARGEST:
+                raise UserError(f'{where}: `features` has numbers beyond {_LARGEST:g}, too large for '
+                                'distances')
             continue
         lengths = np.sqrt(np.einsum('nd,nd->n', rows, rows, dtype=np.float64))
         other = np.flatnonzero((abs(lengths - 1) > _UNIT) & (lengths > 0))
@@ -140,8 +146,9 @@ def check_length(length: str, score: str, *features: Features) -> None:
             made = f' ({each.descriptor})' if each.descriptor else ''
             needs = {'unit': 'descriptors of unit length, such as sscd or pixel',
                      'raw': 'raw descriptors, such as l2 or inception'}
+            own = '' if each.descriptor else f'; in a file of your own, write length=\'{length}\''
             raise UserError(f'{each.where}: {needs[each.length].split(",")[0]}{made}; {score} needs '
-                            f'{needs[length]}')
+                            f'{needs[length]}{own}')
 
 
 def check_comparable(first: Features, second: Features) -> None:

@@ -81,6 +81,9 @@ def test_a_score_refuses_features_of_the_other_length(tmp_path):
         check_length(wanted, 'this score', kinds[wanted])
         with pytest.raises(UserError, match=f'{other}.*some.*this score needs .*{wanted}'):
             check_length(wanted, 'this score', kinds[wanted], kinds[other])
+    np.savez(tmp_path / 'own.npz', features=unit(3))
+    with pytest.raises(UserError, match='in a file of your own, write length=\'raw\''):
+        check_length('raw', 'this score', load_features(tmp_path / 'own.npz', '--source'))
 
 
 def test_rows_are_brought_to_length_one_but_for_zeros(tmp_path):
@@ -99,6 +102,8 @@ BAD_FILES = {
     'no rows': ({'features': np.ones((0, 4))}, r'\[0, 4\]'),
     'not a number': ({'features': np.array([[1, 2], [3, np.nan]])}, 'row 1'),
     'too large': ({'features': np.array([[1e300, 2]])}, 'row 0'),
+    'too large for squares': ({'features': np.array([[1, -2e15]]), 'length': np.array('raw')},
+                              'beyond 1e.15'),
     'names': ({'features': np.eye(2), 'file_names': np.array(['a'])}, '2 strings'),
     'provenance': ({'features': np.eye(2), 'provenance': np.array('{')}, 'JSON'),
     'length': ({'features': np.eye(2), 'length': np.array('long')}, "'long', expected one of unit, raw"),
