@@ -237,6 +237,9 @@ def mscore(criterion, ratio, heldout, false_positives, drop_equal, widths, names
         thresholds = (ratio,)
     elif cli.given('ratio'):
         raise click.UsageError('--ratio: for --criterion ratio')
+    for option in ('drop_equal', 'false_positives'):
+        if cli.given(option) and not (heldout or more['nested']):
+            raise click.UsageError(f'--{option.replace("_", "-")} needs --heldout, or --nested')
     labels = options.model_labels(1, widths, names, more['table'])
     nested, sizes, device = more['nested'], more['sizes'], pick_device(device)
     real, controls = load_features(heldout, '--heldout') if heldout else None, []

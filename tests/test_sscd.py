@@ -277,6 +277,8 @@ def test_copies_by_ratio_of_distances_need_raw_features(folder, tmp_path):
     for wrong in ('1', '0', '1/0', 'nan', 'x'):
         refuse(sscd.main, 'mscore', *ratio, '--ratio', wrong, status=2, says=('--ratio', wrong))
     refuse(sscd.main, 'mscore', *unit, '--false-positives', '1', status=2, says=('--false-positives',))
+    for option in ('--drop-equal', '--false-positives=0.05'):
+        refuse(sscd.main, 'mscore', *unit, option, status=2, says=(option.split('=')[0], 'needs --heldout'))
     refuse(sscd.main, 'mscore', *unit, '--heldout', tmp_path / 'no.npz', status=1,
            says=('--heldout', 'no such'))
 
