@@ -38,11 +38,14 @@ def difference_interval(first: Share, second: Share) -> tuple[float, float, floa
 
 @dataclass(frozen=True)
 class CopyTest:
-    """C_T, a z score, with its 95 % interval; and the share of pairs in which the sample is farther away."""
+    """C_T, a z score, with its 95 % interval; and the share of pairs in which the sample is farther away.
+
+    low and high are None if all distances are equal, as they then say nothing.
+    """
 
     z: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     farther: float
 
 
@@ -65,7 +68,7 @@ def data_copying_test(samples: np.ndarray, heldout: np.ndarray) -> CopyTest:
     correction = float((ties.astype(np.float64) ** 3 - ties).sum()) / ((m + n) * max(m + n - 1, 1))
     spread = math.sqrt(max((m + n + 1 - correction) / (12 * m * n), 0))
     if spread == 0:
-        return CopyTest(0.0, 0.0, 0.0, farther)
+        return CopyTest(0.0, None, None, farther)
     low, high = _mann_whitney_interval(farther, m, n)
     return CopyTest((farther - 0.5) / spread, (low - 0.5) / spread, (high - 0.5) / spread, farther)
 

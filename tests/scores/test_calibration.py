@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import mannwhitneyu, norm
 
-from scores.calibration import calibrated_threshold, data_copying_test, difference_interval
+from scores.calibration import CopyTest, calibrated_threshold, data_copying_test, difference_interval
 from scores.copy_scores import Share
 
 
@@ -61,10 +61,16 @@ def test_the_sign_of_c_t_is_the_papers():
 
 
 def test_equal_samples_say_nothing():
-    assert data_copying_test(np.ones(5), np.ones(7)).z == 0
+    assert data_copying_test(np.ones(5), np.ones(7)) == CopyTest(0, None, None, 0.5)
     same = data_copying_test(np.arange(9.0), np.arange(9.0))
     assert (same.z, same.farther) == (0, 0.5)
     assert same.low == pytest.approx(-same.high)
+
+
+def test_of_one_pair_the_interval_is_wilsons_of_one_trial():
+    test = data_copying_test(np.float64([1]), np.float64([2]))
+    assert (test.z, test.low) == pytest.approx((-1, -1))  # spread 1/2, as (1 + 1 + 1) / 12 has the root
+    assert test.high == pytest.approx(2 * Share(0, 1).high - 1)
 
 
 def test_the_interval_of_c_t_holds_the_truth_in_95_of_100_cases():
