@@ -102,7 +102,7 @@ def _parse(cells: list[str], where: str) -> Row:
         except ValueError:
             values[name] = -1
         number = values[name]  # a share without variance is NaN
-        if number is not None and (number < 0 or (name == 'sigma' and number == 0) or (
+        if number is not None and (number < 0 or (name in ('sigma', 'count', 'size') and number == 0) or (
                 name in ('sigma', 'mse') and not math.isfinite(number))):
             raise UserError(f'{where}: {name} is {shown(text)}, expected a number above 0')
     return Row(**values)

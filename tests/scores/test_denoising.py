@@ -125,7 +125,8 @@ def test_a_table_is_read_as_it_was_written(tmp_path):
 
 @pytest.mark.parametrize(('column', 'text', 'says'), [
     ('sigma', '0', 'sigma'), ('mse', 'nan', 'mse'), ('mse', '-1', 'mse'), ('count', '1.5', 'count'),
-    ('images', 'test', 'train, heldout'), ('denoiser', '', 'denoiser'), ('size', '-3', 'size')])
+    ('count', '0', 'count'), ('images', 'test', 'train, heldout'), ('denoiser', '', 'denoiser'),
+    ('size', '-3', 'size')])
 def test_an_edited_table_is_refused_with_its_line(tmp_path, column, text, says):
     cells = ['a', 'images', 'train', '7', '0.5', '0.1', '0.01', '0.2', '0.5', '30']
     cells[COLUMNS.index(column)] = text
