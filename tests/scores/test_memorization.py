@@ -102,3 +102,11 @@ def test_distances_are_those_of_the_nearest_image():
     a, b = (rng.normal(size=(n, 5)).astype(np.float32) for n in (7, 9))
     known = np.linalg.norm(a[:, None] - b, axis=2)
     np.testing.assert_allclose(measure_closeness(a, b, 'ratio').distance, known.min(axis=1), rtol=1e-6)
+
+
+def test_fewer_than_100_held_out_images_are_few(capsys):
+    training, heldout = raw([[0], [1000]]), raw(np.arange(1, 101)[:, None], 'held')
+    measure_memorization(training, training, heldout, criterion='ratio')
+    assert 'uncertain' not in capsys.readouterr().err
+    measure_memorization(training, training, heldout.part(slice(99)), criterion='ratio')
+    assert 'only 99 held-out images' in capsys.readouterr().err
