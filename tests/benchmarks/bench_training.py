@@ -82,6 +82,11 @@ def config(batch: int, width: int, channel_mult: list[int], **more) -> TrainingC
 
 def our_step(settings: TrainingConfig, dataset, device: torch.device = CPU) -> Callable[[], None]:
     """A function that makes one step."""
+    return our_run(settings, dataset, device)[1]
+
+
+def our_run(settings: TrainingConfig, dataset, device: torch.device = CPU) -> tuple[loop.Run, Callable]:
+    """A run, and a function that makes one step of it."""
     make_net = partial(build_network, settings.network_kwargs, dataset)
     run = loop.prepare(settings, dataset, make_net, device=device)
 
@@ -90,7 +95,7 @@ def our_step(settings: TrainingConfig, dataset, device: torch.device = CPU) -> C
         loop.update_ema(run)
         run.cur_nimg += settings.batch_size
 
-    return step
+    return run, step
 
 
 class Recorder(TorchDispatchMode):
