@@ -277,6 +277,10 @@ def test_copies_by_ratio_of_distances_need_raw_features(folder, tmp_path):
     for wrong in ('1', '0', '1/0', 'nan', 'x'):
         refuse(sscd.main, 'mscore', *ratio, '--ratio', wrong, status=2, says=('--ratio', wrong))
     refuse(sscd.main, 'mscore', *unit, '--false-positives', '1', status=2, says=('--false-positives',))
+    one = tmp_path / 'one.npz'
+    np.savez(one, features=np.ones((1, 3 * 4 * 4), np.float32), length=np.array('raw'))
+    told = run(sscd.main, 'mscore', '--source', one, *ratio[2:], '--heldout', one).stdout
+    assert 'C_T: 0.0 (no interval): z score' in told
     for option in ('--drop-equal', '--false-positives=0.05'):
         refuse(sscd.main, 'mscore', *unit, option, status=2, says=(option.split('=')[0], 'needs --heldout'))
     refuse(sscd.main, 'mscore', *unit, '--heldout', tmp_path / 'no.npz', status=1,

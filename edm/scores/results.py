@@ -40,7 +40,7 @@ def mention(thresholds, *features) -> None:
 def row_words(row: Row) -> str:
     """Count and total of a share, and the 95 % interval of any score, with its method."""
     share = f'{row.count} of {row.total}; ' if row.count is not None else ''
-    return share if row.low is None else f'{share}{interval_words(row)}'
+    return share + ('no interval' if row.low is None else interval_words(row))
 
 
 def interval_words(row: Row) -> str:
