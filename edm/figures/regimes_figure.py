@@ -101,7 +101,7 @@ def caption(regimes: Regimes, texts: Sequence[str], letters: str, examples, same
     """The text below the figure. texts: of the panels of curves; letters: of the others."""
     controls = ['the RP score of samples from different noises'] if 'chance_rp' in regimes.main else []
     if 'heldout_gl' in regimes.main:
-        controls.append('the GL score of images that no model was trained on')
+        controls.append('the GL score of held-out images, which are in no training set of these models')
     panels = [f'({letter}) {text}' for letter, text in zip('abcd', texts, strict=False)]
     parts, left = caption_parts(regimes, panels, controls), iter(letters)
     if 'gaussian_rp' in regimes.main:
@@ -145,7 +145,7 @@ def _gl_panel(axes: Axes, letter: str, regimes: Regimes) -> str:
     for models in regimes.main.get('heldout_gl', {}):
         draw_control(axes, regimes, 'heldout_gl', models, 'held-out images')
     finish_panel(axes, letter, 'GL score (generalization)', regimes)
-    calibrated = ('; dash-dotted, at the threshold that 1 % of images exceed that no model was trained on'
+    calibrated = ('; dash-dotted, at the threshold that 1 % of held-out images exceed'
                   if 'calibrated_gl' in regimes.main else '')
     return ('GL score: share of samples that no training image resembles (similarity > '
             f'{regimes.threshold:g}{calibrated}).')

@@ -34,7 +34,7 @@ def caption_parts(regimes: Regimes, panels: Sequence[str], controls: Sequence[st
                      f'{", ".join(others)}.')
     if controls:
         parts.append(f'Dotted: {" and ".join(controls)}.')
-    near = 'below that of images that no model was trained on' if 'heldout_gl' in regimes.main else 'below 1'
+    near = 'below that of held-out images' if 'heldout_gl' in regimes.main else 'below 1'
     pairs = 'on disjoint images ' if 'disjoint_rp' in regimes.main else ''
     parts.append(f'Shaded: memorization, GL of all widths at most {MEMORIZES_BELOW:g}; generalization, GL of '
                  f'all widths at most {NEAR_HELDOUT:g} {near}, and RP of models trained {pairs}above that of '
