@@ -117,6 +117,7 @@ def test_a_denoiser_that_fails_is_named():
 def test_a_table_is_read_as_it_was_written(tmp_path):
     found = measured({'a': Scaling(0.5), 'b': Scaling(1)})
     rows = rows_of(found, ['a', 'b'], SIGMAS, images='heldout', size=7)
+    assert [row.stderr for row in rows] == found.standard_error(of_population=True).ravel().tolist()
     path = tmp_path / 'errors.csv'
     write_rows(path, rows, {'command': 'this'})
     assert read_rows(path) == rows

@@ -75,3 +75,9 @@ def test_duplicates_are_told(capsys):
 def test_a_k_beyond_the_rows_is_refused(k):
     with pytest.raises(UserError, match=f'--k {k}: expected at least 1, and less than the 20 samples'):
         manifold_scores(np.zeros((20, 2)), np.zeros((30, 2)), k)
+
+
+def test_scores_do_not_depend_on_where_the_descriptors_lie():
+    samples, real = (np.random.default_rng(seed).integers(-3, 4, (60, 30)) / 8 for seed in range(2))
+    assert manifold_scores(np.float32(samples + 2 ** 20), np.float32(real + 2 ** 20)) == manifold_scores(
+        np.float32(samples), np.float32(real))  # all numbers are exact
