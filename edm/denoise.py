@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from denoisers import DENOISERS, WINDOWED, network_options, options, options_by_kind, split_word
+from sampling import sampler_options
 from torch_utils import cli
 
 _WORDS = f'KIND:DATASET, KIND being {" or ".join(DENOISERS)}, or a network'
@@ -99,7 +100,7 @@ def error(**opts):
                  help='Size of the training set, for the table.'))
 @cli.options('Noisy images',
     _sigmas_option, _seeds_option, _class_option,
-    click.option('--steps', metavar='INT', type=click.IntRange(2, cli.MAX_STEPS), default=18,
+    click.option('--steps', metavar='INT', type=click.IntRange(2, sampler_options.MAX_STEPS), default=18,
                  help='Steps of the sampling trajectory.'))
 @_networks
 @_closed_forms
@@ -201,7 +202,7 @@ def _open(opts: dict, device, choose_by: str | None = None) -> tuple:
                                f'{", ".join(map(str, sorted(label_dims)))}')
     label_dim = max(label_dims, default=0)
     if opts['class_idx'] is not None and all(each.recorded for each in opened):
-        cli.check_class(opts['class_idx'], label_dim)
+        sampler_options.check_class(opts['class_idx'], label_dim)
     low, high = (f(float(getattr(net, name)) for net in nets) for f, name in (
         (max, 'sigma_min'), (min, 'sigma_max')))
     for sigma in opts['sigmas'] or ():

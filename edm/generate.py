@@ -9,7 +9,7 @@ import click
 
 import denoisers
 from denoisers import DENOISERS
-from sampling import PRECISIONS
+from sampling import PRECISIONS, sampler_options
 from sampling.schedules import DISCRETIZATIONS, SCALINGS, SCHEDULES
 from sampling.solvers import SOLVERS
 from torch_utils import cli
@@ -57,7 +57,7 @@ INPUTS = ('network', 'scheduler', 'dataset', 'heldout', 'latents', 'invert')  # 
     click.option('--invert', metavar='ZIP|DIR|NPZ',
                  help='Follow the ODE from these images back to latents instead, for --noise.'))
 @cli.options('Sampler',
-    *cli.sampler_options,
+    *sampler_options.OPTIONS,
     click.option('--solver', type=click.Choice(list(SOLVERS)),
                  help='ODE solver.  [default: heun; with --denoiser: euler]'),
     click.option('--disc', type=click.Choice(list(DISCRETIZATIONS)), default='edm', help='Noise levels.'),
@@ -222,7 +222,7 @@ def _check(opts: dict) -> None:
                                'trajectory')
     if not DISCRETIZATIONS[opts['disc']].has_rho and cli.given('rho'):
         raise click.UsageError(f'--rho has no use with --disc {opts["disc"]}')
-    cli.check_churn(opts)
+    sampler_options.check_churn(opts)
 
 
 def _check_noise(opts: dict) -> None:
@@ -285,7 +285,7 @@ def _denoiser(opts: dict, device) -> tuple:
     if opts['denoiser']:
         from denoisers.open_denoiser import open_denoiser
         if net is not None and net.label_dim:
-            cli.check_class(opts['class_idx'], net.label_dim)
+            sampler_options.check_class(opts['class_idx'], net.label_dim)
         own = denoisers.own_options(opts['denoiser'], opts)
         net = open_denoiser(opts['denoiser'], opts['dataset'], device, net=net, class_idx=opts['class_idx'],
                             cache_gb=opts['cache_gb'], sharded=opts['shard_dataset'],
@@ -295,7 +295,7 @@ def _denoiser(opts: dict, device) -> tuple:
             identity['patch_by_sigma'] = [list(pair) for pair in net.sizes.items()]
         return net, None, identity, files
     vectors = label_vectors(recorded, net.label_dim, f'--network {opts["network"]}')
-    cli.check_class(opts['class_idx'], net.label_dim, vectors=vectors is not None)
+    sampler_options.check_class(opts['class_idx'], net.label_dim, vectors=vectors is not None)
     prepare(net, device, opts['precision'])
     identity['precision'] = opts['precision']
     if vectors is not None:

@@ -7,6 +7,7 @@ import click
 
 from denoisers import network_options, split_word, take_network
 from jacobians import CLOSED_JACOBIANS, METHODS
+from sampling import sampler_options
 from torch_utils import cli
 from torch_utils.errors import UserError, note
 
@@ -37,7 +38,7 @@ _CHURN = ('S_churn', 'S_min', 'S_max', 'S_noise')
     click.option('--sigmas', metavar='LIST', type=cli.FloatList(),
                  help='Noise levels, such as 0.1,1,10, which the sampler steps through besides its own.  '
                       '[default: the sampler\'s]'),
-    *cli.sampler_options)
+    *sampler_options.OPTIONS)
 @cli.options('Rank',
     click.option('--eta', metavar='FLOAT', type=cli.FiniteRange(0, 1, min_open=True, max_open=True),
                  default=0.99, help='Share of the norm of all singular values that those counted must '
@@ -124,7 +125,7 @@ def _check(opts: dict) -> None:
         raise click.UsageError('--overwrite is for --out and --figure')
     if opts['method'] == 'exact' and cli.given('tolerance'):
         raise click.UsageError('--tolerance is for --method randomized and auto; exact ranks have no bounds')
-    cli.check_churn(opts)
+    sampler_options.check_churn(opts)
     if opts['save_spectrum'] and not opts['out']:
         raise click.UsageError('--save_spectrum needs --out')
     if opts['data']:
@@ -159,7 +160,7 @@ def _network(opts: dict, device) -> tuple:
     vectors = None
     if not opts['data'] or opts['class_idx'] is not None:  # else real images have their labels
         vectors = label_vectors(recorded, net.label_dim, f'--network_pkl {opts["network_pkl"]}')
-    cli.check_class(opts['class_idx'], net.label_dim, vectors=vectors is not None)
+    sampler_options.check_class(opts['class_idx'], net.label_dim, vectors=vectors is not None)
     return net, vectors, files
 
 
