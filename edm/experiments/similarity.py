@@ -88,9 +88,12 @@ def plan(job: Similarity) -> list[Stage]:
     labels = {f'model{number}': network.label for number, network in enumerate(job.networks)}
     for key, network in zip(labels, job.networks, strict=True):
         stages += _network_stages(job, key, network)
+    # the first network says that images have no classes, whatever the labels of the data set
+    first, needs = _network(job, 'model0', job.networks[0]), () if job.networks[0].path else ('make-model0',)
     labels |= {kind: f'{kind} denoiser' for kind in CLOSED_FORMS}
     stages += [_sample_stage(job, kind, ('--denoiser', kind, '--dataset', str(job.dataset('train')),
-                                         '--solver', 'heun'), needs=('data-train',)) for kind in CLOSED_FORMS]
+                                         '--solver', 'heun', '--network', first),
+                             needs=('data-train', *needs)) for kind in CLOSED_FORMS]
     made = tuple(f'generate-{key}' for key in labels)
     if job.heldout:
         labels['heldout'], made = HELDOUT, (*made, 'data-heldout')
@@ -115,6 +118,12 @@ def check_data(job: Similarity) -> None:
         raise UserError(f'--data {job.data}: has {total:,} images, expected {needed:,}')
 
 
+def _network(job: Similarity, key: str, network: Network) -> str:
+    """What --network takes."""
+    dest = Path('training', job.name, key)
+    return network.path or (f'{dest}.pkl' if network.command[0] == 'convert.py' else str(dest))
+
+
 def _network_stages(job: Similarity, key: str, network: Network) -> list[Stage]:
     """The stages that make a network, if it does not exist, and its samples."""
     if network.path:
@@ -129,9 +138,8 @@ def _network_stages(job: Similarity, key: str, network: Network) -> list[Stage]:
         'reproduce.py': ((script, *args, '--out', f'{dest}', *on_images), (dest / 'config.json',),
                          ('data-train',)),
         'convert.py': ((script, *args, '--dest', f'{dest}.pkl'), (Path(f'{dest}.pkl'),), ())}[script]
-    made = outputs[0] if script == 'convert.py' else dest
     return [Stage(name=f'make-{key}', outputs=outputs, needs=needs, command=command, cost=20),
-            _sample_stage(job, key, ('--network', str(made)), needs=(f'make-{key}',))]
+            _sample_stage(job, key, ('--network', _network(job, key, network)), needs=(f'make-{key}',))]
 
 
 def _score_stages(job: Similarity, labels: dict[str, str], made: tuple[str, ...]) -> list[Stage]:
