@@ -4,9 +4,7 @@ States of NVlabs/edm and its forks are read, too. They hold `net`, a pickled mod
 `optimizer_state` alone. No code of a file is run.
 """
 
-import math
 import pickle
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -18,90 +16,8 @@ from torch_utils.files import atomic_write
 from torch_utils.run_dir import number_in, snapshot_name, tick_after
 from torch_utils.safe_archive import safe_load_archive
 from torch_utils.safe_pickle import PersistentObject, collect_tensors
-from torch_utils.training_stats import MEASURED
+from torch_utils.state_schema import SCHEMA, check_entries, is_number, is_tensor
 from training import snapshot
-
-
-def _is_count(value, limit: int = 2**53) -> bool:
-    return type(value) is int and 0 <= value < limit
-
-
-def _is_number(value) -> bool:
-    return type(value) in (int, float) and 0 <= value < math.inf
-
-
-def _is_text(value) -> bool:
-    return type(value) is str
-
-
-def _is_tensor(value, dtype: torch.dtype, *shape: int) -> bool:
-    return isinstance(value, torch.Tensor) and value.dtype == dtype and (not shape or value.shape == shape)
-
-
-def _are_tensors(value) -> bool:
-    return all(type(name) is str and isinstance(tensor, torch.Tensor) for name, tensor in value.items())
-
-
-def _is_optimizer_state(value) -> bool:
-    return all(isinstance(entry, dict) for entry in value['state'].values())
-
-
-def _is_numpy_state(value) -> bool:
-    words, (has_gauss, gauss) = value['rng_words'], value['rng_gauss']
-    return (_is_tensor(words, torch.int64, 624) and 0 <= words.min() and words.max() < 2**32
-            and _is_count(value['rng_position'], 625) and _is_count(has_gauss) and math.isfinite(gauss))
-
-
-def _is_data_order(value) -> bool:
-    """As `InfiniteSampler.state_dict` gives it."""
-    order = value['order']
-    return (_is_numpy_state(value) and _is_tensor(order, torch.int64) and _is_count(value['visited'])
-            and _is_count(value['window'], len(order) + 1)
-            and torch.equal(order.sort().values, torch.arange(len(order))))
-
-
-def _are_random_states(value) -> bool:
-    """As `torch_utils.seeding.get_random_states` gives them."""
-    for states in value:
-        torch.Generator().set_state(states['cpu'])
-    return type(value) is list and len(value) > 0 and all(
-        _is_numpy_state(states['numpy']) and _is_tensor(states.get('device', states['cpu']), torch.uint8)
-        for states in value)
-
-
-def _are_moments(value) -> bool:
-    """As `torch_utils.training_stats.Moments.own_totals` gives them, of all processes."""
-    totals = torch.stack([moments[name] for moments in value for name in MEASURED])
-    return (type(value) is list and totals.is_floating_point() and totals.shape[1:] == (4,)
-            and bool(totals.isfinite().all() and (totals >= 0).all()))
-
-
-# Entry of a state -> a check of its value, which may fail in any way; what is expected; whether None may be.
-SCHEMA = {
-    'net': (_are_tensors, 'a dict of tensors', False),
-    'ema': (_are_tensors, 'a dict of tensors', False),
-    'optimizer': (_is_text, 'a name', False),
-    'optimizer_state': (_is_optimizer_state, 'the state of an optimizer', False),
-    'cur_nimg': (_is_count, 'a number of images', False),
-    'cur_tick': (_is_count, 'a number of ticks', False),
-    'tick_start_nimg': (_is_count, 'a number of images', False),
-    'elapsed_sec': (_is_number, 'a number of seconds', False),
-    'bad_steps': (_is_count, 'a number of steps', False),
-    'ema_rampup_ratio': (_is_number, 'a number of at least 0', True),
-    'seed': (lambda value: _is_count(value, 2**32), 'a seed', True),
-    'run_id': (_is_text, 'a text', True),
-    'data_sha256': (_is_text, 'a text', True),
-    'data_order': (_is_data_order, 'an order of images', True),
-    'random_states': (_are_random_states, 'states of random generators', True),
-    'moments': (_are_moments, 'sums of measurements', True),
-}
-
-
-def _fits(value, check: Callable[..., bool], optional: bool) -> bool:
-    try:
-        return (optional and value is None) or check(value)
-    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):
-        return False
 
 
 def save_state(path: Path, *, net, ema, optimizer, **values) -> None:
@@ -144,14 +60,7 @@ def load_state(path: Path, option: str = '--resume') -> dict:
     state = {'data_sha256': None} | state  # which earlier versions did not write
     if missing := SCHEMA.keys() - state.keys():
         raise UserError(f'{where}: no whole training state; it lacks {", ".join(sorted(missing))}')
-    for key, (check, expected, optional) in SCHEMA.items():
-        if not _fits(value := state[key], check, optional):
-            plain = value is None or type(value) in (bool, int, float, str)
-            got = shown(value) if plain else f'another {type(value).__name__}'
-            raise UserError(f'{where}: no training state; its {key} is {got}, expected {expected}')
-    if state['tick_start_nimg'] > state['cur_nimg']:
-        raise UserError(f'{where}: no training state; its tick began after {state["tick_start_nimg"]:,} '
-                        f'images, and it has seen {state["cur_nimg"]:,}')
+    check_entries(state, where)
     return state
 
 
@@ -209,8 +118,8 @@ def _fits_parameter(values: dict, parameter: torch.Tensor, optimizer: str) -> bo
     step = values.get('step')
     if isinstance(step, torch.Tensor) and step.numel() == 1:
         step = step.item()
-    return _is_number(step) and len(values) == 3 and all(
-        _is_tensor(values.get(key), parameter.dtype, *parameter.shape) for key in ('exp_avg', 'exp_avg_sq'))
+    return is_number(step) and len(values) == 3 and all(
+        is_tensor(values.get(key), parameter.dtype, *parameter.shape) for key in ('exp_avg', 'exp_avg_sq'))
 
 
 def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict) -> None:

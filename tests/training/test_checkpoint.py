@@ -10,10 +10,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from torch_utils.errors import UserError
+from torch_utils.state_schema import SCHEMA
 from torch_utils.training_stats import MEASURED
 from training import loop
 from training.build import build_network
-from training.checkpoint import SCHEMA, check_state, load_state
+from training.checkpoint import check_state, load_state
 from training.config import TrainingConfig
 from training.launch import sketch
 
