@@ -89,12 +89,12 @@ def python_example() -> str:
 
 
 def test_the_python_example_runs_as_it_stands(tmp_path, monkeypatch, capsys):
-    run, data = tmp_path / 'training' / 'quickstart' / 'n00016-w16', tmp_path / 'datasets' / 'quickstart'
+    run, data = tmp_path / 'training' / 'quickstart' / 'n00032-w16', tmp_path / 'datasets' / 'quickstart'
     run.mkdir(parents=True)
     data.mkdir(parents=True)
     save_snapshot(run / 'network-snapshot-000020.pkl', ema=EDMPrecond(
         8, 1, model_type='SongUNet', model_channels=4, num_blocks=1, channel_mult=[1], attn_resolutions=[]))
-    shutil.copy(ROOT / 'datasets' / 'digits-8x8.zip', data / 'n00016.zip')
+    shutil.copy(ROOT / 'datasets' / 'digits-8x8.zip', data / 'n00032.zip')
     monkeypatch.chdir(tmp_path)
     exec(python_example(), {})
     assert 0 <= float(capsys.readouterr().out) <= 1
@@ -115,8 +115,8 @@ def test_the_python_example_takes_any_network(kind, size, channels, tmp_path, ca
     images = np.random.default_rng(0).integers(256, size=(4, size, size, channels), dtype=np.uint8)
     np.savez(tmp_path / 'images.npz', samples=images)
     example = python_example()
-    for old, new in (("'training/quickstart/n00016-w16'", repr(str(network))), ('range(64)', 'range(2)'),
-                     ("'datasets/quickstart/n00016.zip'", repr(str(tmp_path / 'images.npz'))), ('=18', '=2')):
+    for old, new in (("'training/quickstart/n00032-w16'", repr(str(network))), ('range(64)', 'range(2)'),
+                     ("'datasets/quickstart/n00032.zip'", repr(str(tmp_path / 'images.npz'))), ('=18', '=2')):
         assert old in example
         example = example.replace(old, new)
     capsys.readouterr()

@@ -25,7 +25,8 @@ class Recorder:
 
 def close(actual, expected):
     # The weights reach 1e6, and with them the rounding of a nearly perfect answer: relative to the largest.
-    return float((actual - expected).detach().abs().max()) < 3e-6 * float(expected.abs().max())
+    # Processors differ by up to 3.1e-6.
+    return float((actual - expected).detach().abs().max()) < 5e-6 * float(expected.abs().max())
 
 
 @pytest.mark.parametrize(('name', 'network'), [('vp', 'vp-ddpmpp-augment'), ('ve', 'edm-ddpmpp'),
