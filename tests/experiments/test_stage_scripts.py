@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import stages
+from experiments import launcher, stages
 from experiments.stage_scripts import levels, makefile, slurm_script
 from experiments.stages import Stage
 
@@ -31,6 +31,7 @@ def plan(tmp_path, monkeypatch):
     (tmp_path / 'scripts' / 'append.py').write_text(
         'import sys\nopen("order.txt", "a").write(sys.argv[1] + "\\n")')
     monkeypatch.setattr(stages, 'SCRIPTS', tmp_path / 'scripts')
+    monkeypatch.setattr(launcher, 'PRELOADED', ())
     monkeypatch.chdir(tmp_path)
     return [Stage(name='a', command=('append.py', 'a'), outputs=()),
             Stage(name='b', command=('append.py', 'b'), outputs=()),
