@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.dataset import ImageDataset
-from experiments.regimes import CLOSED_FORMS, DIGITS
+from experiments.regimes import DIGITS
 from experiments.stages import Stage
 from torch_utils.downloads import is_remote
 from torch_utils.errors import UserError
 
 HELDOUT = 'held-out images'
+CLOSED_FORMS = {'optimal': 'optimal denoiser', 'gaussian': 'Gaussian denoiser'}
 _SITE = 'https://nvlabs-fi-cdn.nvidia.com/edm/pretrained'
 _IDDPM = 'https://openaipublic.blob.core.windows.net/diffusion/march-2021/cifar10_uncond_50M_500K.pt'
 
@@ -90,7 +91,7 @@ def plan(job: Similarity) -> list[Stage]:
         stages += _network_stages(job, key, network)
     # the first network says that images have no classes, whatever the labels of the data set
     first, needs = _network(job, 'model0', job.networks[0]), () if job.networks[0].path else ('make-model0',)
-    labels |= {kind: f'{kind} denoiser' for kind in CLOSED_FORMS}
+    labels |= CLOSED_FORMS
     stages += [_sample_stage(job, kind, ('--denoiser', kind, '--dataset', str(job.dataset('train')),
                                          '--solver', 'heun', '--network', first),
                              needs=('data-train', *needs)) for kind in CLOSED_FORMS]
@@ -177,12 +178,13 @@ def _sample_stage(job: Similarity, key: str, options: tuple[str, ...], *, inputs
                      '--resume', '--overwrite', '--device', job.device, *job.generate))
 
 
-def _trained(label: str, arch: str, precond: str, width: int, seed: int, kimg: int = 40) -> Network:
+def _trained(label: str, arch: str, precond: str, width: int, seed: int, *, mult: str = '1,2',
+             lr: float = 0.004, kimg: int = 40) -> Network:
     """A network that train.py makes, of two levels with a block each."""
     return Network(label=label, command=(
-        'train.py', '--arch', arch, '--precond', precond, '--cbase', str(width), '--seed', str(seed),
-        *(('--P_mean', '-0.8') if precond == 'edm' else ()), '--num_blocks', '1', '--cres', '1,2',
-        '--dropout', '0', '--augment', '0', '--batch', '64', '--lr', '0.004', '--lr_rampup', '2',
+        'train.py', '--arch', arch, '--precond', precond, '--cbase', str(width), '--cres', mult,
+        '--seed', str(seed), *(('--P_mean', '-0.8') if precond == 'edm' else ()), '--num_blocks', '1',
+        '--dropout', '0', '--augment', '0', '--batch', '64', '--lr', f'{lr:g}', '--lr_rampup', '2',
         '--lr_decay', 'cosine', '--duration', f'{kimg / 1000:g}', '--tick', '2', '--snap', '1000'))
 
 
@@ -192,18 +194,19 @@ def _predicting(label: str, *args: str, kimg: int = 40) -> Network:
 
 
 PRESETS = {
-    # Minutes on two CPU cores.
+    # Minutes on two CPU cores. Sampling starts at sigma = 10, where 0.3 % of the variance of a pixel is the
+    # image's: the errors of small networks that estimate the noise (VE, VP, epsilon) grow with sigma.
     'quickstart': Similarity(
         name='similarity-quickstart', data=str(DIGITS), size=1280, num_samples=512, threshold=0.97,
-        device='cpu', generate=('--batch', '256'),
+        device='cpu', generate=('--batch', '256', '--sigma_max', '10'),
         networks=(
             _trained('DDPM++ EDM', 'ddpmpp', 'edm', 16, 0),
             _trained('DDPM++ EDM, wider', 'ddpmpp', 'edm', 24, 1),
             _trained('DDPM++ VP', 'ddpmpp', 'vp', 16, 2),
-            _trained('NCSN++ VE', 'ncsnpp', 've', 16, 3),
+            _trained('NCSN++ VE', 'ncsnpp', 've', 32, 3, mult='1,1', lr=0.003, kimg=80),
             _trained('ADM EDM', 'adm', 'edm', 16, 4),
-            _predicting('UNet2DModel, epsilon', '--seed', '5'),
-            _predicting('UNet2DModel, v, no attention', '--prediction', 'v_prediction', '--betas',
+            _predicting('UNet2D, epsilon', '--seed', '5'),
+            _predicting('UNet2D, v', '--prediction', 'v_prediction', '--betas',
                         'squaredcos_cap_v2', '--no-attention', '--seed', '6'))),
     # Published networks of CIFAR-10; all but the closed forms need nothing but a GPU and the network.
     'paper': Similarity(

@@ -173,7 +173,7 @@ def _draw_samples(axes: Axes, samples: Mapping[str, Sequence[Image.Image]], name
 def _write_values(axes: Axes, kind: str, matrix: Matrix) -> None:
     """The values in their cells, white on dark, where the layout has left room for them."""
     side = axes.get_window_extent().width / axes.figure.dpi * 72 / len(matrix.value)  # points
-    size = min(7, side / 2.3)  # a value is about 2.2 times as wide as high
+    size = min(7, side / 2.5)  # a value is about 2.2 times as wide as high
     darkness = 1 - matrix.value / axes.images[0].get_clim()[1] if kind == 'pfd' else matrix.value
     for i, row in enumerate(matrix.value if size >= _SMALLEST else ()):
         for j, value in enumerate(row):
