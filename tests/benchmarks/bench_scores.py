@@ -22,6 +22,7 @@ from measure import Row, run_python, side_by_side
 from scores.comparison import probability_flow_distance
 from scores.copy_scores import nearest_neighbors, pair_similarities
 from scores.two_nearest import two_nearest
+from torch_utils.distributed import pick_device
 
 HERE = Path(__file__).resolve().parent
 SCRIPT = HERE.parents[1] / 'edm' / 'sscd.py'
@@ -40,6 +41,7 @@ finally:
 
 def rows() -> Iterator[Row]:
     """The rows of the table."""
+    pick_device('cpu')  # keeps freed memory, as the scripts do
     source, target = unit_rows(2000, 512, seed=0), unit_rows(10000, 512, seed=1)
     some = source[:_PART]
     assert np.allclose(nearest_neighbors(some, target)[0], broadcast(some, target), atol=1e-6)
