@@ -1,7 +1,9 @@
 """Small data sets, in memory and on the disk."""
 
+import gzip
 import io
 import json
+import struct
 import tarfile
 import zipfile
 from pathlib import Path
@@ -35,6 +37,12 @@ def encode(pixels: np.ndarray | Image.Image, format: str = 'PNG', **options) -> 
     file = io.BytesIO()
     image.save(file, format=format, **options)
     return file.getvalue()
+
+
+def idx(*sizes: int, values) -> bytes:
+    """A file as MNIST's: `values`, bytes or a number of zeros, of an array of these sizes."""
+    header = bytes([0, 0, 8, len(sizes)]) + struct.pack(f'>{len(sizes)}I', *sizes)
+    return gzip.compress(header + bytes(values))
 
 
 def write(path: Path, files: dict) -> Path:

@@ -20,7 +20,7 @@ from data import dataset_writer
 from data.dataset import ImageDataset
 from data.image_transforms import center_crop, center_crop_wide
 from helpers import DATA, refuse, run
-from image_sets import encode, write
+from image_sets import encode, idx, write
 
 GOLDEN = json.loads((DATA / 'dataset-tool.json').read_text())
 CASES = [name for name, case in GOLDEN.items() if case['returncode'] == 0]
@@ -414,11 +414,6 @@ def test_cifar10_as_published_by_python_2_is_read(tmp_path):
     tool(tmp_path / CIFAR10, tmp_path / 'out')
     np.testing.assert_array_equal(ImageDataset(tmp_path / 'out').images([8, 9]), data.reshape(2, 3, 32, 32))
     assert labels(tmp_path / 'out')[8:] == [['00000/img00000008.png', 3], ['00000/img00000009.png', 1]]
-
-
-def idx(*sizes, values):
-    header = bytes([0, 0, 8, len(sizes)]) + struct.pack(f'>{len(sizes)}I', *sizes)
-    return gzip.compress(header + bytes(values))
 
 
 @pytest.mark.parametrize(('source', 'data', 'says'), [

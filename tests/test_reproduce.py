@@ -25,6 +25,7 @@ from data.dataset import ImageDataset
 from experiments import estimates, regimes, report, script_options, stages
 from figures.regimes_figure import load_examples
 from helpers import ROOT, InThisProcess, assert_equal, refuse, run
+from image_sets import idx
 from scores.denoising_table import read_rows
 from scores.neighbors import load_neighbors
 from scores.score_table import read_table
@@ -194,6 +195,20 @@ def test_sizes_with_a_disjoint_set_are_those_that_leave_as_many_images(folder):
     assert 'n00899-disjoint' not in printed.stdout
 
 
+def test_images_of_another_size_are_resized_before_students_see_them(folder):
+    data = folder / 'train-images-idx3-ubyte.gz'
+    data.write_bytes(idx(30, 28, 28, values=30 * 784))
+    (folder / 'train-labels-idx1-ubyte.gz').write_bytes(idx(30, values=30))
+    job = ('regimes', '--preset=mnist', f'--data={data}', '--sizes=4,16', '--dry-run',
+           '--assume-img-per-s=500')
+    printed = run(reproduce.main, *job)
+    assert f'--source {data} --dest datasets/mnist/pool.zip --shuffle 0 --resolution 16x16' in printed.stdout
+    assert '--sizes 16: no disjoint set' in printed.stderr  # of 30 images
+    assert '0.75 M parameters' in printed.stdout  # 32 channels at 16x16, grey
+    refuse(reproduce.main, *job, '--sizes=30', status=2, says=('--sizes 30', '30 images'))
+    refuse(reproduce.main, *job, '--train=--cres=1,1,1,1,1,1', status=1, says=('--train', '--cres'))
+
+
 def test_scores_are_those_of_the_definitions(folder):
     job = regimes.Regimes(name='x', teacher='net.pkl', sizes=(1, 2), widths=(2, 1), kimg=1, thresholds=(0.5,),
                           num_samples=3)
@@ -308,6 +323,9 @@ def test_a_plan_can_be_handed_to_slurm_and_make(folder, monkeypatch):
     (('--gpus=0', '--jobs=3'), 2, ('--jobs', '--gpus')),
     (('--emit=make', '--jobs=3'), 2, ('--jobs', '--emit')),
     (('--emit=make', '--gpus=0'), 2, ('--gpus', '--emit')),
+    (('--preset=mnist',), 2, ('--preset=mnist', '--data', 'train-images-idx3-ubyte.gz')),
+    (('--preset=mnist', '--data=none.gz'), 1, ('--data none.gz',)),
+    (('--preset=paper', '--resolution=16'), 2, ('--resolution=16', '--data')),
 ])
 def test_bad_input_is_refused_in_one_line_before_anything_is_written(args, status, says, folder):
     for more in (), ('--dry-run',):

@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from data.dataset import ImageDataset
+from data.image_sources import open_source
+from data.image_transforms import stretch
 from experiments import script_options
 from experiments.stages import Stage
 from torch_utils import provenance
@@ -33,6 +35,9 @@ class Regimes:
     name: of the folders under datasets/, training/, evaluation/ and figures/.
     data: images, which are shuffled. The first N are the training set of size N; those after the largest set
         are held out.
+    resolution: to which they are resized, by which `data` may be all that dataset_tool.py takes; None: as
+        they are, and `data` a training set.
+    title: what captions call the images; None: the name of `data` or the teacher.
     teacher: snapshot (path or URL) that generates these images instead.
     teacher_training: arguments of train.py that train such a teacher on `data`.
     sizes: training-set sizes N, rising. widths: --model_channels of the students; samples of the first are
@@ -48,6 +53,8 @@ class Regimes:
 
     name: str
     data: str | None = None
+    resolution: int | None = None
+    title: str | None = None
     teacher: str | None = None
     teacher_training: tuple[str, ...] | None = None
     sizes: tuple[int, ...]
@@ -143,6 +150,21 @@ class Model:
         return f'n{self.size:05d}-{kind}{f"-{self.repeat}" if self.repeat else ""}'
 
 
+def count_images(job: Regimes) -> int:
+    """Images in `job.data`. Raises UserError naming --data if it can't be read."""
+    if job.resolution:
+        return open_source(job.data, '--data').total
+    return len(ImageDataset(job.data, cache=False))
+
+
+def first_image(job: Regimes, folder: str) -> str:
+    """Write the first image of `job.data`, resized, into a folder. Raises UserError naming --data."""
+    source = open_source(job.data, '--data')
+    image = stretch(source.load(next(source.images)), (job.resolution, job.resolution))
+    image.save(Path(folder, 'first.png'))
+    return folder
+
+
 def disjoint_sizes(job: Regimes) -> tuple[int, ...]:
     """The training-set sizes N with a second set: the N images after the first N.
 
@@ -152,7 +174,7 @@ def disjoint_sizes(job: Regimes) -> tuple[int, ...]:
         return ()
     if job.has_teacher:
         return job.sizes
-    total = len(ImageDataset(job.data, cache=False))
+    total = count_images(job)
     sizes = tuple(size for size in job.sizes if 2 * size <= total)
     if len(sizes) < len(job.sizes) and (job.disjoint or not sizes):
         size = job.sizes[len(sizes)]
@@ -234,8 +256,9 @@ def _pool_stages(job: Regimes, second: Sequence[int]) -> list[Stage]:
     unlike the next N. Those of a teacher are independent.
     """
     if not job.has_teacher:
+        size = ('--resolution', f'{job.resolution}x{job.resolution}') if job.resolution else ()
         return [Stage(name='pool', outputs=(job.pool,), inputs=(Path(job.data),), command=(
-            'dataset_tool.py', '--source', job.data, '--dest', str(job.pool), '--shuffle', '0'))]
+            'dataset_tool.py', '--source', job.data, '--dest', str(job.pool), '--shuffle', '0', *size))]
     stages, needs, teacher, inputs = [], (), job.teacher, ()
     if teacher is None:
         teacher, needs = f'training/{job.name}/teacher', ('teacher',)
@@ -334,7 +357,7 @@ def _picture_stages(job: Regimes, second: Sequence[int], needs: tuple[str, ...])
     sizes = second or job.sizes  # of which a small, a middle and a large one are shown
     shown = sorted({sizes[0], sizes[len(sizes) // 2], sizes[-1]})
     kinds = {**{width: f'UNet-{width}' for width in job.widths}, **({DISJOINT: DISJOINT} if second else {})}
-    table = ('--table', str(job.table), '--data', Path(job.data or job.teacher).stem,
+    table = ('--table', str(job.table), '--data', job.title or Path(job.data or job.teacher).stem,
              '--kimg', f'{job.kimg}', '--threshold', f'{job.thresholds[0]:g}')
     args = {'denoisers': table, 'denoising': ('--table', str(job.denoising)), 'regimes': (
         *table, '--denoising', str(job.denoising),
@@ -375,6 +398,14 @@ QUICKSTART = Regimes(
     kimg=20, train=DIGITS_TRAINING, generate=('--batch', '256'), num_samples=1024, thresholds=(0.97, 0.95),
     device='cpu')
 
+# Attention at 8x8 only takes a quarter off a step. The learning rate decays to 0, as these networks do not
+# converge in so short a training.
+MNIST = Regimes(
+    name='mnist', title='MNIST at 16x16', resolution=16, sizes=(16, 64, 128, 256, 1024, 4096, 16384),
+    widths=(32, 16), kimg=50, generate=('--batch', '64'), num_samples=512, thresholds=(0.95, 0.9),
+    device='cpu', train=(*DIGITS_TRAINING, '--attn_resolutions', '8', '--P_mean', '-0.6', '--P_std', '1.3',
+                         '--lr_decay', 'cosine', '--tick', '5'))
+
 # Paper 1's setting: students on what a released teacher generates. The published figure has N = 2^6 .. 2^15.
 PAPER = Regimes(
     name='paper', teacher='https://nvlabs-fi-cdn.nvidia.com/edm/pretrained/edm-cifar10-32x32-uncond-vp.pkl',
@@ -384,6 +415,7 @@ PAPER = Regimes(
     generate=('--batch', '256'), num_samples=10000, num_heldout=10000, thresholds=(0.6,), descriptor='sscd')
 
 PRESETS = {
+    'mnist': MNIST,
     'paper': PAPER,
     'quickstart': QUICKSTART,
     'quickstart-teacher': replace(
