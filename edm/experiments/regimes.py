@@ -398,13 +398,13 @@ QUICKSTART = Regimes(
     kimg=20, train=DIGITS_TRAINING, generate=('--batch', '256'), num_samples=1024, thresholds=(0.97, 0.95),
     device='cpu')
 
-# Attention at 8x8 only takes a quarter off a step. The learning rate decays to 0, as these networks do not
-# converge in so short a training.
+# Attention at 8x8 only takes a quarter off a step. As such networks do not converge in so short a training,
+# batches are small, for more steps, and the learning rate decays to 0.
 MNIST = Regimes(
-    name='mnist', title='MNIST at 16x16', resolution=16, sizes=(16, 64, 128, 256, 1024, 4096, 16384),
+    name='mnist', title='MNIST at 16x16', resolution=16, sizes=(16, 64, 128, 512, 2048, 16384),
     widths=(32, 16), kimg=50, generate=('--batch', '64'), num_samples=512, thresholds=(0.95, 0.9),
     device='cpu', train=(*DIGITS_TRAINING, '--attn_resolutions', '8', '--P_mean', '-0.6', '--P_std', '1.3',
-                         '--lr_decay', 'cosine', '--tick', '5'))
+                         '--batch', '16', '--lr', '0.002', '--lr_decay', 'cosine', '--tick', '5'))
 
 # Paper 1's setting: students on what a released teacher generates. The published figure has N = 2^6 .. 2^15.
 PAPER = Regimes(
