@@ -18,8 +18,10 @@ from torch_utils.errors import UserError, shown
 CONFIG, SCHEDULER, INDEX = 'config.json', 'scheduler_config.json', 'model_index.json'
 WEIGHTS = ('diffusion_pytorch_model.safetensors', 'diffusion_pytorch_model.bin',
            'diffusion_pytorch_model.fp16.safetensors')
+INDICES = tuple(f'{name}.index.json' for name in WEIGHTS[:2])  # of weights in several files
 OWN_PARTS = ('unet', 'scheduler', 'mel')  # of pipelines that are read; mel makes sound of the images
 MAX_JSON = 1_000_000  # bytes
+SHARD = re.compile(r'-\d+-of-\d+\.(safetensors|bin)$|\.(safetensors|bin)\.index\.([\w-]+\.)?json$')
 HUB = 'hf://'
 
 
@@ -35,7 +37,8 @@ def is_diffusers(path: str) -> bool:
     """Whether a path, URL or hf:// address is one of a diffusers network, by what it looks like."""
     if os.path.isdir(path):
         return any(os.path.isfile(os.path.join(path, name)) for name in (CONFIG, f'unet/{CONFIG}', INDEX))
-    return path.startswith(HUB) or path.partition('#')[0].lower().endswith(('.safetensors', '.bin'))
+    name = path.partition('#')[0].lower()
+    return path.startswith(HUB) or name.endswith(('.safetensors', '.bin')) or bool(SHARD.search(name))
 
 
 def find_files(path: str, option: str, scheduler: str | None = None) -> NetworkFiles:
@@ -54,6 +57,7 @@ def find_files(path: str, option: str, scheduler: str | None = None) -> NetworkF
         bases, names = [_join(whole, 'unet'), whole.rstrip('/')], [name + fragment for name in WEIGHTS]
     else:
         base, _, name = whole.rpartition('/')
+        _check_shards([name], where)
         bases, names = [base if base or whole.startswith('/') else '.'], [name]
     roots = list(dict.fromkeys(_parent(base) for base in bases)) + bases[-1:]
     configs = [_join(base, CONFIG) for base in bases]
@@ -64,7 +68,13 @@ def find_files(path: str, option: str, scheduler: str | None = None) -> NetworkF
                 _check_pipeline(read_json(index, where, option), where)
     config = _first(configs, where, option)
     base = config.rpartition('/')[0]
-    weights = _first([_join(base, name) for name in names], where, option)
+    try:
+        weights = _first([_join(base, name) for name in names], where, option)
+    except downloads.Missing:
+        there = os.listdir(base) if os.path.isdir(base) else [
+            name for name in INDICES if _is_there(_join(base, name), option)]
+        _check_shards(there, where)
+        raise
     if scheduler is None:
         nearby = [_join(root, f'scheduler/{SCHEDULER}') for root in (_parent(base), base)]
         scheduler = _first([*dict.fromkeys(nearby), _join(base, SCHEDULER)], where, option,
@@ -130,7 +140,14 @@ def _first(candidates: Sequence[str], where: str, option: str, advice: str = '')
         if _is_there(each, option):
             return each
     names = ' or '.join(dict.fromkeys(each.partition('#')[0].rpartition('/')[2] for each in candidates))
-    raise UserError(f'{where}: no {names} there{advice}')
+    raise downloads.Missing(f'{where}: no {names} there{advice}')
+
+
+def _check_shards(names: Sequence[str], where: str) -> None:
+    """Refuse weights in several files, by the name of one."""
+    if shards := sorted(name for name in names if SHARD.search(name.lower())):
+        raise UserError(f'{where}: {shown(shards[0])} is of sharded weights, which are not read; diffusers\' '
+                        'save_pretrained with max_shard_size=\'50GB\' writes them as one file')
 
 
 def _check_pipeline(index: dict, where: str) -> None:

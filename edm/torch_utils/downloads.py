@@ -31,7 +31,7 @@ WEB_PAGE = ('the server sends a web page instead of a file, maybe one to log in 
 
 
 class Missing(UserError):
-    """The server says that it has no such file."""
+    """There is no such file on the server."""
 
 
 def download_dir() -> Path:

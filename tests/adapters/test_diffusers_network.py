@@ -279,3 +279,17 @@ def test_damaged_files_are_refused(folder):
     (folder / WEIGHTS).unlink()
     with pytest.raises(UserError, match=r'no diffusion_pytorch_model\.safetensors or .*\.bin'):
         opened(folder)
+
+
+@pytest.mark.parametrize('kind', ['safetensors', 'bin'])
+def test_sharded_weights_are_refused_by_name(kind, folder):
+    whole = folder / WEIGHTS
+    index = whole.with_name(f'diffusion_pytorch_model.{kind}.index.json')
+    shard = whole.with_name(f'diffusion_pytorch_model-00001-of-00002.{kind}')
+    for path in index, shard:
+        path.write_text('{}')
+    opened(folder)
+    whole.unlink()
+    for path in folder, folder / 'unet', index, shard:
+        with pytest.raises(UserError, match=f'diffusion_pytorch_model.*{kind}.* sharded .* one file'):
+            opened(path)

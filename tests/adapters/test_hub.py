@@ -112,6 +112,13 @@ def test_a_latent_pipeline_on_the_hub_is_refused_before_its_weights_are_download
     assert not any(path.endswith('.safetensors') for path in hub.asked)
 
 
+def test_sharded_weights_are_named(hub):
+    folder = unpack('eps-variance', hub.root / 'owner' / 'net' / 'resolve' / 'main')
+    (folder / WEIGHTS).rename(folder / f'{WEIGHTS}.index.json')
+    with pytest.raises(UserError, match=r'safetensors\.index\.json.* sharded weights'):
+        opened('hf://owner/net')
+
+
 def test_damaged_weights_are_forgotten(hub):
     folder = unpack('eps-variance', hub.root / 'owner' / 'net' / 'resolve' / 'main')
     whole = (folder / WEIGHTS).read_bytes()
