@@ -182,7 +182,9 @@ class FloatList(click.ParamType):
 def split_label(item: str) -> tuple[str, str]:
     """(label, path) of PATH or PATH=LABEL; without a label, the file's name without its suffix."""
     path, _, label = item.rpartition('=') if '=' in item and not os.path.exists(item) else (item, '', '')
-    return label or os.path.splitext(os.path.basename(path))[0], path
+    if path.endswith('#sha256'):  # of a URL with a hash and without a label
+        path, label = item, ''
+    return label or os.path.splitext(os.path.basename(path.partition('#sha256=')[0]))[0], path
 
 
 def parse_int_list(text: str) -> list[int]:
