@@ -220,9 +220,16 @@ def _check_networks(labels: list[str], given: list[tuple[str, str]]) -> None:
 def similarity(preset, data, networks, name, device, **run):
     """Do different models make the same images from the same noises? (paper 1, figures 6 and 12)
 
-    RP, MAE and PFD of all pairs of models, beside closed-form denoisers and held-out images.
+    RP, MAE and PFD of all pairs of models, beside closed-form denoisers and held-out images. quickstart
+    trains seven networks on digits; paper samples six published networks of CIFAR-10, downloaded from NVIDIA
+    (EDM and score SDE, each VP and VE), OpenAI (improved DDPM) and the Hugging Face hub (DDPM), and needs
+    datasets/cifar10-32x32.zip. --dry-run lists where each network comes from.
 
-    Example: python edm/reproduce.py similarity --preset=quickstart
+    \b
+    Examples:
+      python edm/reproduce.py similarity --preset=quickstart
+      python edm/reproduce.py similarity --preset=paper --dry-run
+      python edm/reproduce.py similarity --networks training/mine=Mine hf://me/digits
     """
     from experiments import similarity as experiment
 
@@ -233,6 +240,8 @@ def similarity(preset, data, networks, name, device, **run):
     _check_networks([network.label for network in job.networks], given)
     if data or not run['dry_run']:
         experiment.check_data(job)
+    if run['dry_run']:
+        print(*(f'# {line}' for line in experiment.origins(job)), sep='\n')
     if _run(job, experiment.plan(job), **run, data=job.data):
         print_paths(job.table, *job.pictures)
 

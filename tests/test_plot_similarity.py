@@ -71,6 +71,9 @@ def test_distances_have_colours_of_their_own_and_samples_stand_in_the_rows_of_th
         *[(0, 0)] * 3, *[(1, 50)] * 3]
     for words in ('root mean square distance', 'at most 0.2 wide', 'made from one noise'):
         assert words in caption
+    assert 'control' not in caption
+    with_control = [*names[:2], 'held-out images']
+    assert 'come from none of these noises' in draw_similarity(with_control, matrices, samples=samples)[1]
     args = 'similarity', '--table', tmp_path / 'm.csv', '--out', tmp_path / 'm.png', '--samples'
     run(plot.main, *args, *(f'{path}={name}' for path, name in shown.items()))
     refuse(plot.main, *args, f'{tmp_path / "0"}=x', status=1, says=('--samples', 'U-ViT'))

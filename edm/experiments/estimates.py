@@ -15,9 +15,9 @@ from tqdm import tqdm
 
 from experiments import script_options as ask
 from experiments.stages import Stage
-from training.loss import EDMLoss
 
 START_SECONDS, SAMPLE_PASSES, ROW_PASSES = 2, 35, 1 + 1 / 8
+UNKNOWN = ', unknown network'
 SNAPSHOT_BYTES, STATE_BYTES, PNG_BYTES = 4, 16, 1.05  # per parameter (EMA; network, EMA, Adam's 2), per value
 
 
@@ -31,7 +31,7 @@ def estimate(stages: list[Stage], device: torch.device, *, assumed: float | None
     nets, number, flop, size = {}, Counter(), Counter(), Counter()
     for stage in stages:
         net, passes, disk = _work(stage, nets, data)
-        for row in (f'{stage.command[0]}{_shown(net) or ", unknown network" * bool(passes)}', 'together'):
+        for row in (f'{stage.command[0]}{_shown(net) or UNKNOWN * bool(passes)}', 'together'):
             number[row], size[row] = number[row] + 1, size[row] + disk
             flop[row] += passes * _flop(net) if net else 0
     largest = max(filter(None, nets.values()), key=_flop)
@@ -40,8 +40,11 @@ def estimate(stages: list[Stage], device: torch.device, *, assumed: float | None
              f'{"":<36} stages      time  disk GB']
     for row in sorted(number, key='together'.__eq__):
         seconds = flop[row] / (3 * _flop(largest) * speed) + START_SECONDS * number[row]
-        lines.append(f'{row:<36} {number[row]:6} {tqdm.format_interval(seconds):>9}  {size[row] / 1e9:7.3f}')
+        time_text = '?' if row.endswith(UNKNOWN) else tqdm.format_interval(seconds)
+        lines.append(f'{row:<36} {number[row]:6} {time_text:>9}  {size[row] / 1e9:7.3f}')
     lines.append(f'stages side by side: {places}, so at least {tqdm.format_interval(seconds / places)}')
+    if any(row.endswith(UNKNOWN) for row in number):
+        lines.append('networks that are not here yet are unknown, and what they take is not counted')
     return '\n'.join(f'# {line}' for line in lines)
 
 
@@ -55,6 +58,10 @@ def _work(stage: Stage, nets: dict, data: str | None) -> tuple[torch.nn.Module |
         states = min(1 + ticks // made['state_dump_ticks'], made['states_kept'] or ticks + 1)
         disk = SNAPSHOT_BYTES * (2 + ticks // made['snapshot_ticks']) + STATE_BYTES * states
         return net, 3000 * made['total_kimg'], disk * sum(p.numel() for p in net.parameters())
+    if stage.command[:2] == ('reproduce.py', 'epsilon-training'):
+        kimg, net = ask.epsilon_network(stage, data)
+        nets[stage.name] = net
+        return net, 3000 * kimg, SNAPSHOT_BYTES * sum(p.numel() for p in net.parameters())
     if script not in ('generate.py', 'jacobian.py'):
         return None, 0, 0
     given = ask.options(stage)
@@ -92,7 +99,7 @@ def _speed(net: torch.nn.Module, device: torch.device) -> float:
     images = torch.zeros(batch, net.img_channels, net.img_resolution, net.img_resolution, device=device)
     step, start = -1, 0
     while step < 3 or time.perf_counter() < start + 1:
-        EDMLoss()(net, images).sum().backward()
-        float(next(net.parameters()).grad.flatten()[0])  # waits for the device
+        net(images, torch.ones(batch, device=device)).sum().backward()
+        float([*net.parameters()][-1].grad.flatten()[0])  # waits for the device
         step, start = step + 1, start or time.perf_counter()
     return batch * step / (time.perf_counter() - start)

@@ -12,8 +12,12 @@ from pathlib import Path
 import click
 import torch
 
+from adapters.discrete_denoiser import BETAS, DiscreteDenoiser
+from adapters.unet2d import UNet2D
 from data.dataset import ImageDataset
 from denoisers.open_network import open_network
+from experiments.epsilon_training import EpsilonTraining, network_config
+from experiments.stage_commands import epsilon_training
 from experiments.stages import SCRIPTS, Stage
 from torch_utils.errors import UserError
 from training.build import build
@@ -67,6 +71,20 @@ def training_network(stage: Stage) -> torch.nn.Module:
     images = made['dataset_kwargs']
     channels = ImageDataset(images['path'], cache=False).num_channels if 'max_size' in images else 3
     return sketch(made['network_kwargs'], images['resolution'], channels)
+
+
+def epsilon_network(stage: Stage, data: str | None) -> tuple[int, torch.nn.Module]:
+    """Duration in kimg and network, as of `sketch`, of reproduce.py epsilon-training.
+
+    data: as in `from_scratch`. Raises UserError naming --data if there are no images.
+    """
+    given = epsilon_training.make_context(stage.name, list(stage.command[2:])).params
+    job = EpsilonTraining(**{name: given[name] for name in given.keys() - {'out', 'device'}})
+    images = ImageDataset(data or job.data, cache=False)
+    with torch.device('meta'):
+        net = UNet2D(**network_config(job, images.num_channels))
+    return job.kimg, DiscreteDenoiser(net, img_resolution=images.resolution, img_channels=images.num_channels,
+                                      label_dim=0, betas=BETAS[job.betas](0.0001, 0.02, 1000))
 
 
 def sketch(network_kwargs: dict, resolution: int, channels: int = 3) -> torch.nn.Module:

@@ -9,13 +9,14 @@ Paper 1 is "The Emergence of Reproducibility and Consistency in Diffusion Models
 from dataclasses import dataclass
 from pathlib import Path
 
+from adapters.diffusers_files import is_diffusers
 from data.dataset import ImageDataset
 from experiments.regimes import DIGITS
 from experiments.stages import Stage
+from scores.score_table import HELDOUT
 from torch_utils.downloads import is_remote
 from torch_utils.errors import UserError
 
-HELDOUT = 'held-out images'
 CLOSED_FORMS = {'optimal': 'optimal denoiser', 'gaussian': 'Gaussian denoiser'}
 _SITE = 'https://nvlabs-fi-cdn.nvidia.com/edm/pretrained'
 _IDDPM = 'https://openaipublic.blob.core.windows.net/diffusion/march-2021/cifar10_uncond_50M_500K.pt'
@@ -114,9 +115,29 @@ def _data_stages(job: Similarity) -> list[Stage]:
 
 def check_data(job: Similarity) -> None:
     """Raise UserError naming --data unless it has the images for training and control."""
+    if job.data == PRESETS['paper'].data and not Path(job.data).exists():
+        raise UserError(f'--data {job.data}: no such file; datasets/README.md has the command that makes it '
+                        'from the archive of CIFAR-10')
     needed = (job.size or 1) + job.num_samples * job.heldout
     if (total := len(ImageDataset(job.data, cache=False))) < needed:
         raise UserError(f'--data {job.data}: has {total:,} images, expected {needed:,}')
+
+
+def origins(job: Similarity) -> list[str]:
+    """What the experiment needs: where the images and each network come from, a line each."""
+    made = '' if Path(job.data).exists() else ', which is not there; datasets/README.md has the command'
+    lines = [f'images: {job.data}{made}']
+    for network in job.networks:
+        script, *args = network.command or ('',)
+        source = args[args.index('--source') + 1] if script == 'convert.py' else network.path or ''
+        steps = [f'downloaded from {source}' if is_remote(source) else
+                 source or 'trained here on these images']
+        if script == 'convert.py':
+            steps.append('a checkpoint that convert.py makes a snapshot of')
+        elif source:
+            steps.append('a network of diffusers' if is_diffusers(source) else 'a snapshot')
+        lines.append(f'{network.label}: {", ".join(steps)}')
+    return lines
 
 
 def _network(job: Similarity, key: str, network: Network) -> str:

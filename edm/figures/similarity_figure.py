@@ -14,7 +14,7 @@ from data.image_stream import open_images
 from descriptors import similarity_words
 from figures import style as figures
 from figures.regimes_curves import only, totals
-from scores.score_table import SCORES, Row
+from scores.score_table import HELDOUT, SCORES, Row
 from torch_utils.errors import UserError
 
 TITLE = 'Similarity of the samples of different models'
@@ -106,8 +106,12 @@ def draw_similarity(names: list[str], matrices: dict[str, Matrix],
         figures.shrink(figure)
         for axes, (kind, matrix) in zip(panels, matrices.items(), strict=False):
             _write_values(axes, kind, matrix)
-    return figure, caption(matrices) + (
-        ' Samples: each column is made from one noise, by the models of the rows.' if samples else '')
+    text = caption(matrices)
+    if samples:
+        text += ' Samples: each column is made from one noise, by the models of the rows.'
+    if HELDOUT in names:
+        text += f' {HELDOUT.capitalize()}, the control, are real and come from none of these noises.'
+    return figure, text
 
 
 def _share_bar(figure: Figure, image, panels: list[Axes]):

@@ -134,6 +134,7 @@ SCORES = {
     'coverage': Score(label='Coverage', models=1, thresholded=False,
                       says='real images have a sample in their ball'),
 }
+HELDOUT = 'held-out images'  # the control among the models of a matrix
 # What --reference calls a model without a width of its own; of the score `rp` it makes `optimal_rp`.
 REFERENCES = ('optimal', 'gaussian', 'disjoint')
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
@@ -12,10 +13,11 @@ from adapters.discrete_denoiser import BETAS
 from adapters.safetensors_file import read_safetensors, write_safetensors
 from data.dataset import ImageDataset
 from denoisers.open_network import open_network
-from experiments import script_options, similarity, stage_commands
+from experiments import estimates, script_options, similarity, stage_commands
 from experiments.epsilon_training import EpsilonTraining, train
 from helpers import ROOT, refuse, run
 from image_sets import write
+from torch_utils import cli
 from torch_utils.errors import UserError
 from torch_utils.images import from_uint8
 
@@ -56,6 +58,36 @@ def test_two_networks_of_one_name_are_refused(tmp_path):
     path.write_bytes(b'')
     refuse(reproduce.main, 'similarity', '--networks', path, path, '-n', status=2, says=('called net',))
     refuse(reproduce.main, 'similarity', '--networks', tmp_path / 'x.pkl', '-n', status=2, says=('no such',))
+
+
+def test_a_dry_run_says_what_each_network_needs_and_what_is_not_counted():
+    printed = run(reproduce.main, 'similarity', '--preset=paper', '-n', '--assume-img-per-s=2000').stdout
+    for network in similarity.PRESETS['paper'].networks:
+        assert f'# {network.label}: downloaded from ' in printed
+    assert 'cifar10_uncond_50M_500K.pt, a checkpoint that convert.py makes a snapshot of' in printed
+    assert 'hf://google/ddpm-cifar10-32, a network of diffusers' in printed
+    assert re.search(r'generate.py, unknown network +5 +\? ', printed)
+    refuse(reproduce.main, 'similarity', '--preset=paper', status=1,
+           says=('--data datasets/cifar10-32x32.zip', 'datasets/README.md has the command'))
+
+
+def test_the_cost_of_epsilon_training_is_that_of_its_network():
+    stages = [stage for stage in similarity.plan(similarity.PRESETS['quickstart']) if 'model6' in stage.name]
+    text = estimates.estimate(stages[:2], CPU, assumed=100, places=1, data=str(DATA))
+    assert re.search(r'reproduce.py, 0.16 M parameters +1 +06:42', text)  # 40,000 images and 2 s
+    assert re.search(r'generate.py, 0.16 M parameters +1 +01:01', text)  # 512 samples of 35/3 images and 2 s
+
+
+def test_speed_is_measured_with_parameters_that_training_alone_uses():
+    net = script_options.sketch({'class_name': 'training.networks.EDMPrecond', 'model_type': 'SongUNet',
+                                 'augment_dim': 9, 'model_channels': 8, 'channel_mult': [1]}, 8)
+    assert estimates._speed(net, CPU) > 0
+
+
+def test_the_hash_of_a_url_is_no_label():
+    for url in 'https://x.org/net.pkl#sha256=00', 'hf://o/net#sha256=00':
+        assert cli.split_label(url) == ('net', url)
+        assert cli.split_label(f'{url}=A') == ('A', url)
 
 
 DATA = ROOT / 'datasets' / 'digits-8x8.zip'
