@@ -58,13 +58,18 @@ def find_files(path: str, option: str, scheduler: str | None = None) -> NetworkF
     else:
         base, _, name = whole.rpartition('/')
         _check_shards([name], where)
+        if downloads.is_remote(whole) and not downloads.is_url(whole):
+            raise UserError(f'{where}: expected a path, or an address that begins with https:// or hf://')
+        if not downloads.is_url(whole) and not os.path.isfile(whole):
+            raise UserError(f'{where}: no such file')
         bases, names = [base if base or whole.startswith('/') else '.'], [name]
     roots = list(dict.fromkeys(_parent(base) for base in bases)) + bases[-1:]
     configs = [_join(base, CONFIG) for base in bases]
     if not downloads.is_url(path):
-        known = any(map(_is_kept, configs))  # so the index was asked for when they were downloaded
+        # Kept configurations tell that the index was asked for when they were downloaded.
+        known = any(_is_kept(each, option) for each in configs)
         for index in dict.fromkeys(_join(root, INDEX) for root in roots):
-            if _is_kept(index) or (not known and _is_there(index, option)):
+            if _is_kept(index, option) or (not known and _is_there(index, option)):
                 _check_pipeline(read_json(index, where, option), where)
     config = _first(configs, where, option)
     base = config.rpartition('/')[0]
@@ -99,10 +104,11 @@ def read_json(path_or_url: str, where: str, option: str) -> dict:
 def _hub_url(address: str, option: str) -> tuple[str, str]:
     """The folder's URL and the fragment of an hf:// address. $HF_ENDPOINT names another server."""
     part = r'[\w.-]+'
-    match = re.fullmatch(rf'hf://({part}/{part})((?:/{part})*)(?:@([\w./-]+))?(#.*)?', address, re.ASCII)
+    match = re.fullmatch(rf'hf://({part}/{part})((?:/{part})*)(?:@([\w./-]+))?(#sha256=[\da-fA-F]{{64}})?',
+                         address, re.ASCII)
     if match is None or '..' in address:
         raise UserError(f'{option} {address}: expected hf://OWNER/NAME, maybe followed by /FOLDER and '
-                        '@REVISION')
+                        '@REVISION, and by #sha256= and 64 hexadecimal digits')
     server = os.environ.get('HF_ENDPOINT', 'https://huggingface.co').rstrip('/')
     return f'{server}/{match[1]}/resolve/{quote(match[3] or "main", safe="")}{match[2]}', match[4] or ''
 
@@ -117,8 +123,8 @@ def _parent(base: str) -> str:
     return (parent or '.') if name.startswith('unet') else base
 
 
-def _is_kept(path_or_url: str) -> bool:
-    return downloads.is_url(path_or_url) and downloads.is_kept(path_or_url, '')
+def _is_kept(path_or_url: str, option: str) -> bool:
+    return downloads.is_url(path_or_url) and downloads.is_kept(path_or_url, option)
 
 
 def _is_there(path_or_url: str, option: str) -> bool:
@@ -134,7 +140,7 @@ def _is_there(path_or_url: str, option: str) -> bool:
 def _first(candidates: Sequence[str], where: str, option: str, advice: str = '') -> str:
     """The first that was downloaded before or, without, that is there."""
     for each in candidates:
-        if _is_kept(each):
+        if _is_kept(each, option):
             return each
     for each in candidates:
         if _is_there(each, option):

@@ -127,7 +127,7 @@ def _scheduler(config: dict, where: str, clip_sample: bool) -> dict:
 def _number(config: dict, name: str, default: float, where: str) -> float:
     value = config.get(name, default)
     if type(value) not in (int, float) or not 0 < value < 1000:
-        raise UserError(f'{where} has {name} {shown(value)}, expected a number above 0')
+        raise UserError(f'{where} has {name} {shown(value)}, expected a number between 0 and 1000')
     return float(value)
 
 
@@ -181,7 +181,10 @@ def _network(config: dict, tensors: dict[str, torch.Tensor], where: str) -> UNet
     unknown = [name for name in config if name not in known | PASSED_OVER and name[:1] != '_']
     if unknown:
         note(f'note: {where}: config.json says {shown(", ".join(unknown))}, which is passed over')
-    tensors = {_new_name(name): tensor for name, tensor in tensors.items()}
+    renamed = {_new_name(name): tensor for name, tensor in tensors.items()}
+    if len(renamed) < len(tensors):
+        raise UserError(f'{where}: has a tensor of attention under its old and its new name')
+    tensors = renamed
     try:
         net = sketch(_sized(UNet2D), (), {name: config[name] for name in config.keys() & known},
                      modules=3 * len(tensors) + 100)

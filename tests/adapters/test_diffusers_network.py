@@ -112,6 +112,9 @@ def test_weights_of_torch_save_and_old_names_are_read(folder):
     (folder / WEIGHTS).unlink()
     torch.save(renamed, folder / 'unet' / 'diffusion_pytorch_model.bin')
     assert all(map(torch.equal, opened(folder).state_dict().values(), expected.values()))
+    torch.save(renamed | tensors, folder / 'unet' / 'diffusion_pytorch_model.bin')
+    with pytest.raises(UserError, match='under its old and its new name'):
+        opened(folder)
 
 
 def test_configurations_of_old_versions_lack_entries_and_mean_the_defaults(folder):

@@ -98,7 +98,7 @@ def test_what_is_not_there_is_named(hub):
     with pytest.raises(UserError, match=r'--network hf://owner/net: no config\.json there'):
         opened('hf://owner/net')
     for address in ('hf://owner', 'hf://owner/..', 'hf://owner/net/../../x', 'hf://owner/net@', 'hf:///net',
-                    'hf://owner/net?x=1'):
+                    'hf://owner/net?x=1', 'hf://owner/net#sha256=1'):
         with pytest.raises(UserError, match='expected hf://OWNER/NAME'):
             opened(address)
 
