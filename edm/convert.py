@@ -1,7 +1,9 @@
 """Convert networks of other software into snapshots."""
 
+import os
 import re
 from functools import partial
+from pathlib import Path
 
 import click
 
@@ -102,6 +104,8 @@ def adm(source: str, dest: str, preset: str | None, **options) -> None:
       python edm/convert.py adm --image_size=32 --noise_schedule=cosine --diffusion_steps=4000 \\
           --num_heads=4 --rescale_timesteps=True --source=ema_0.9999_050000.pt --dest=iddpm.pkl
     """
+    if not dest.lower().endswith('.pkl') or os.path.isdir(dest):
+        raise click.UsageError(f'--dest {dest}: expected a file name in .pkl')
     given = {name: value for name, value in options.items() if value is not None}
     if 'num_heads' in given:
         given.setdefault('num_head_channels', -1)
@@ -114,6 +118,7 @@ def adm(source: str, dest: str, preset: str | None, **options) -> None:
 
     from adapters.adm_checkpoint import convert, read_checkpoint
     from torch_utils import provenance
+    from torch_utils.files import make_output_dir
     from training.snapshot import save_snapshot
 
     try:
@@ -121,6 +126,7 @@ def adm(source: str, dest: str, preset: str | None, **options) -> None:
     except UserError as err:
         raise UserError(f'{err} (with --preset {preset})' if preset else str(err)) from err
     labels = {'labels': 'classes'} if net.label_dim else {}
+    make_output_dir(Path(dest).parent, '--dest')
     save_snapshot(dest, ema=net, made_by=provenance.record(inputs=[source]) | labels)
     print(f'{sum(parameter.numel() for parameter in net.parameters()):,} parameters, '
           f'{net.img_channels}x{net.img_resolution}x{net.img_resolution}, {net.label_dim} classes, '

@@ -194,6 +194,9 @@ def _network(options: dict, num_tensors: int, where: str) -> iDDPMPrecond:
     except ValueError as err:
         raise UserError(f'{where}: no DhariwalUNet is as the tensors and options say ({err})') from err
     net.u = net.noise_levels()
+    if not (net.u.isfinite().all() and (net.u.diff() < 0).all() and net.M > 1):
+        raise UserError(f'--diffusion_steps {net.M}: no noise levels of --noise_schedule '
+                        f'{options["noise_schedule"]} that rise to a finite one')
     return net.eval().requires_grad_(False)
 
 

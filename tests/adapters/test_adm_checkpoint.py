@@ -153,6 +153,7 @@ def test_rescaled_steps_are_parts_of_1000(tmp_path):
     (('--num_head_channels=48',), ('--num_head_channels 48', '64 channels', 'qkv.weight')),
     (('--image_size=15',), ('--image_size 15', '2 levels', 'multiple of 2')),
     (('--preset=64',), ('--preset 64',)),
+    (('--diffusion_steps=2',), ('--diffusion_steps 2', '--noise_schedule')),
 ])
 def test_options_that_contradict_the_file_name_a_tensor(args, says, released, tmp_path):
     refuse_file(released, tmp_path, *args, says=says)
