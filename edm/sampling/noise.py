@@ -66,6 +66,8 @@ def read_noise(path: str | os.PathLike, net: Denoiser, option: str = '--latents'
     does not fit the images or classes of `net`.
     """
     where, shape = f'{option} {path}', (net.img_channels, net.img_resolution, net.img_resolution)
+    if not os.path.isfile(path):
+        raise UserError(f'{where}: no such file')
     with open_npz(path, where) as arrays:
         if 'latents' not in arrays:
             raise UserError(f'{where}: expected an array `latents`, found {", ".join(arrays) or "nothing"}')
@@ -73,7 +75,8 @@ def read_noise(path: str | os.PathLike, net: Denoiser, option: str = '--latents'
         if found[1:] != shape or dtype.kind != 'f' or found[0] == 0:
             raise UserError(f'{where}: latents are {dtype} {list(found)}, expected floats '
                             f'[N, {", ".join(map(str, shape))}], the shape of the denoiser\'s images')
-        latents = arrays['latents'].astype(np.float32)
+        with np.errstate(over='ignore'):  # infinite ones are refused below
+            latents = arrays['latents'].astype(np.float32)
         seeds = arrays.get('seeds', np.arange(len(latents)))
         classes, generator = arrays.get('classes'), str(arrays.get('generator', 'unknown'))
     for name, array in (('seeds', seeds), ('classes', classes)):
