@@ -232,17 +232,25 @@ def similarity(preset, data, networks, name, device, **run):
       python edm/reproduce.py similarity --networks training/mine=Mine hf://me/digits
     """
     from experiments import similarity as experiment
+    from experiments.regimes import write_settings
+    from scores.score_options import names_of_models
+    from scores.score_table import HELDOUT
 
     job = _job(experiment.PRESETS[preset], device, run['gpus'], name)
     given = _given_networks(networks)
     more = [experiment.Network(label=label, path=path) for label, path in given]
     job = replace(job, data=data or job.data, networks=(*job.networks, *more))
-    _check_networks([network.label for network in job.networks], given)
-    if data or not run['dry_run']:
+    labels = [network.label for network in job.networks]
+    _check_networks([*labels, *experiment.CLOSED_FORMS.values(), HELDOUT], given)
+    try:
+        names_of_models(None, None, labels)
+    except click.BadParameter as err:
+        raise click.UsageError(f'--networks: {err.message}') from err
+    if data or networks or not run['dry_run']:
         experiment.check_data(job)
     if run['dry_run']:
         print(*(f'# {line}' for line in experiment.origins(job)), sep='\n')
-    if _run(job, experiment.plan(job), **run, data=job.data):
+    if _run(job, experiment.plan(job), **run, data=job.data, begin=lambda: write_settings(job)):
         print_paths(job.table, *job.pictures)
 
 

@@ -11,7 +11,9 @@ from pathlib import Path
 
 from adapters.diffusers_files import is_diffusers
 from data.dataset import ImageDataset
+from data.image_files import describe_shape
 from experiments.regimes import DIGITS
+from experiments.script_options import snapshot_network
 from experiments.stages import Stage
 from scores.score_table import HELDOUT
 from torch_utils.downloads import is_remote
@@ -64,6 +66,11 @@ class Similarity:
         return Path('figures', self.name, 'similarity.csv')
 
     @property
+    def tables(self) -> tuple[Path, ...]:
+        """The score table, for `regimes.write_settings`."""
+        return self.table,
+
+    @property
     def pictures(self) -> tuple[Path, ...]:
         """The heat maps."""
         return tuple(self.table.with_suffix(f'.{kind}') for kind in ('png', 'pdf'))
@@ -114,13 +121,23 @@ def _data_stages(job: Similarity) -> list[Stage]:
 
 
 def check_data(job: Similarity) -> None:
-    """Raise UserError naming --data unless it has the images for training and control."""
+    """Raise UserError naming --data unless it has the images for training and control.
+
+    Raises UserError naming --networks for a network here that can't be read, or is of other images.
+    """
     if job.data == PRESETS['paper'].data and not Path(job.data).exists():
         raise UserError(f'--data {job.data}: no such file; datasets/README.md has the command that makes it '
                         'from the archive of CIFAR-10')
-    needed = (job.size or 1) + job.num_samples * job.heldout
-    if (total := len(ImageDataset(job.data, cache=False))) < needed:
-        raise UserError(f'--data {job.data}: has {total:,} images, expected {needed:,}')
+    images, needed = ImageDataset(job.data, cache=False), (job.size or 1) + job.num_samples * job.heldout
+    if len(images) < needed:
+        raise UserError(f'--data {job.data}: has {len(images):,} images, expected {needed:,}')
+    for network in job.networks:
+        if network.path and not is_remote(network.path):
+            net = snapshot_network(network.path, '--networks')
+            made = net.img_channels, net.img_resolution, net.img_resolution
+            if made != images.image_shape:
+                raise UserError(f'--networks {network.path}: makes images of {describe_shape(made)}, and '
+                                f'--data {job.data} has {describe_shape(images.image_shape)}')
 
 
 def origins(job: Similarity) -> list[str]:

@@ -194,7 +194,7 @@ def add_rows(path: str | os.PathLike, rows: Iterable[Row]) -> None:
     """Add rows to the table, in the place of those with equal keys; without a file, write one.
 
     Several processes may do so at the same time. Rows are kept sorted, so that equal scores make equal files
-    in whatever order they come.
+    in whatever order they come, but for names of models, which keep the order in which they came.
     Raises UserError, and leaves the file as it is, if it is no score table.
     """
     with locked(Path(path).parent, 'writing into'):

@@ -184,7 +184,7 @@ def split_label(item: str) -> tuple[str, str]:
     path, _, label = item.rpartition('=') if '=' in item and not os.path.exists(item) else (item, '', '')
     if path.endswith('#sha256'):  # of a URL with a hash and without a label
         path, label = item, ''
-    return label or os.path.splitext(os.path.basename(path.partition('#sha256=')[0]))[0], path
+    return label or os.path.splitext(os.path.basename(path.partition('#sha256=')[0].rstrip('/')))[0], path
 
 
 def parse_int_list(text: str) -> list[int]:

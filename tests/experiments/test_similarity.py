@@ -13,8 +13,10 @@ from adapters.discrete_denoiser import BETAS
 from adapters.safetensors_file import read_safetensors, write_safetensors
 from data.dataset import ImageDataset
 from denoisers.open_network import open_network
+from diffusers_folders import unpack
 from experiments import estimates, script_options, similarity, stage_commands
 from experiments.epsilon_training import EpsilonTraining, train
+from experiments.regimes import write_settings
 from helpers import ROOT, refuse, run
 from image_sets import write
 from torch_utils import cli
@@ -58,6 +60,31 @@ def test_two_networks_of_one_name_are_refused(tmp_path):
     path.write_bytes(b'')
     refuse(reproduce.main, 'similarity', '--networks', path, path, '-n', status=2, says=('called net',))
     refuse(reproduce.main, 'similarity', '--networks', tmp_path / 'x.pkl', '-n', status=2, says=('no such',))
+    for label in 'optimal denoiser', 'held-out images', 'a vs b', 'ADM EDM':
+        refuse(reproduce.main, 'similarity', '--networks', f'{path}={label}', '-n', status=2,
+               says=('--networks', label))
+
+
+def test_networks_of_other_images_are_refused_before_any_training(tmp_path):
+    folder = unpack('v-cosine', tmp_path / 'net')
+    refuse(reproduce.main, 'similarity', '--networks', f'{folder}/', f'--data={DATA}', '--name=refused',
+           status=1, says=('--networks', '16x16 RGB', '8x8 grey'))
+    path = tmp_path / 'junk.pkl'
+    path.write_bytes(b'junk')
+    refuse(reproduce.main, 'similarity', '--networks', path, '-n', status=1, says=('--networks',))
+    assert cli.split_label(f'{folder}/') == ('net', f'{folder}/')
+
+
+def test_scores_of_other_networks_do_not_stay_in_the_table(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    job = similarity.PRESETS['quickstart']
+    write_settings(job)
+    job.table.write_text('x')
+    write_settings(job)
+    assert job.table.exists()
+    write_settings(dataclasses.replace(job, networks=job.networks[1:]))
+    assert not job.table.exists()
+    assert len(json.loads(job.table.with_suffix('.json').read_text())['settings']['networks']) == 6
 
 
 def test_a_dry_run_says_what_each_network_needs_and_what_is_not_counted():
