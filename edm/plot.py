@@ -65,6 +65,13 @@ def _curves_options(function):
                      help='Main threshold, if the table has several.'))(function)
 
 
+def _denoising_option(use: str = ''):
+    return click.option(
+        '--denoising', metavar='CSV',
+        help=f'Denoising errors, as denoise.py error writes them{use}; generalization is shaded only where '
+             'they are at most those of the Gaussian denoiser among them.')
+
+
 @main.command(cls=cli.ListCommand)
 @_curves_options
 @cli.options('Main options',
@@ -76,9 +83,7 @@ def _curves_options(function):
                       'their first samples are shown in a row per model.'),
     click.option('--repeats', metavar='CSV ...', multiple=True,
                  help='Tables of the same models trained from other seeds, for bars of their spread.'),
-    click.option('--denoising', metavar='CSV',
-                 help='Denoising errors, as denoise.py error writes them, for a panel of their ratio on '
-                      'held-out and training images.'))
+    _denoising_option(', for a panel of their ratio on held-out and training images'))
 @_picture('table', 'neighbors', 'samples', 'repeats', 'denoising')
 def regimes(neighbors: tuple[str, ...], samples: tuple[str, ...], repeats: tuple[str, ...],
             denoising: str | None, **options):
@@ -90,14 +95,12 @@ def regimes(neighbors: tuple[str, ...], samples: tuple[str, ...], repeats: tuple
     Example:
       python edm/plot.py regimes --table=scores.csv --data=CIFAR-10 --out=regimes.pdf
     """
-    from figures.denoising_figure import Errors
     from figures.regimes_figure import TITLE, draw_regimes, load_examples, load_same_noises
-    from scores.denoising_table import read_rows
     from scores.score_table import read_table
 
-    curves = _curves(**options, repeats=[read_table(path, '--repeats') for path in repeats])
+    errors = _errors(denoising)
+    curves = _curves(**options, errors=errors, repeats=[read_table(path, '--repeats') for path in repeats])
     same_noises = load_same_noises([cli.split_label(item) for item in samples])
-    errors = Errors(read_rows(denoising), None, f'--denoising {denoising}') if denoising else None
     return TITLE, functools.partial(draw_regimes, curves, load_examples(neighbors), same_noises, errors)
 
 
@@ -121,8 +124,9 @@ def snapshots(table: str, denoising: str, data: str):
 
 @main.command()
 @_curves_options
-@_picture('table')
-def denoisers(**options):
+@cli.options('Main options', _denoising_option())
+@_picture('table', 'denoising')
+def denoisers(denoising: str | None, **options):
     """RP scores with the denoisers that a training set has in closed form, over its size.
 
     The picture of paper 1 (arXiv 2310.05264), figure 4 left, and the same for the Gaussian denoiser.
@@ -131,14 +135,23 @@ def denoisers(**options):
     """
     from figures.denoisers_figure import TITLE, draw_denoisers
 
-    return TITLE, functools.partial(draw_denoisers, _curves(**options))
+    return TITLE, functools.partial(draw_denoisers, _curves(**options, errors=_errors(denoising)))
 
 
-def _curves(table: str, **options):
+def _errors(path: str | None):
+    """The denoising errors of a file, if one is given."""
+    from figures.denoising_figure import Errors
+    from scores.denoising_table import read_rows
+
+    return None if path is None else Errors(read_rows(path), None, f'--denoising {path}')
+
+
+def _curves(table: str, errors, **options):
     from figures.regimes_curves import collect_curves
     from scores.score_table import read_table
 
-    return collect_curves(read_table(table), where=f'--table {table}', **options)
+    return collect_curves(read_table(table), where=f'--table {table}',
+                          errors=errors and errors.over_gaussian(), **options)
 
 
 @main.command()

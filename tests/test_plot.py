@@ -1,5 +1,7 @@
 """plot.py: the figures over training-set size show the numbers of the table, and other tables are refused."""
 
+import math
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -8,7 +10,7 @@ import plot
 from figures.denoisers_figure import draw_denoisers
 from figures.denoising_figure import Errors
 from figures.image_columns import Column
-from figures.regimes_curves import collect_curves, generalization_start, memorization_end
+from figures.regimes_curves import OverGaussian, collect_curves, generalization_start, memorization_end
 from figures.regimes_figure import draw_regimes, load_examples, load_same_noises
 from helpers import assert_fits, refuse, run
 from image_sets import write
@@ -179,6 +181,38 @@ def test_the_regimes_follow_from_gl_and_rp_and_their_controls():
     assert not spans(flat)
 
 
+def test_models_that_denoise_worse_than_the_best_affine_denoiser_do_not_generalize():
+    ratio = dict(zip(SIZES, [9, 9, 8, 6, 3, 1, -1, -2], strict=True))  # in dB
+
+    def start(ratio):
+        errors = OverGaussian('UNet-16', [0.1, 1], ratio)
+        figure, caption = draw_regimes(regimes(errors=errors))
+        assert 'errors of UNet-16 on held-out images at sigma = 0.1, 1 at most' in caption
+        found = {patch.get_label(): patch for patch in figure.axes[1].patches}
+        return found['_generalization'].get_x() if '_generalization' in found else None
+
+    assert start(ratio) == pytest.approx(math.sqrt(SIZES[5] * SIZES[6]))  # half of the way in log2
+    assert start(dict.fromkeys(SIZES, 0.1)) is None
+    assert start({size: -1 for size in SIZES[:-1]}) is None  # nobody knows it of the largest
+    assert 32 < start(dict.fromkeys(SIZES, -1)) < 64  # as without it
+
+
+def test_the_errors_compared_with_the_gaussian_denoiser_are_the_largest_of_three_levels():
+    assert ERRORS.over_gaussian() is None
+
+    def row(name, size, sigma, mse):
+        return denoising_table.Row(denoiser=name, target='images', images='heldout', size=size, sigma=sigma,
+                                   mse=mse, stderr=0, variance=1.0, share=mse, count=64)
+
+    rows = [row('gaussian', 64, sigma, sigma) for sigma in (0.1, 0.3, 1.0, 5.0)]
+    rows += [row('UNet-16', size, sigma, sigma * factor) for size, factors in (
+        (8, (0.5, 10, 2, 100)), (64, (0.1, 0.1, 0.01, 100))) for sigma, factor in zip(
+            (0.1, 0.3, 1.0, 5.0), factors, strict=True)]
+    found = Errors(rows, None, '').over_gaussian()
+    assert (found.name, found.sigmas) == ('UNet-16', [0.1, 0.3, 1.0])
+    assert found.ratio == pytest.approx({8: 10, 64: -10})
+
+
 def test_regimes_end_where_the_first_curve_leaves_them():
     sizes = [4, 16, 64]
     low, high = np.array([0, 0.1, 1.0]), np.array([0, 0.05, 0.8])
@@ -310,7 +344,7 @@ def test_files_that_can_not_be_written_are_named(table, tmp_path):
 def test_the_denoisers_figure_has_a_curve_per_width_and_denoiser():
     figure, caption = draw_denoisers(regimes())
     optimal, gaussian = figure.axes
-    assert lines(optimal)['UNet-16 vs theory'].get_ydata().tolist() == counted(
+    assert lines(optimal)['UNet-16 vs optimal'].get_ydata().tolist() == counted(
         [0.9, 0.8, 0.6, 0.5, 0.3, 0.1, 0.02, 0])
     assert lines(gaussian)['UNet-8 vs Gaussian'].get_ydata()[-1] == counted([0.4])[0]
     assert optimal.get_xscale() == 'log'

@@ -358,10 +358,10 @@ def _picture_stages(job: Regimes, second: Sequence[int], needs: tuple[str, ...])
     shown = sorted({sizes[0], sizes[len(sizes) // 2], sizes[-1]})
     kinds = {**{width: f'UNet-{width}' for width in job.widths}, **({DISJOINT: DISJOINT} if second else {})}
     table = ('--table', str(job.table), '--data', job.title or Path(job.data or job.teacher).stem,
-             '--kimg', f'{job.kimg}', '--threshold', f'{job.thresholds[0]:g}')
+             '--kimg', f'{job.kimg}', '--threshold', f'{job.thresholds[0]:g}',
+             '--denoising', str(job.denoising))
     args = {'denoisers': table, 'denoising': ('--table', str(job.denoising)), 'regimes': (
-        *table, '--denoising', str(job.denoising),
-        '--neighbors', *(str(job.neighbors(size)) for size in job.sizes),
+        *table, '--neighbors', *(str(job.neighbors(size)) for size in job.sizes),
         '--samples', *(f'{job.samples(Model(size, kind))}={size}:{label}'
                        for size in shown for kind, label in kinds.items()),
         *(('--repeats', *map(str, job.tables[1:])) if job.repeats > 1 else ()))}

@@ -9,7 +9,7 @@ from figures.sizes_panel import caption_parts, draw_curves, finish_panel, name_r
 from torch_utils.errors import UserError
 
 TITLE = 'Similarity to the denoisers of the training set in closed form'
-NAMES = {'optimal_rp': 'theory', 'gaussian_rp': 'Gaussian'}  # of the other side, in the legends
+NAMES = {'optimal_rp': 'optimal', 'gaussian_rp': 'Gaussian'}  # of the other side, in the legends
 
 
 def draw_denoisers(regimes: Regimes, width: float = figures.WIDTH) -> tuple[Figure, str]:

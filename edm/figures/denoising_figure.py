@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from figures import style as figures
+from figures.regimes_curves import OverGaussian
 from figures.sizes_panel import scale_sizes
 from figures.style import BLACK, GREY
 from scores.denoising_table import CLEAN, Row
@@ -59,6 +60,16 @@ class Errors:
                 relative = np.hypot(train.stderr / train.mse, other.stderr / other.mse)
                 found.append((size, _decibels(other.mse / train.mse), 10 / np.log(10) * relative))
         return tuple(np.array(found, dtype=float).reshape(-1, 3).T)
+
+    def over_gaussian(self) -> OverGaussian | None:
+        """Held-out errors over those of the Gaussian denoiser of the largest training set, if it is there."""
+        sigmas, found = self.nearest_levels(), {}
+        for size in self.sizes:
+            pairs = [[self._rows.get((name, 'heldout', of, sigma)) for name, of in (
+                (self.name, size), ('gaussian', self.sizes[-1]))] for sigma in sigmas]
+            if all(ours and affine and affine.mse > 0 for ours, affine in pairs):
+                found[size] = float(max(_decibels(ours.mse / affine.mse) for ours, affine in pairs))
+        return OverGaussian(self.name, sigmas, found) if found else None
 
     def nearest_levels(self) -> list[float]:
         """The noise levels of the table next to LEVELS, without repeats."""

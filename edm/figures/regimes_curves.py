@@ -27,13 +27,27 @@ class Curve:
 Curves = dict[str, dict[tuple[int, ...], Curve]]  # by kind of score, then by widths
 
 
+@dataclass(frozen=True)
+class OverGaussian:
+    """Denoising errors of the network `name` on held-out images over those of the best affine denoiser.
+
+    That is the Gaussian denoiser of the largest training set: a network with a larger error has learned no
+    more than mean and covariance. ratio: by N, the largest at the noise levels `sigmas`, in dB.
+    """
+
+    name: str
+    sigmas: Sequence[float]
+    ratio: dict[int, float]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Regimes:
     """The scores that a figure draws.
 
     data: the data set's name. kimg: thousands of images seen per model, None if unknown. noises: their number
     per model, as text. threshold: the main one. curves: by threshold, the main one first. sizes: all N,
-    rising. repeats: the curves at the main threshold of the same models trained from other seeds.
+    rising. repeats: the curves at the main threshold of the same models trained from other seeds. errors: of
+    denoising, if known.
     """
 
     data: str
@@ -44,6 +58,7 @@ class Regimes:
     curves: dict[float, Curves]
     sizes: list[int]
     repeats: Sequence[Curves] = ()
+    errors: OverGaussian | None = None
 
     @property
     def main(self) -> Curves:
@@ -61,11 +76,12 @@ class Regimes:
 
 
 def collect_curves(rows: Sequence[Row], *, data: str, kimg: float | None, threshold: float | None,
-                   where: str, repeats: Sequence[Sequence[Row]] = ()) -> Regimes:
+                   where: str, repeats: Sequence[Sequence[Row]] = (), errors: OverGaussian | None = None,
+                   ) -> Regimes:
     """Collect the scores of models that have widths and training-set sizes.
 
     threshold: the main one; needed only if there are several. repeats: the scores of the same models trained
-    from other seeds.
+    from other seeds. errors: of denoising, which generalization depends on.
     Raises UserError naming `where` if there are no such scores, or some can't share a figure.
     """
     rows = [row for row in rows if row.size is not None and row.widths is not None]
@@ -84,7 +100,7 @@ def collect_curves(rows: Sequence[Row], *, data: str, kimg: float | None, thresh
     if main not in thresholds:
         raise UserError(f'--threshold {main:g}: the scores are at {listed}')
     return Regimes(data=data, kimg=kimg, descriptor=descriptor, threshold=main,
-                   noises=totals(main_rows),
+                   noises=totals(main_rows), errors=errors,
                    curves={t: _curves([row for row in rows if row.key[0] in (t, None)])
                            for t in (main, *(t for t in thresholds if t != main))},
                    sizes=sorted({row.size for row in rows}),
@@ -117,13 +133,14 @@ def _curves(rows: Sequence[Row]) -> Curves:
                     for widths, curve in curves.items()} for score, curves in found.items()}
 
 
-def regime_limits(curves: Curves) -> tuple[float | None, float | None]:
+def regime_limits(curves: Curves, errors: OverGaussian | None = None) -> tuple[float | None, float | None]:
     """The N where memorization ends and where generalization starts, or None.
 
     Memorization: GL of all widths at most MEMORIZES_BELOW. Generalization: GL of all widths at most
     NEAR_HELDOUT below that of held-out images (1, if there are none), and RP scores above those of different
     noises by more than their intervals: those of disjoint training sets where there are such, else those of
-    all pairs of widths. Only sizes that all GL curves have count.
+    all pairs of widths; and, if `errors` are known, at most those of the Gaussian denoiser: else samples are
+    new, and even reproduced, because they are noise. Only sizes that all GL curves have count.
     """
     gl = list(curves.get('gl', {}).values())
     sizes = sorted(set.intersection(*({*curve.size.tolist()} for curve in gl))) if gl else []
@@ -132,8 +149,10 @@ def regime_limits(curves: Curves) -> tuple[float | None, float | None]:
     gl = [_at(curve, sizes) for curve in gl]
     heldout = next((_at(curve, sizes) for curve in curves.get('heldout_gl', {}).values()), np.nan)
     heldout = np.where(np.isnan(heldout), 1, heldout)
-    margins = [values - (heldout - NEAR_HELDOUT) for values in gl]
-    return memorization_end(sizes, gl), generalization_start(sizes, [*margins, _above_chance(curves, sizes)])
+    margins = [*(values - (heldout - NEAR_HELDOUT) for values in gl), _above_chance(curves, sizes)]
+    if errors is not None:
+        margins.append(np.array([-errors.ratio.get(size, np.inf) for size in sizes]))
+    return memorization_end(sizes, gl), generalization_start(sizes, margins)
 
 
 def _above_chance(curves: Curves, sizes: list[int]) -> np.ndarray:

@@ -101,7 +101,7 @@ def caption(regimes: Regimes, texts: Sequence[str], letters: str, examples, same
     """The text below the figure. texts: of the panels of curves; letters: of the others."""
     controls = ['the RP score of samples from different noises'] if 'chance_rp' in regimes.main else []
     if 'heldout_gl' in regimes.main:
-        controls.append('the GL score of held-out images, which are in no training set of these models')
+        controls.append('the GL score of held-out images, on which no model of (b) was trained')
     panels = [f'({letter}) {text}' for letter, text in zip('abcd', texts, strict=False)]
     parts, left = caption_parts(regimes, panels, controls), iter(letters)
     if 'gaussian_rp' in regimes.main:

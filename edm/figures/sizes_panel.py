@@ -36,10 +36,16 @@ def caption_parts(regimes: Regimes, panels: Sequence[str], controls: Sequence[st
         parts.append(f'Dotted: {" and ".join(controls)}.')
     near = 'below that of held-out images' if 'heldout_gl' in regimes.main else 'below 1'
     pairs = 'on disjoint images ' if 'disjoint_rp' in regimes.main else ''
+    learned, errors = '', regimes.errors
+    if errors is not None:
+        learned = (f', and errors of {errors.name} on held-out images at sigma = '
+                   f'{", ".join(f"{sigma:g}" for sigma in errors.sigmas)} at most those of the Gaussian '
+                   'denoiser of the largest training set, as the samples of a network that has learned no '
+                   'more are noise, which is new, too')
     parts.append(f'Shaded: memorization, GL of all widths at most {MEMORIZES_BELOW:g}; generalization, GL of '
-                 f'all widths at most {NEAR_HELDOUT:g} {near}, and RP of models trained {pairs}above that of '
-                 'different noises by more than the intervals. White: neither. A regime says nothing of the '
-                 'quality of samples.')
+                 f'all widths at most {NEAR_HELDOUT:g} {near}{"," if learned else ", and"} RP of models '
+                 f'trained {pairs}above that of different noises by more than the intervals{learned}. White: '
+                 'neither. A regime says nothing of the quality of samples.')
     return parts
 
 
@@ -106,7 +112,7 @@ def finish_panel(axes: Axes, letter: str, name: str, regimes: Regimes, *, shares
         scale_shares(axes)
     axes.set_ylabel(name)
     add_letter(axes, letter)
-    end, start = regime_limits(regimes.main)
+    end, start = regime_limits(regimes.main, regimes.errors)
     left, right = axes.get_xlim()
     if end is not None:
         axes.axvspan(left, right if end == regimes.sizes[-1] else end, color=_MEMORIZATION, lw=0, zorder=-2,
