@@ -280,11 +280,16 @@ def denoising(tables: tuple[str, ...], name: str | None):
     return TITLE, functools.partial(draw_denoising, Errors(rows, name, f'--table {" ".join(tables)}'))
 
 
+_note_option = click.option('--note', metavar='STR', default='',
+                            help='Sentences that end the caption, such as what the networks are.')
+
+
 @main.command(cls=cli.ListCommand)
 @click.option('--tables', metavar='CSV ...', multiple=True, required=True,
               help='Distances from one network, as denoise.py distance --size writes them.')
+@_note_option
 @_picture('tables')
-def theory(tables: tuple[str, ...]):
+def theory(tables: tuple[str, ...], note: str):
     """Distance of closed-form denoisers from a network over the noise level, a column per training-set size.
 
     Other networks among them, called second and disjoint, tell how close two trainings come.
@@ -296,7 +301,7 @@ def theory(tables: tuple[str, ...]):
     from scores.denoising_table import read_rows
 
     found = Distances([row for table in tables for row in read_rows(table)], f'--tables {" ".join(tables)}')
-    return TITLE, functools.partial(draw_theory, found)
+    return TITLE, functools.partial(draw_theory, found, note)
 
 
 @main.command('theory-samples', cls=cli.ListCommand)
@@ -305,9 +310,10 @@ def theory(tables: tuple[str, ...]):
     click.option('--network', metavar='STR', default='network',
                  help='Name in --table of the network that the others are compared with.'),
     click.option('--samples', metavar='DIR=N:NAME ...', multiple=True, required=True,
-                 help='Folders of samples from the same seeds, with training-set size and model.'))
+                 help='Folders of samples from the same seeds, with training-set size and model.'),
+    _note_option)
 @_picture('table', 'samples')
-def theory_samples(table: str, network: str, samples: tuple[str, ...]):
+def theory_samples(table: str, network: str, samples: tuple[str, ...], note: str):
     """Samples of a network and of other denoisers from the same noises, and how alike they are.
 
     \b
@@ -321,7 +327,7 @@ def theory_samples(table: str, network: str, samples: tuple[str, ...]):
 
     scores = PairScores(read_table(table), network, f'--table {table}')
     columns, names = load_same_noises([cli.split_label(item) for item in samples])
-    return TITLE, functools.partial(draw_samples, scores, columns, names)
+    return TITLE, functools.partial(draw_samples, scores, columns, names, note)
 
 
 @main.command('phase-transition', cls=cli.ListCommand)

@@ -278,6 +278,7 @@ def theory(students, device, name, sizes, window, **run):
     """
     from experiments import theory as experiment
     from figures.theory_curves import Distances, format_explained
+    from figures.theory_figure import NAMES
     from scores.denoising_table import read_rows
 
     trained = _job(experiment.load_students(students), device, run['gpus'])
@@ -285,8 +286,10 @@ def theory(students, device, name, sizes, window, **run):
     data = _check_data(trained)
     if _run(job, experiment.plan(job), **run, data=data):
         tables = [job.distances(size) for size in job.sizes]
-        print('Share explained of what the second network explains, on held-out images')
-        print(format_explained(Distances([row for path in tables for row in read_rows(path)], '')))
+        found = Distances([row for path in tables for row in read_rows(path)], '')
+        if found.ceiling:
+            print(f'Share explained of what the {NAMES[found.ceiling]} explains, on held-out images')
+            print(format_explained(found))
         print_paths(*tables, job.table, *job.pictures)
 
 

@@ -65,9 +65,10 @@ class Theory:
 
     def others(self, size: int) -> dict[str, Model]:
         """The students that `network` is compared with, by their names here."""
-        second = {SECOND: Model(size, self.students.widths[1])}
-        disjoint = {*self.sizes} <= {*self.disjoint_sizes}
-        return second | ({DISJOINT: Model(size, DISJOINT)} if disjoint else {})
+        found = {SECOND: Model(size, self.students.widths[1])} if len(self.students.widths) > 1 else {}
+        if {*self.sizes} <= {*self.disjoint_sizes}:
+            found[DISJOINT] = Model(size, DISJOINT)
+        return found
 
     def models(self, size: int) -> list[str]:
         """All that make samples: the network, other students, closed forms."""
@@ -122,8 +123,11 @@ def load_students(name: str) -> Regimes:
 def plan(job: Theory) -> list[Stage]:
     """The stages from the students' data to the figures, each after those it needs.
 
-    Raises UserError naming --sizes if the students have not all of them, or no image is held out.
+    Raises UserError naming --sizes if the students have not all of them, --students if no image is held out,
+    or --name if it is that of an experiment `regimes`, whose files have the same names.
     """
+    if job.name == job.students.name or Path('figures', job.name, 'regimes.json').is_file():
+        raise UserError(f'--name {job.name}: is that of an experiment of reproduce.py regimes')
     missing = [size for size in job.sizes if size not in job.students.sizes]
     if missing:
         raise UserError(f'--sizes {missing[0]}: the students of {job.students.name} have N = '
@@ -149,20 +153,26 @@ def _with_needs(stages: dict[str, Stage], names: Sequence[str]) -> list[Stage]:
     return [stage for stage in stages.values() if stage.name in wanted]
 
 
-def _heldout_stage(job: Theory) -> Stage:
-    """The images after those of all training sets; where these are fewer than 64, the last 256."""
+def _heldout_images(job: Theory) -> range:
+    """Of the pool, those after all training sets; where these are fewer than 64, the last 256."""
     students, largest = job.students, max(job.students.sizes)
     seen = max(largest, 2 * max(job.disjoint_sizes, default=0))
     if students.has_teacher:
-        needs, total = ('teacher-images',), max(largest + students.num_heldout, seen)
+        total = max(largest + students.num_heldout, seen)
     else:
-        needs, total = ('pool',), len(ImageDataset(students.data, cache=False))
+        total = len(ImageDataset(students.data, cache=False))
     skip = seen if total - seen >= 64 else max(largest, total - 256)
     if total - skip < 2:
         raise UserError(f'--students {students.name}: of its {total} images none is held out')
-    return Stage(name='theory-heldout', outputs=(job.heldout,), needs=needs, command=(
-        'dataset_tool.py', '--source', str(students.pool), '--dest', str(job.heldout),
-        '--skip-images', str(skip), '--max-images', str(min(total - skip, 10000))))
+    return range(skip, min(total, skip + 10000))
+
+
+def _heldout_stage(job: Theory) -> Stage:
+    images = _heldout_images(job)
+    return Stage(name='theory-heldout', outputs=(job.heldout,),
+                 needs=('teacher-images' if job.students.has_teacher else 'pool',), command=(
+                     'dataset_tool.py', '--source', str(job.students.pool), '--dest', str(job.heldout),
+                     '--skip-images', str(images.start), '--max-images', str(len(images))))
 
 
 def _window(job: Theory, kinds: Sequence[str]) -> tuple[str, ...]:
@@ -221,6 +231,19 @@ def _score_stages(job: Theory) -> list[Stage]:
                       '--table', str(job.table))) for size in job.sizes]
 
 
+def _note(job: Theory) -> str:
+    """What captions say of the networks, and of held-out images that a disjoint training set holds."""
+    students, heldout = job.students, _heldout_images(job)
+    networks = ' and, second, '.join(f'UNet-{width}' for width in students.widths[:2])
+    sentences = [f'Networks: {networks}, trained on images of {Path(students.data or students.teacher).stem} '
+                 f'for {students.kimg:g} kimg each.']
+    for size in job.sizes:
+        if DISJOINT in job.others(size) and (seen := len(range(heldout.start, min(2 * size, heldout.stop)))):
+            sentences.append(f'At N = {size:,}, {seen:,} of the {len(heldout):,} held-out images are '
+                             'training images of the network on disjoint data.')
+    return ' '.join(sentences)
+
+
 def _picture_stages(job: Theory, scores: Sequence[str]) -> list[Stage]:
     """Calls of plot.py."""
     samples = [f'{job.samples(size, name)}={size}:{name}' for size in job.sizes for name in job.models(size)]
@@ -230,7 +253,8 @@ def _picture_stages(job: Theory, scores: Sequence[str]) -> list[Stage]:
     needs = {'theory': tuple(f'theory-distance-n{size:05d}' for size in job.sizes),
              'theory-samples': tuple(scores)}
     return [Stage(name=f'figure-{path.name.replace(".", "-")}', outputs=(path,), needs=needs[path.stem],
-                  command=('plot.py', path.stem, *inputs[path.stem], '--out', str(path)))
+                  command=('plot.py', path.stem, *inputs[path.stem], '--note', _note(job),
+                           '--out', str(path)))
             for path in job.pictures]
 
 

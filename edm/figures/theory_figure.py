@@ -14,6 +14,8 @@ COLORS = {'second': BLACK, 'disjoint': GREY, 'optimal': VERMILION, 'gaussian': B
           'local': ORANGE, 'equivariant': PURPLE, 'linear': SKY}
 _LINES = {'second': '-', 'disjoint': '--'}
 NAMES = {'second': 'second network', 'disjoint': 'network, disjoint data'}
+OTHERS = {'second': 'a network of another width and seed trained on the same images',
+          'disjoint': 'a network of the same width trained on N others'}
 ROWS = {'data': 'held-out images + noise', 'trajectory': "network's trajectory"}
 
 
@@ -23,11 +25,16 @@ def line_style(name: str, index: int) -> dict:
     return {'color': color, 'ls': _LINES.get(name, '-'), 'lw': 1.6 if name in NAMES else 1.1}
 
 
-def draw_theory(found: Distances, width: float = figures.WIDTH) -> tuple[Figure, str]:
+def article(name: str) -> str:
+    """A network's name in a sentence."""
+    return 'the network' if name == 'network' else name
+
+
+def draw_theory(found: Distances, note: str = '', width: float = figures.WIDTH) -> tuple[Figure, str]:
     """Draw the figure; returns it and its caption.
 
     A column of panels per N: relative squared distance from the network over sigma, on noisy held-out images
-    and along its trajectory, and the share of what a second network explains.
+    and along its trajectory, and the share of what a second network explains. note: ends the caption.
     """
     shown = [kind for kind in ROWS if any(len(found.curve(kind, found.sizes[0], name).sigma)
                                           for name in found.names)]
@@ -49,7 +56,7 @@ def draw_theory(found: Distances, width: float = figures.WIDTH) -> tuple[Figure,
         styles = {name: line_style(name, i) for i, name in enumerate(found.names)}
         figure.legend([Line2D([], [], **style) for style in styles.values()],
                       [NAMES.get(name, name) for name in styles], loc='outside lower center', ncols=4)
-    return figure, caption(found, shown)
+    return figure, f'{caption(found, shown)} {note}'.strip()
 
 
 def _draw_shares(axes, found: Distances, kind: str, size: int) -> None:
@@ -64,23 +71,25 @@ def _draw_explained(axes, found: Distances, kind: str, size: int) -> None:
     for i, name in enumerate(found.names):
         curve = found.explained(kind, size, name)
         axes.plot(curve.sigma, curve.share, **line_style(name, i), label=f'_{name}')
-    axes.set(xscale='log', ylim=(0, 1.05), yticks=[0, 0.5, 1])
+    axes.set(xscale='log', ylim=(0, 1.2), yticks=[0, 0.5, 1])
 
 
 def caption(found: Distances, shown: list[str]) -> str:
     """The text below the figure."""
     count = ' to '.join(f'{count:,}' for count in sorted({found.counts[0], found.counts[-1]}))
-    letters, parts = iter('abc'), []
+    network, letters = article(found.network), iter('abc')
+    compared = ['Closed-form denoisers of the N training images of a network',
+                *(text for name, text in OTHERS.items() if name in found.names)]
+    compared[-1] = 'and ' * (len(compared) > 1) + compared[-1]
+    parts = [f'{", ".join(compared)} ({count} noisy images per point).']
     for kind in shown:
         place = {'data': 'on held-out images with noise',
                  'trajectory': 'at the states of its sampling trajectory'}[kind]
-        parts.append(f'({next(letters)}) Mean squared difference from the outputs of {found.network} '
-                     f'{place}, over the variance of these outputs; dotted: their mean as a denoiser.')
+        parts.append(f'({next(letters)}) Mean squared difference from the outputs of {network} {place}, over '
+                     'the variance of these outputs; dotted: their mean as a denoiser.')
     if found.ceiling:
         parts.append(
-            f'({next(letters)}) The share explained: 1 less the value in (a), over that of the second '
-            f'network, where the two networks differ by at most {MOST_LEFT:g}.')
-    return ' '.join([
-        'Closed-form denoisers of the N training images of a network, and two other networks: one of another '
-        f'width and seed trained on the same images, one of the same width on N others ({count} noisy images '
-        'per point).', *parts])
+            f'({next(letters)}) The share explained: 1 less the value in (a), over that of the '
+            f'{NAMES[found.ceiling]}, where the two networks differ by at most {MOST_LEFT:g}; above 1 is '
+            f'closer to {network} than that one, below 0 is not shown.')
+    return ' '.join(parts)

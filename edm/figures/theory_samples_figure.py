@@ -12,7 +12,7 @@ from figures import style as figures
 from figures.image_columns import Column, cell_size, choose_columns, draw_columns, height
 from figures.regimes_curves import only
 from figures.sizes_panel import scale_sizes
-from figures.theory_figure import NAMES, line_style
+from figures.theory_figure import NAMES, article, line_style
 from scores.score_table import SCORES, Row
 from torch_utils.errors import UserError
 
@@ -52,8 +52,8 @@ class PairScores:
 
 
 def draw_samples(scores: PairScores, columns: Sequence[Column], names: Sequence[str],
-                 width: float = figures.WIDTH) -> tuple[Figure, str]:
-    """Draw the figure; returns it and its caption.
+                 note: str = '', width: float = figures.WIDTH) -> tuple[Figure, str]:
+    """Draw the figure; returns it and its caption, which `note` ends.
 
     Panels: a, samples, a row per model and a column per N; b to d, median similarity, RP score and PFD of the
     network and each other model over N. columns, names: as of `regimes_figure.load_same_noises`.
@@ -70,7 +70,7 @@ def draw_samples(scores: PairScores, columns: Sequence[Column], names: Sequence[
             figures.add_letter(panels[letter], letter)
         lines, labels = panels['b'].get_legend_handles_labels()
         figure.legend(lines, labels, loc='outside lower center', ncols=4)
-    return figure, caption(scores)
+    return figure, f'{caption(scores)} {note}'.strip()
 
 
 def _draw_score(axes: Axes, scores: PairScores, score: str) -> None:
@@ -93,11 +93,12 @@ def caption(scores: PairScores) -> str:
     """The text below the figure."""
     noises = ' to '.join(f'{total:,}' for total in sorted({*scores.totals[:1], *scores.totals[-1:]}))
     threshold = ' or '.join(f'{each:g}' for each in scores.thresholds)
+    network = article(scores.network)
     return ' '.join([
-        f'(a) Samples of {scores.network}, of other networks (second: another width and seed, the same N '
+        f'(a) Samples of {network}, of other networks (second: another width and seed, the same N '
         'images; disjoint: the same width, N others) and of closed-form denoisers of the N images, each '
         'column from one noise.',
-        f'(b) Median similarity of a sample with that of {scores.network} from the same noise. (c) Share of '
+        f'(b) Median similarity of a sample with that of {network} from the same noise. (c) Share of '
         f'noises with a similarity above {threshold}. (d) Probability flow distance, the root mean square '
         'distance of the descriptors.',
         f'{noises} noises. Similarity is {similarity_words(scores.descriptor)}. Bands: 95 % intervals over '

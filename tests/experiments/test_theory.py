@@ -73,3 +73,32 @@ def test_settings_are_those_of_the_last_run_here(tmp_path, monkeypatch):
 def test_sizes_without_students_are_refused():
     with pytest.raises(UserError, match=r'--sizes 65: .*64'):
         theory.plan(replace(JOB, sizes=(64, 65)))
+
+
+def test_names_of_experiments_of_students_are_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match='--name quickstart'):
+        theory.plan(replace(JOB, name='quickstart'))
+    (tmp_path / 'figures' / 'mine').mkdir(parents=True)
+    (tmp_path / 'figures' / 'mine' / 'regimes.json').write_text('{}')
+    with pytest.raises(UserError, match='--name mine'):
+        theory.plan(replace(JOB, name='mine'))
+
+
+def test_students_of_one_width_have_no_second_network():
+    stages = plan(replace(JOB, students=replace(STUDENTS, widths=(16,))))
+    assert not any('second' in name for name in stages)
+    assert 'theory-generate-n00064-disjoint' in stages
+    alone = plan(replace(JOB, students=replace(STUDENTS, widths=(16,), disjoint=False)))
+    words = alone['theory-distance-n00064'].command
+    assert words[2:4] == ('training/quickstart/n00064-w16=network', 'optimal:datasets/quickstart/n00064.zip')
+
+
+def test_captions_say_how_many_held_out_images_the_disjoint_network_has_seen():
+    words = plan()['figure-theory-png'].command
+    note = words[words.index('--note') + 1]
+    assert note.startswith('Networks: UNet-16 and, second, UNet-8, trained on images of digits-8x8 for 20 ')
+    assert note.endswith('At N = 896, 251 of the 256 held-out images are training images of the network on '
+                         'disjoint data.')  # numbers 1,541 to 1,791 of 896 to 1,791
+    assert 'N = 64' not in note
+    assert '--note' in plan()['figure-theory-samples-pdf'].command

@@ -35,13 +35,25 @@ def test_the_share_explained_is_that_of_the_second_network():
 
 
 def test_the_figure_of_distances_has_a_column_per_training_set():
-    figure, caption = draw_theory(Distances(distances(), ''))
+    figure, caption = draw_theory(Distances(distances(), ''), 'A note.')
     assert len(figure.axes) == 6
     lines = {line.get_label(): line for line in figure.axes[1].lines}
     np.testing.assert_allclose(lines['_patch'].get_ydata(), SHARES['patch'])
     assert figure.axes[1].get_title() == 'N = 64'
     assert '(c) The share explained' in caption
+    assert 'that of the second network, where' in caption
+    assert 'trained on N others' in caption
+    assert caption.endswith('not shown. A note.')
     assert_fits(figure)
+
+
+def test_the_network_of_disjoint_data_is_the_ceiling_where_no_second_one_is():
+    shares = {name: values for name, values in SHARES.items() if name != 'second'}
+    found = Distances(distances(shares=shares), '')
+    np.testing.assert_allclose(found.explained('data', 64, 'patch').share, [0.99 / 0.98, 0.6 / 0.8])
+    _, caption = draw_theory(found)
+    assert 'that of the network, disjoint data, where' in caption
+    assert 'another width' not in caption
 
 
 def test_without_other_networks_nothing_counts_as_explained():
@@ -80,6 +92,7 @@ def test_the_figure_of_samples_has_the_scores_with_the_network():
         np.testing.assert_allclose(axes.lines[0].get_ydata(), [0.5, 0.75])
         np.testing.assert_allclose(axes.lines[0].get_xdata(), [8, 64])
     assert '100 noises' in caption
+    assert '(a) Samples of the network, of' in caption
     assert_fits(figure)
     with pytest.raises(UserError, match='no scores of other and'):
         PairScores(pair_scores(), 'other', '--table x')
