@@ -119,7 +119,8 @@ def snapshots(table: str, denoising: str, data: str):
     from scores.denoising_table import read_rows
     from scores.score_table import read_table
 
-    return TITLE, functools.partial(draw_snapshots, read_table(table), read_rows(denoising), data)
+    return TITLE, functools.partial(draw_snapshots, read_table(table),
+                                    read_rows(denoising, '--denoising'), data)
 
 
 @main.command()
@@ -143,7 +144,7 @@ def _errors(path: str | None):
     from figures.denoising_figure import Errors
     from scores.denoising_table import read_rows
 
-    return None if path is None else Errors(read_rows(path), None, f'--denoising {path}')
+    return None if path is None else Errors(read_rows(path, '--denoising'), None, f'--denoising {path}')
 
 
 def _curves(table: str, errors, **options):
@@ -300,7 +301,8 @@ def theory(tables: tuple[str, ...], note: str):
     from figures.theory_figure import TITLE, draw_theory
     from scores.denoising_table import read_rows
 
-    found = Distances([row for table in tables for row in read_rows(table)], f'--tables {" ".join(tables)}')
+    found = Distances([row for table in tables for row in read_rows(table, '--tables')],
+                      f'--tables {" ".join(tables)}')
     return TITLE, functools.partial(draw_theory, found, note)
 
 

@@ -114,7 +114,8 @@ def _caption(times: Times, data: str, threshold: str, noises: str, descriptor: s
         f'(a) Share of samples that no training image resembles (similarity > {threshold}, '
         f'{similarity_words(descriptor)}).',
         '(b) Share of noises from which a model and one trained on N other images make the same image.',
-        f'(c) Mean squared denoising error at sigma = {levels}, as 10 log10, of images in [-1, 1].',
+        f'(c) Mean squared denoising error at sigma = {levels}, as 10 log10, of images in [-1, 1]. Until '
+        'that on held-out images has come down, samples are noise, of which (a) and (b) say nothing.',
         '(d) Training after which half of the samples are copies; arrows: later than the end of training.',
         f'Line: {fit_text(times)}, by least squares of logarithms.',
         'Bands and bars: 95 % intervals, which cover the choice of noises, not of the training\'s seed.'])

@@ -69,9 +69,9 @@ def write_rows(path: str | os.PathLike, rows: Iterable[Row], record: dict) -> No
         file.write(text.getvalue())
 
 
-def read_rows(path: str | os.PathLike) -> list[Row]:
-    """The rows of a table. Raises UserError naming `--table`, the file and the line of an error."""
-    where = f'--table {path}'
+def read_rows(path: str | os.PathLike, option: str = '--table') -> list[Row]:
+    """The rows of a table. Raises UserError naming `option`, the file and the line of an error."""
+    where = f'{option} {path}'
     if not Path(path).is_file():
         raise UserError(f'{where}: no such file')
     try:
