@@ -77,6 +77,11 @@ class Regimes:
         return self.teacher is not None or self.teacher_training is not None
 
     @property
+    def data_name(self) -> str:
+        """What captions call the images."""
+        return self.title or Path(self.data or self.teacher).stem
+
+    @property
     def pool(self) -> Path:
         """The images from which training sets are taken."""
         if self.has_teacher:
@@ -357,7 +362,7 @@ def _picture_stages(job: Regimes, second: Sequence[int], needs: tuple[str, ...])
     sizes = second or job.sizes  # of which a small, a middle and a large one are shown
     shown = sorted({sizes[0], sizes[len(sizes) // 2], sizes[-1]})
     kinds = {**{width: f'UNet-{width}' for width in job.widths}, **({DISJOINT: DISJOINT} if second else {})}
-    table = ('--table', str(job.table), '--data', job.title or Path(job.data or job.teacher).stem,
+    table = ('--table', str(job.table), '--data', job.data_name,
              '--kimg', f'{job.kimg}', '--threshold', f'{job.thresholds[0]:g}',
              '--denoising', str(job.denoising))
     args = {'denoisers': table, 'denoising': ('--table', str(job.denoising)), 'regimes': (

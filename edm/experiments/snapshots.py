@@ -62,7 +62,7 @@ def plan(job: Snapshots, data: str | None) -> list[Stage]:
     return [*stages, *scores, *(Stage(
         name=f'figure-{path.suffix[1:]}', outputs=(path,), needs=needs, command=(
             'plot.py', 'snapshots', '--table', str(job.table), '--denoising', str(job.denoising),
-            '--data', Path(job.data or job.teacher).stem, '--out', str(path))) for path in job.pictures)]
+            '--data', job.data_name, '--out', str(path))) for path in job.pictures)]
 
 
 def snapshot_times(settings: dict) -> list[int]:

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from data.dataset import ImageDataset
 from denoisers import DENOISERS, OPTIONS, WINDOWED
 from experiments import regimes
 from experiments.regimes import DISJOINT, Model, Regimes
@@ -117,6 +116,8 @@ def load_students(name: str) -> Regimes:
     if preset is None:
         raise UserError(f'--students {name}: reproduce.py regimes has not been run here by this --name, '
                         f'nor has such a preset; expected one of {", ".join(regimes.PRESETS)}')
+    if not preset.data and not preset.has_teacher:
+        raise UserError(f'--students {name}: run reproduce.py regimes --preset={name} --data=... first')
     return replace(preset, data=preset.data and os.path.relpath(preset.data))
 
 
@@ -160,7 +161,7 @@ def _heldout_images(job: Theory) -> range:
     if students.has_teacher:
         total = max(largest + students.num_heldout, seen)
     else:
-        total = len(ImageDataset(students.data, cache=False))
+        total = regimes.count_images(students)
     skip = seen if total - seen >= 64 else max(largest, total - 256)
     if total - skip < 2:
         raise UserError(f'--students {students.name}: of its {total} images none is held out')
@@ -235,8 +236,8 @@ def _note(job: Theory) -> str:
     """What captions say of the networks, and of held-out images that a disjoint training set holds."""
     students, heldout = job.students, _heldout_images(job)
     networks = ' and, second, '.join(f'UNet-{width}' for width in students.widths[:2])
-    sentences = [f'Networks: {networks}, trained on images of {Path(students.data or students.teacher).stem} '
-                 f'for {students.kimg:g} kimg each.']
+    sentences = [f'Networks: {networks}, trained on images of {students.data_name} for {students.kimg:g} '
+                 'kimg each.']
     for size in job.sizes:
         if DISJOINT in job.others(size) and (seen := len(range(heldout.start, min(2 * size, heldout.stop)))):
             sentences.append(f'At N = {size:,}, {seen:,} of the {len(heldout):,} held-out images are '

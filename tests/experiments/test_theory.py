@@ -68,6 +68,8 @@ def test_settings_are_those_of_the_last_run_here(tmp_path, monkeypatch):
         theory.load_students('mine')
     with pytest.raises(UserError, match=r'--students other: .*quickstart'):
         theory.load_students('other')
+    with pytest.raises(UserError, match=r'--students mnist: run .*--data'):
+        theory.load_students('mnist')
 
 
 def test_sizes_without_students_are_refused():
