@@ -117,6 +117,12 @@ def adversarial_sets():
             'one of much weight': heavy.repeat(3).reshape(-1, 3, 1, 1)}
 
 
+@pytest.fixture
+def in_floating_point(monkeypatch):
+    """As on a processor without 8-bit products, or a GPU."""
+    monkeypatch.setattr(optimal_denoiser, 'is_fast', lambda *_: False)
+
+
 @pytest.mark.parametrize(('name', 'images'), adversarial_sets().items())
 def test_no_set_of_images_is_confused_by_rounding(name, images):
     clean = torch.from_numpy(images[[0, -1]].astype(np.float64)) / 127.5 - 1
@@ -125,6 +131,17 @@ def test_no_set_of_images_is_confused_by_rounding(name, images):
     for sigma in [*GRID[::3], 0.42, 0.62]:
         x = torch.cat([clean, clean + sigma * noise, clean.mean(dim=0, keepdim=True)])
         close(net(x, sigma), brute_force(images, x, sigma))
+
+
+@pytest.mark.parametrize(('name', 'images'), [
+    item for item in adversarial_sets().items() if item[0] != '50,000'])
+def test_nor_is_one_in_floating_point(name, images, in_floating_point):
+    test_no_set_of_images_is_confused_by_rounding(name, images)
+
+
+@pytest.mark.parametrize('sigma', GRID[::3])
+def test_it_is_the_definition_in_floating_point(sigma, in_floating_point):
+    test_it_is_the_definition_at_every_noise_level(sigma, 300)
 
 
 def test_float32_scores_stay_within_their_bound():

@@ -1,0 +1,51 @@
+"""Products of noisy images with 8-bit ones in integers: exact, and faster than floating point.
+
+x is rounded to multiples of a grid, x = grid * sum_k 256^k d_k with digits d_k of -128..127, and grey levels
+y are such digits as they are. So x.y takes a product of 8-bit integers, summed in 32 bits, per digit, and no
+conversion of y; the only error is that of rounding x, dx.y.
+"""
+
+from typing import NamedTuple
+
+import torch
+
+# Of rows: PyTorch 2.13 takes some of one value for others, and sums of more products may not fit 32 bits.
+LEAST_SIZE, LARGEST_SIZE = 16, (2**31 - 1) // 2**14
+MOST_BITS = 54  # of the largest |x|: as many as float64 has
+
+
+class FixedPoint(NamedTuple):
+    """x of B rows: digits int8 [count * B, D], all lowest digits first, and grid float64 [B, 1]."""
+
+    digits: torch.Tensor
+    grid: torch.Tensor
+
+    def products(self, levels: torch.Tensor) -> torch.Tensor:
+        """x.y with all rows y of int8 [n, D], float64 [B, n]."""
+        *lower, found = torch._int_mm(self.digits, levels.T).unflatten(0, (-1, len(self.grid))).unbind()
+        found = found.to(torch.float64)
+        for of_digit in reversed(lower):
+            found.mul_(256).add_(of_digit)
+        return found.mul_(self.grid)
+
+
+def is_fast(device: torch.device, size: int) -> bool:
+    """Whether rows of `size` values can be multiplied so, by 8-bit instructions.
+
+    PyTorch's own condition for them, on CPUs; its integer products are slow on others. GPUs have such
+    instructions, too, but nothing here was ever tried on one.
+    """
+    return (device.type == 'cpu' and LEAST_SIZE <= size <= LARGEST_SIZE
+            and torch.cpu.get_capabilities().get('avx512_vnni', False))
+
+
+def fixed_point(x: torch.Tensor, grid: torch.Tensor) -> FixedPoint:
+    """x, float64 [B, D], on multiples of `grid`, [B, 1], or of what float64 resolves of its largest value."""
+    grid = torch.maximum(grid, x.abs().amax(dim=1, keepdim=True) * 2.0**-MOST_BITS)
+    left = (x / grid).round_().to(torch.int64)
+    count = (int(left.abs().max()).bit_length() + 1) // 8 + 1  # so that |x / grid| < 2**(8 count - 2)
+    digits = torch.empty(count, *x.shape, dtype=torch.int8, device=x.device)
+    for digit in digits:
+        digit.copy_(left)  # keeps the lowest 8 bits
+        left.add_(128).bitwise_right_shift_(8)
+    return FixedPoint(digits.flatten(0, 1), grid)

@@ -1,0 +1,29 @@
+"""Products of noisy images with 8-bit ones in integers."""
+
+import pytest
+import torch
+
+from denoisers.fixed_point import LARGEST_SIZE, LEAST_SIZE, fixed_point, is_fast
+
+pytestmark = pytest.mark.skipif(not is_fast(torch.device('cpu'), 64), reason='no 8-bit instructions here')
+
+
+@pytest.mark.parametrize('size', [LEAST_SIZE, 75, 192])
+@pytest.mark.parametrize('rows', [1, 2, 85])
+def test_products_are_exact_but_for_the_grid(rows, size):
+    generator = torch.Generator().manual_seed(0)
+    levels = torch.randint(-128, 128, (rows, size), generator=generator).to(torch.int8)
+    x = 300 * torch.randn(5, size, generator=generator, dtype=torch.float64)
+    x[0] = torch.tensor([-128, 127, 128, -129, 32639, 32640, -32640, -32641]).repeat(size // 8 + 1)[:size]
+    grid = torch.tensor([1, 0.5, 2**-10, 2**-20, 1e-300], dtype=torch.float64)[:, None]
+    found, expected = fixed_point(x, grid).products(levels), x @ levels.to(torch.float64).T
+    assert torch.equal(found[0], expected[0])
+    bound = (grid / 2 * levels.abs().to(torch.float64).sum(dim=1)).clamp(min=1e-8)
+    assert ((found - expected).abs() <= bound).all()
+    assert (found[4] - expected[4]).abs().max() < 1e-9
+
+
+def test_the_largest_sums_fit():
+    levels = torch.full((1, LARGEST_SIZE), -128, dtype=torch.int8)
+    x = torch.full((1, LARGEST_SIZE), -128.0, dtype=torch.float64)
+    assert fixed_point(x, torch.ones_like(x[:, :1])).products(levels).item() == LARGEST_SIZE * 2**14
