@@ -54,6 +54,9 @@ _CHURN = ('S_churn', 'S_min', 'S_max', 'S_noise')
                  help='Start from scratch where --out has other settings or is another file, and replace '
                       'any file at --figure, instead of refusing.'),
     click.option('--save_spectrum', is_flag=True, help='Also save the singular values.'),
+    click.option('--save_vectors', metavar='K', type=click.IntRange(min=1),
+                 help='Also save the K leading right singular vectors, of the first seed, and its denoised '
+                      'images; plot.py jacobian-vectors shows them.'),
     click.option('--figure', metavar='PNG|PDF', help='Figure of rank/dim over 1/sigma.'))
 @cli.writes(['network_pkl', 'scheduler', 'data'], adds_overwrite=False, out=None, figure='figure')
 def main(**opts):
@@ -80,7 +83,10 @@ def main(**opts):
     distributed.init(device)
     net, labels, files = _network(opts, device)
     dim = net.img_channels * net.img_resolution**2
-    method = study.check_memory(dim, device, study.Method(
+    count = opts['save_vectors']
+    if count and count > dim:
+        raise click.UsageError(f'--save_vectors {count}: the images have {dim} dimensions')
+    method = study.check_memory(dim, device, vectors=bool(count), method=study.Method(
         name=opts['method'], eta=opts['eta'], tolerance=opts['tolerance']))
     source = _source(opts, net, labels)
     if opts['figure']:
@@ -88,7 +94,8 @@ def main(**opts):
     card = provenance.record(inputs=[*files, opts['data']])
     ranks = rank_file.new_ranks(opts['seeds'], source.sigmas, dim=dim, eta=opts['eta'],
                                 settings=_settings(opts, source, device, card['inputs']),
-                                spectrum=opts['save_spectrum'])
+                                spectrum=opts['save_spectrum'], vectors=count and (
+                                    count, net.img_channels, net.img_resolution, net.img_resolution))
     if opts['out']:
         make_output_dir(Path(opts['out']).parent, '--out')
         with distributed.shared_errors():
@@ -126,8 +133,12 @@ def _check(opts: dict) -> None:
     if opts['method'] == 'exact' and cli.given('tolerance'):
         raise click.UsageError('--tolerance is for --method randomized and auto; exact ranks have no bounds')
     sampler_options.check_churn(opts)
-    if opts['save_spectrum'] and not opts['out']:
-        raise click.UsageError('--save_spectrum needs --out')
+    for name in ('save_spectrum', 'save_vectors'):
+        if opts[name] and not opts['out']:
+            raise click.UsageError(f'--{name} needs --out')
+    if opts['save_vectors'] and opts['method'] == 'randomized':
+        raise click.UsageError('--save_vectors takes whole Jacobians, of which --method randomized has none; '
+                               'give exact or auto')
     if opts['data']:
         unused = _CHURN + (('steps', 'sigma_min', 'sigma_max', 'rho') if opts['sigmas'] else ())
         for name in filter(cli.given, unused):
@@ -193,6 +204,8 @@ def _settings(opts: dict, source, device, inputs: dict[str, str]) -> dict:
     chosen = {name: opts[name] for name in ('eta', 'method', 'tolerance', 'save_spectrum')}
     if opts['clip_sample']:
         chosen['clip_sample'] = True
+    if opts['save_vectors']:
+        chosen |= {'save_vectors': opts['save_vectors'], 'vectors of seed': opts['seeds'][0]}
     sampler = {} if opts['data'] else {
         'levels': source.levels, **{name: str(value) for name, value in source.options.items()}}
     kind = split_word(opts['network_pkl'])[0]

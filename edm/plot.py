@@ -17,6 +17,9 @@ def main() -> None:
 _table_option = click.option('--table', metavar='CSV', required=True,
                              help='Scores, as sscd.py --table and reproduce.py regimes write them.')
 
+_about_option = click.option('--about', metavar='STR', default='',
+                             help='A sentence for the caption, such as what the network was trained on.')
+
 
 def _picture(*inputs: str):
     """Decorator: adds --out and --width, and writes the figure.
@@ -237,10 +240,14 @@ def training(run_dirs: tuple[str, ...]):
                  help='Largest 1/sigma to show.'),
     click.option('--trained', metavar='LABEL=FLOAT,FLOAT', callback=_training_noise,
                  help='Mean and standard deviation of ln(sigma) in training of the network LABEL (--P_mean, '
-                      '--P_std); noise levels beyond two standard deviations are shaded.'))
+                      '--P_std); noise levels beyond two standard deviations are shaded.'),
+    click.option('--scale', type=click.Choice(['linear', 'log']), default='linear',
+                 help='Scale of rank/dim. log, as published for real images, leaves out ranks of 0.'),
+    click.option('--falling', is_flag=True, help='Draw 1/sigma from high to low, as published.'),
+    _about_option)
 @_picture('ranks', 'references')
 def jacobian(ranks: tuple[str, ...], references: tuple[str, ...], axis: str, max_snr: float | None,
-             trained: tuple[str, float, float] | None):
+             trained: tuple[str, float, float] | None, **options):
     """Numerical rank of Jacobians over noise levels.
 
     The picture of paper 2 (arXiv 2409.02426), figure 3.
@@ -259,7 +266,29 @@ def jacobian(ranks: tuple[str, ...], references: tuple[str, ...], axis: str, max
     if trained and trained[0] not in series['--ranks']:
         raise click.UsageError(f'--trained {trained[0]}: no curve of --ranks has this label')
     return TITLE, functools.partial(draw_ranks, series['--ranks'], axis, max_snr or math.inf,
-                                    references=series['--references'], trained=trained)
+                                    references=series['--references'], trained=trained, **options)
+
+
+@main.command('jacobian-vectors')
+@cli.options('Main options',
+    click.option('--ranks', metavar='NPZ', required=True, help='File of jacobian.py --save_vectors.'),
+    click.option('--levels', metavar='INT', type=click.IntRange(min=1), default=7,
+                 help='Noise levels to show, evenly from all.'),
+    _about_option)
+@_picture('ranks')
+def jacobian_vectors(ranks: str, levels: int, about: str):
+    """Leading right singular vectors of a Jacobian as pictures, a row per noise level.
+
+    After Kadkhodaie et al. 2024 (arXiv 2310.02557), who find patterns that oscillate along the contours of
+    the image and between them.
+
+    Example: python edm/plot.py jacobian-vectors --ranks=ranks.npz --out=vectors.pdf
+    """
+    from figures.jacobian_vectors_figure import TITLE, draw_vectors
+    from jacobians.rank_file import load_ranks
+
+    return TITLE, functools.partial(draw_vectors, load_ranks(ranks, '--ranks'), f'--ranks {ranks}', levels,
+                                    about)
 
 
 @main.command(cls=cli.ListCommand)

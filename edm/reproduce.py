@@ -166,29 +166,43 @@ def molrg(preset, name, device, **run):
 
 @main.command(cls=cli.ListCommand)
 @cli.options('Main options',
-    _small_preset,
+    click.option('--preset', type=click.Choice(['quickstart', 'mnist', 'paper']), default='quickstart',
+                 help='Settings. quickstart: real 8x8 digits, minutes on two CPU cores; mnist: MNIST at '
+                      '32x32, of the file given by --data, an hour; paper: released networks, for a GPU.'),
+    click.option('--data', metavar='ZIP|DIR',
+                 help='Images to train on, all that dataset_tool.py takes, such as '
+                      'train-images-idx3-ubyte.gz.  [default: the preset\'s]'),
     click.option('--networks', metavar='PKL|URL|DIR[=LABEL] ...', multiple=True,
                  help='Further snapshots, or run folders for their newest, each with the name of its curve.'),
     _name)
 @cli.options('Execution', cli.device_option)
 @_run_options
-def jacobian(preset, networks, name, device, **run):
+def jacobian(preset, data, networks, name, device, **run):
     """Ranks of Jacobians on real images (paper 2, figure 3 left).
 
     \b
     Examples:
       python edm/reproduce.py jacobian --preset=quickstart
+      python edm/reproduce.py jacobian --preset=mnist --data=train-images-idx3-ubyte.gz
       python edm/reproduce.py jacobian --networks training/mine/network-snapshot-002000.pkl=Mine
     """
+    from data.published_sets import MNIST
     from experiments import jacobian_experiment as experiment
+    from experiments.regimes import first_image
 
-    job = _job(experiment.PRESETS[preset], device, run['gpus'], name)
+    job = replace(_job(experiment.PRESETS[preset], device, run['gpus'], name), data=data)
+    if job.training is None and data:
+        raise click.UsageError(f'--data {data}: --preset={preset} trains no network')
+    if job.training is not None and job.images is None:
+        raise click.UsageError(f'--preset={preset} needs --data: {MNIST} (datasets/README.md says where to '
+                               'get it), or other images')
     given = _given_networks(networks)
     job = replace(job, networks=(*job.networks, *given))
-    labels = [label for label, *_ in (*job.networks, *([job.training] if job.training else []))]
+    labels = [*(label for label, _ in job.networks), *([job.label] if job.training else [])]
     _check_networks(labels, given)
-    if _run(job, experiment.plan(job), **run):
-        print_paths(job.picture)
+    images = first_image(data, None, _temporary()) if data else None
+    if _run(job, experiment.plan(job), **run, data=images):
+        print_paths(*job.pictures)
 
 
 def _given_networks(words: tuple[str, ...]) -> list[tuple[str, str]]:
@@ -392,7 +406,7 @@ def _check_data(job) -> str:
         if total <= max(job.sizes):
             raise click.UsageError(f'--sizes {max(job.sizes)}: --data {job.data} has {total} images, and at '
                                    'least one must be held out')
-        return first_image(job, _temporary()) if job.resolution else job.data
+        return first_image(job.data, job.resolution, _temporary()) if job.resolution else job.data
     if job.data:
         dataset = ImageDataset(job.data, cache=False)
         channels, resolution = dataset.num_channels, dataset.resolution

@@ -288,6 +288,21 @@ def test_references_and_where_a_network_extrapolates_are_marked(axis, ends):
     assert 'training of U-Net (mean -0.346574, standard deviation 0.51986), where it extrapolates' in caption
 
 
+def test_shares_are_drawn_on_a_logarithmic_axis_from_high_to_low_snr():
+    spread = {'U-Net': SERIES['U-Net'], 'Optimal': table([[12, 2, 0], [12, 0, 0]])}
+    figure, caption = draw_ranks(spread, scale='log', falling=True, about='MNIST, 60 kimg.',
+                                 trained=('U-Net', 0, 1))
+    axes, = figure.axes
+    left, right = axes.get_xlim()
+    assert left > 10 > 0.1 > right
+    low, high = axes.get_ylim()
+    assert (axes.get_yscale(), high) == ('log', 1)
+    assert 0.01 < low < 1 / 48  # the mean of 2 and 0
+    assert caption.startswith('MNIST, 60 kimg. The smallest number')
+    assert 'Left out on this axis: ranks of 0 (Optimal).' in caption
+    assert 'Left out' not in draw_ranks(spread)[1]
+
+
 def test_neighbouring_violins_keep_clear_of_each_other():
     spread = np.arange(5)[:, None] * np.ones(30, dtype=int)
     figure, _ = draw_ranks({'a': table(spread, sigma=np.linspace(2, 1, 30))})

@@ -3,6 +3,7 @@
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -11,11 +12,13 @@ from data.molrg_data import MoLRGShape
 from experiments import jacobian_experiment, molrg_experiment, stages
 from experiments.phase_transition import Transition
 from helpers import InThisProcess, refuse, run
+from image_sets import idx, write
 from jacobians.rank_file import load_ranks
 from training.low_rank import LowRankDenoiser
 from training.networks import EDMPrecond
 from training.snapshot import save_snapshot
 
+ASSUME = ('--dry-run', '--assume-img-per-s=2000')
 TINY = ('--cres=1', '--num_blocks=1', '--dropout=0', '--batch=100', '--duration=0.001')
 
 
@@ -61,20 +64,26 @@ def test_jacobian_studies_its_own_and_given_networks(folder, monkeypatch):
     label, data, _ = jacobian_experiment.PRESETS['quickstart'].training
     train = ('--cbase=4', '--augment=0', *TINY)
     mini = replace(jacobian_experiment.PRESETS['quickstart'], training=(label, data, train),
-                   jacobian=('--seeds', '0', '--steps', '2'))
+                   jacobian=('--seeds', '0', '--steps', '2'), controls=('--seeds', '0', '--steps', '2'))
     monkeypatch.setitem(jacobian_experiment.PRESETS, 'quickstart', mini)
     net = LowRankDenoiser(2, 3, class_num=1, per_class_dim=5)
     save_snapshot(folder / 'net.pkl', ema=net)
     (folder / 'run').mkdir()
     (folder / 'net.pkl').rename(folder / 'run' / 'network-snapshot-000007.pkl')
     printed = run(reproduce.main, 'jacobian', '--networks', 'run=Mine', '--jobs=2').stdout
-    assert 'ranks-0.npz=Digits' in printed
+    assert 'ranks-0.npz=U-Net on digits' in printed
+    assert '--about' in printed
+    assert "trained on 1,797 images for 1 kimg.'" in printed
     assert 'ranks-1.npz=Mine' in printed
     figures = folder / 'figures' / 'jacobian-quickstart'
     assert load_ranks(figures / 'ranks-0.npz').dim == 64
     assert load_ranks(figures / 'ranks-1.npz').rank.tolist() == [[5, 5]]
-    with Image.open(figures / 'jacobian-real.png') as image:
-        assert image.width == 2025
+    for picture in ('jacobian-real', 'jacobian-vectors'):
+        with Image.open(figures / f'{picture}.png') as image:
+            assert image.width == 2025
+            assert 'trained on 1,797 images for 1 kimg' in image.info['Description']
+    assert load_ranks(figures / 'ranks-gaussian.npz').rank[0, 0] < 64
+    assert load_ranks(figures / 'ranks-optimal.npz').rank[0, -1] == 0  # a training image, whatever x is
     # If the network is trained again, the ranks of the one before are not refused, but replaced.
     shutil.copy(figures / 'ranks-1.npz', figures / 'ranks-0.npz')
     (marker,) = (folder / 'evaluation' / 'jacobian-quickstart' / 'stages').glob('ranks-0-*.done')
@@ -83,10 +92,21 @@ def test_jacobian_studies_its_own_and_given_networks(folder, monkeypatch):
     assert load_ranks(figures / 'ranks-0.npz').dim == 64
     run(reproduce.main, 'report', 'evaluation/jacobian-quickstart')
     page = (figures / 'report.html').read_text()
-    assert page.count('data:image/png;base64,') == 1
+    assert page.count('data:image/png;base64,') == 2
 
 
-ASSUME = ('--dry-run', '--assume-img-per-s=2000')
+def test_jacobian_trains_on_images_that_are_given(folder):
+    data = folder / 'train-images-idx3-ubyte.gz'
+    data.write_bytes(idx(30, 28, 28, values=30 * 784))
+    (folder / 'train-labels-idx1-ubyte.gz').write_bytes(idx(30, values=30))
+    printed = run(reproduce.main, 'jacobian', '--preset=mnist', f'--data={data}', *ASSUME).stdout
+    for text in (f'--source {data} --dest datasets/jacobian-mnist/images.zip', '=U-Net on MNIST, 32x32',
+                 '--network_pkl optimal:datasets/jacobian-mnist/images.zip', '# train.py, 0.31 M parameters',
+                 "--trained 'U-Net on MNIST, 32x32=0,1.8'", 'on 30 images for 60 kimg'):
+        assert text in printed
+    write(folder / 'mine.zip', {'0.png': np.zeros((16, 16, 3), np.uint8)})
+    printed = run(reproduce.main, 'jacobian', '--preset=mnist', '--data=mine.zip', *ASSUME).stdout
+    assert '=U-Net on mine' in printed
 
 
 # In units of forward passes per image, of which a GPU that trains the larger network, of FFHQ and AFHQ, on
@@ -116,7 +136,8 @@ def test_given_networks_are_counted_as_far_as_they_are_known(folder):
     printed = run(reproduce.main, 'jacobian', *ASSUME, '--networks', 'net.pkl=Mine', 'low.pkl=Low',
                   'https://example.com/far.pkl=Far').stdout
     lines = [line.partition(', ')[2] for line in printed.splitlines() if line.startswith('# jacobian.py')]
-    assert [line[:15].split(' ')[0] for line in lines] == ['0.18', '0.24', '0.00', 'unknown']
+    # the last: closed forms
+    assert [line[:15].split(' ')[0] for line in lines] == ['0.18', '0.24', '0.00', 'unknown', '']
     assert len(list(folder.iterdir())) == 2
 
 
@@ -126,6 +147,10 @@ def test_bad_input_is_refused(folder):
         refuse(reproduce.main, experiment, '--preset=fast', status=2, says=('--preset', 'quickstart'))
     for more in ('--dry-run',), ('--assume-img-per-s=5',), ('--dry-run', '--assume-img-per-s=5'):
         refuse(reproduce.main, 'molrg', '--emit=slurm', *more, status=2, says=(more[0].partition('=')[0],))
+    refuse(reproduce.main, 'jacobian', '--preset=mnist', status=2, says=(
+        '--preset=mnist', '--data', 'train-images-idx3-ubyte.gz', 'datasets/README.md'))
+    refuse(reproduce.main, 'jacobian', '--preset=mnist', '--data=none.gz', status=1, says=('--data none.gz',))
+    refuse(reproduce.main, 'jacobian', '--preset=paper', '--data=a.zip', status=2, says=('--data', 'paper'))
     refuse(reproduce.main, 'jacobian', '--networks', 'none.pkl=X', status=2, says=('--networks', 'none.pkl'))
     refuse(reproduce.main, 'jacobian', '--networks', 'a.pkl=X', 'b.pkl=X', status=2, says=('--networks', 'X'))
     assert not list(folder.iterdir())

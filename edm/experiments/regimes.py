@@ -162,10 +162,12 @@ def count_images(job: Regimes) -> int:
     return len(ImageDataset(job.data, cache=False))
 
 
-def first_image(job: Regimes, folder: str) -> str:
-    """Write the first image of `job.data`, resized, into a folder. Raises UserError naming --data."""
-    source = open_source(job.data, '--data')
-    image = stretch(source.load(next(source.images)), (job.resolution, job.resolution))
+def first_image(data: str, resolution: int | None, folder: str) -> str:
+    """Write the first image of `data`, resized if asked, into a folder. Raises UserError naming --data."""
+    source = open_source(data, '--data')
+    image = source.load(next(source.images))
+    if resolution:
+        image = stretch(image, (resolution, resolution))
     image.save(Path(folder, 'first.png'))
     return folder
 

@@ -23,13 +23,15 @@ _REFERENCE_LINES = ('-', '--', ':')
 
 def draw_ranks(series: dict[str, Ranks], axis: str = 'log', max_snr: float = math.inf,
                width: float = figures.WIDTH, *, references: Mapping[str, Ranks] = MappingProxyType({}),
-               trained: tuple[str, float, float] | None = None) -> tuple[Figure, str]:
+               trained: tuple[str, float, float] | None = None, scale: str = 'linear', falling: bool = False,
+               about: str = '') -> tuple[Figure, str]:
     """Draw the figure; returns it and its caption.
 
     series: ranks by the label in the legend. axis: key of AXES, for 1/sigma. max_snr: where it ends.
     references: further ones, drawn as broad grey lines of their means.
     trained: a label in `series`, mean and standard deviation of ln sigma in its training; noise levels
-    further than two of these away are shaded.
+    further than two of these away are shaded. scale: of rank/dim, linear or log, which leaves out ranks of 0.
+    falling: 1/sigma from high to low. about: a sentence for the caption.
     The one panel has per series a line of the means, labelled, and per noise level a violin, or a bar where
     all seeds agree.
     Raises UserError if there is nothing to draw up to max_snr.
@@ -42,6 +44,10 @@ def draw_ranks(series: dict[str, Ranks], axis: str = 'log', max_snr: float = mat
         figure, (axes,) = figures.new_panels(width, 1, 2.6)
         place = AXES[axis](axes, shown)
         _finish(axes, place(np.array([shown.min(), shown.max()])))
+        if scale == 'log':
+            drawn = [_shares(ranks, max_snr)[1] for ranks in everything]
+            _log_shares(axes, np.array([share for shares in drawn for values in shares
+                                        for share in (values.mean(), *values)]))
         for i, (label, ranks) in enumerate(references.items()):
             x, shares = _shares(ranks, max_snr)
             axes.plot(place(x), [values.mean() for values in shares], color=figures.GREY, lw=3.5, alpha=0.4,
@@ -50,10 +56,17 @@ def draw_ranks(series: dict[str, Ranks], axis: str = 'log', max_snr: float = mat
             _draw_series(axes, place, ranks, max_snr, label, figures.series_style(i))
         if trained:
             _shade(axes, place, *trained)
+        if falling:
+            axes.invert_xaxis()
         if len(everything) > 1 or trained:  # above the panel, where it hides no curve
             axes.legend(loc='lower left', bbox_to_anchor=(0, 1), borderaxespad=0.2, columnspacing=1.5,
                         ncols=2 if figures.is_narrow(width) else 4)
-    return figure, caption(series, references, trained)
+    parts = [about] if about else []
+    parts.append(caption(series, references, trained))
+    zero = [label for label, ranks in {**series, **references}.items() if (ranks.rank == 0).any()]
+    if scale == 'log' and zero:
+        parts.append(f'Left out on this axis: ranks of 0 ({", ".join(zero)}).')
+    return figure, ' '.join(parts)
 
 
 def caption(series: Mapping[str, Ranks], references: Mapping[str, Ranks] = MappingProxyType({}),
@@ -111,6 +124,13 @@ def _finish(axes: Axes, ends: np.ndarray) -> None:
     axes.set_ylabel('rank(J) / dim')
 
 
+def _log_shares(axes: Axes, shares: np.ndarray) -> None:
+    """A logarithmic axis for shares above 0, down to the smallest of `shares`."""
+    axes.set_yscale('log', nonpositive='mask')
+    axes.set_ylim(0.7 * shares[shares > 0].min(initial=1), 1)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda x, _: f'{x:g}'))
+
+
 def _shade(axes: Axes, place: Callable, label: str, mean: float, std: float) -> None:
     limits = axes.get_xlim()
     low, high = place(np.exp([-mean - 2 * std, 2 * std - mean]))
@@ -148,7 +168,9 @@ def _draw_violin(axes: Axes, x: float, values: np.ndarray, half: float, resoluti
                  color: str) -> None:
     """The values' density, by Gaussian kernels of Scott's width; at its highest it is 2 * half wide."""
     low, high = values.min(), values.max()
-    if low == high:
+    if axes.get_yscale() == 'log':
+        low = max(low, resolution)
+    if low >= high:
         axes.plot(_unscaled(axes, np.array([x - half, x + half])), [low, low], color=color, lw=1.2, alpha=0.5,
                   solid_capstyle='butt', clip_on=False)
         return

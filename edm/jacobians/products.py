@@ -119,25 +119,51 @@ def exact_energies(net: Denoiser, x: torch.Tensor, sigma: float, class_labels: t
                    layout: Layout = DEFAULT_LAYOUT) -> torch.Tensor:
     """Squared singular values of the Jacobians at images x [P, C, H, W], descending, float64 [P, dim].
 
-    They are the eigenvalues of J^T J, summed in float64 block by block, so that J itself is never held: three
-    times as fast as singular values of J, and as exact, since J's float32 moves each of them by 1e-8 to 1e-7
-    times the largest already.
+    They are the eigenvalues of J^T J: three times as fast as singular values of J, and as exact, since J's
+    float32 moves each of them by 1e-8 to 1e-7 times the largest already.
     """
     if is_closed_form(net):
         values = torch.linalg.svdvals(net.jacobian(x, sigma, class_labels))
         check_finite(values, sigma, 'Jacobian')
         return values.square()
+    parts = [torch.linalg.eigvalsh(gram).flip(-1).clamp(min=0)
+             for gram in gram_matrices(net, x, sigma, class_labels, layout=layout)]
+    return torch.cat(parts)
+
+
+def leading_vectors(net: Denoiser, x: torch.Tensor, sigma: float, class_labels: torch.Tensor | None = None, *,
+                    count: int, layout: Layout = DEFAULT_LAYOUT) -> tuple[torch.Tensor, torch.Tensor]:
+    """Largest singular values of the Jacobians at images x [P, C, H, W], and their right singular vectors.
+
+    Returns float64 [P, count], descending, and [P, count, dim], of length 1, the largest entry positive.
+    These are the directions of x that the denoiser keeps most of (Kadkhodaie et al. 2024, arXiv 2310.02557).
+    """
+    grams = gram_matrices(net, x, sigma, class_labels, layout=layout)
+    found = [torch.linalg.eigh(gram) for gram in grams]
+    values = torch.cat([energies for energies, _ in found]).flip(-1)[:, :count].clamp(min=0).sqrt()
+    vectors = torch.cat([columns for _, columns in found]).mT.flip(-2)[:, :count]
+    return values, vectors * vectors.gather(-1, vectors.abs().argmax(-1, keepdim=True)).sign()
+
+
+def gram_matrices(net: Denoiser, x: torch.Tensor, sigma: float, class_labels: torch.Tensor | None = None, *,
+                  layout: Layout = DEFAULT_LAYOUT) -> Iterator[torch.Tensor]:
+    """J^T J of the Jacobians at images x [P, C, H, W], float64 [images, dim, dim], some images at a time.
+
+    Summed in float64 block by block, so that J itself is never held.
+    """
     dim, device = x[0].numel(), x.device if widest_float(x.device) == torch.float64 else torch.device('cpu')
-    energies = torch.empty([len(x), dim], dtype=torch.float64, device=device)
-    for images, rows, block in jacobian_rows(net, x, sigma, class_labels, layout=layout):
+    if is_closed_form(net):
+        blocks = [(slice(0, len(x)), slice(0, dim), net.jacobian(x, sigma, class_labels))]
+    else:
+        blocks = jacobian_rows(net, x, sigma, class_labels, layout=layout)
+    for _, rows, block in blocks:
         if rows.start == 0:
             gram = torch.zeros([len(block), dim, dim], dtype=torch.float64, device=device)
         block = block.to(device, torch.float64)
         gram.baddbmm_(block.mT, block)
         if rows.stop == dim:
             check_finite(gram, sigma, 'Jacobian\'s Gram matrix')
-            energies[images] = torch.linalg.eigvalsh(gram).flip(-1).clamp(min=0)
-    return energies
+            yield gram
 
 
 def choose_layout(net: Denoiser, x: torch.Tensor, sigma: float, class_labels: torch.Tensor | None = None, *,

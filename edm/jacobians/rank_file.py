@@ -6,6 +6,9 @@ An .npz with one row per seed and one column per noise level:
 `class_label` int64 [N], -1 without classes; with --save_spectrum `singular_values` float32 [N, L, dim],
 descending, nan for those that a randomized method did not find; `settings` and `provenance`, JSON texts: what
 decides the ranks, and what made the file.
+With --save_vectors K also, at the points of the first seed, float32 and nan where missing: `denoised`
+[L, C, H, W], D(x; sigma); `vectors` [L, K, C, H, W], the leading right singular vectors of J, of length 1 and
+with their largest entry positive; `vector_values` [L, K], their singular values, descending.
 """
 
 import json
@@ -21,6 +24,7 @@ from torch_utils.files import atomic_write
 from torch_utils.npz import open_npz
 
 _ARRAYS = {'seed': 1, 'sigma': 1, 'rank': 2, 'rank_low': 2, 'rank_high': 2, 'class_label': 1}  # -> axes
+_VECTORS = ('denoised', 'vectors', 'vector_values')
 
 
 @dataclass(kw_only=True)
@@ -37,24 +41,31 @@ class Ranks:
     class_label: np.ndarray
     settings: dict
     singular_values: np.ndarray | None = None
+    denoised: np.ndarray | None = None
+    vectors: np.ndarray | None = None
+    vector_values: np.ndarray | None = None
 
 
 def new_ranks(seeds: Sequence[int], sigmas: Sequence[float], *, dim: int, eta: float, settings: dict,
-              spectrum: bool) -> Ranks:
-    """A table without ranks."""
+              spectrum: bool, vectors: tuple[int, ...] | None = None) -> Ranks:
+    """A table without ranks. vectors: (K, C, H, W), None without --save_vectors."""
     shape = (len(seeds), len(sigmas))
+    sizes = {} if vectors is None else {
+        'denoised': vectors[1:], 'vectors': vectors, 'vector_values': vectors[:1]}
     return Ranks(
         seed=np.array(seeds, dtype=np.int64), sigma=np.array(sigmas, dtype=np.float64), dim=dim, eta=eta,
         rank=np.full(shape, -1), rank_low=np.full(shape, -1), rank_high=np.full(shape, -1),
         class_label=np.full(len(seeds), -1), settings=settings,
-        singular_values=np.full((*shape, dim), np.nan, dtype=np.float32) if spectrum else None)
+        singular_values=np.full((*shape, dim), np.nan, dtype=np.float32) if spectrum else None,
+        **{name: np.full((len(sigmas), *size), np.nan, dtype=np.float32) for name, size in sizes.items()})
 
 
 def save_ranks(path: str | os.PathLike, ranks: Ranks, card: dict) -> None:
     """Write the file, whole or not at all. card: from `provenance.record`."""
     arrays = {name: getattr(ranks, name) for name in _ARRAYS}
-    if ranks.singular_values is not None:
-        arrays['singular_values'] = ranks.singular_values
+    for name in ('singular_values', *_VECTORS):
+        if getattr(ranks, name) is not None:
+            arrays[name] = getattr(ranks, name)
     with atomic_write(path) as file:
         np.savez(file, **arrays, dim=np.int64(ranks.dim), eta=np.float64(ranks.eta),
                  settings=np.array(json.dumps(ranks.settings)), provenance=np.array(json.dumps(card)))
@@ -73,7 +84,7 @@ def load_ranks(path: str | os.PathLike, option: str = '--ranks') -> Ranks:
     try:
         ranks = Ranks(**{name: arrays[name] for name in _ARRAYS}, dim=int(arrays['dim']),
                       eta=float(arrays['eta']), settings=json.loads(str(arrays['settings'])),
-                      singular_values=arrays.get('singular_values'))
+                      **{name: arrays.get(name) for name in ('singular_values', *_VECTORS)})
         _check(ranks)
     except (ValueError, TypeError) as err:
         raise UserError(f'{where}: {err}') from err
@@ -100,6 +111,18 @@ def _check(ranks: Ranks) -> None:
     spectrum = ranks.singular_values
     if spectrum is not None and spectrum.shape != (n, levels, ranks.dim):
         raise ValueError(f'singular_values is {list(spectrum.shape)}, expected {[n, levels, ranks.dim]}')
+    if any(getattr(ranks, name) is not None for name in _VECTORS):
+        _check_vectors(ranks)
+
+
+def _check_vectors(ranks: Ranks) -> None:
+    shape = np.shape(ranks.vectors)
+    if len(shape) != 5 or shape[0] != len(ranks.sigma) or np.prod(shape[2:]) != ranks.dim:
+        raise ValueError(f'vectors is {list(shape)}, expected one of [{len(ranks.sigma)}, K, C, H, W] with '
+                         f'{ranks.dim} values in an image')
+    for name, expected in (('denoised', shape[:1] + shape[2:]), ('vector_values', shape[:2])):
+        if np.shape(getattr(ranks, name)) != expected:
+            raise ValueError(f'{name} is {list(np.shape(getattr(ranks, name)))}, expected {list(expected)}')
 
 
 def resume_ranks(path: str | os.PathLike, fresh: Ranks) -> Ranks:
@@ -124,4 +147,7 @@ def resume_ranks(path: str | os.PathLike, fresh: Ranks) -> Ranks:
     for name in ('rank', 'rank_low', 'rank_high', 'class_label', 'singular_values'):
         if getattr(fresh, name) is not None:
             getattr(fresh, name)[rows] = getattr(old, name)
+    for name in _VECTORS:  # of the same first seed, by the settings
+        if getattr(fresh, name) is not None:
+            setattr(fresh, name, getattr(old, name))
     return fresh

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -14,6 +15,7 @@ from jacobians.products import (
     choose_layout,
     exact_energies,
     is_closed_form,
+    leading_vectors,
     numerical_rank,
     set_memory_format,
 )
@@ -36,18 +38,21 @@ class Method:
     tolerance: float = TOLERANCE
 
 
-def check_memory(dim: int, device: torch.device, method: Method) -> Method:
+def check_memory(dim: int, device: torch.device, method: Method, *, vectors: bool = False) -> Method:
     """The method, or randomized for `auto` without the memory for a dense Jacobian.
 
-    Raises UserError if `exact` needs more memory than there is.
+    vectors: whether singular vectors are wanted, which take one.
+    Raises UserError if `exact` or vectors need more memory than there is.
     """
     need = 2 * 8 * dim**2  # J^T J, and the copy that its eigenvalues take
     have = distributed.total_memory(device)
     if need <= have or method.name == 'randomized':
         return method
-    if method.name == 'exact':
-        raise UserError(f'--method exact: the Jacobian is {dim} x {dim} and takes {need / 2**30:.0f} GiB, '
-                        f'{have / 2**30:.0f} GiB are here; --method randomized needs far less')
+    if method.name == 'exact' or vectors:
+        option = '--save_vectors' if vectors else '--method exact'
+        raise UserError(f'{option}: the Jacobian is {dim} x {dim} and takes {need / 2**30:.0f} GiB, '
+                        f'{have / 2**30:.0f} GiB are here; --method randomized'
+                        f'{" without it" * vectors} needs far less')
     return replace(method, name='randomized')
 
 
@@ -120,7 +125,7 @@ def _plan(ranks: Ranks, together: int, process: int) -> list[tuple[list[int], li
 
 
 def _work(ranks: Ranks, net, points, plan, method: Method, layout: Layout) -> Iterator[list[tuple]]:
-    """The results of each step: row, column, class (-1: none or a vector), estimate."""
+    """The results of each step: row, column, class (-1: none or a vector), estimate, `_leading` or None."""
     current, made = None, None
     for group, missing, column in plan:
         if group != current:
@@ -131,15 +136,31 @@ def _work(ranks: Ranks, net, points, plan, method: Method, layout: Layout) -> It
             labels = made.class_labels[places]
             one_hot = ((labels == 1).sum(dim=1) == 1) & ((labels != 0).sum(dim=1) == 1)
             classes = labels.argmax(dim=1).where(one_hot, -1).tolist()
-        found = find_ranks(net, made.x[places, column], float(ranks.sigma[column]), labels,
-                           seeds=ranks.seed[missing].tolist(), method=method, layout=layout)
-        yield [(row, column, label, estimate)
-               for row, label, estimate in zip(missing, classes, found, strict=True)]
+        x, sigma = made.x[places, column], float(ranks.sigma[column])
+        found = find_ranks(net, x, sigma, labels, seeds=ranks.seed[missing].tolist(), method=method,
+                           layout=layout)
+        leading = [None] * len(missing)
+        if ranks.vectors is not None and missing[0] == 0:
+            leading[0] = _leading(net, x[:1], sigma, None if labels is None else labels[:1],
+                                  ranks.vectors.shape[1], layout)
+        yield list(zip(missing, [column] * len(missing), classes, found, leading, strict=True))
 
 
-def _enter(ranks: Ranks, row: int, column: int, class_label: int, found: Estimate) -> None:
+def _leading(net, x: torch.Tensor, sigma: float, labels, count: int, layout: Layout) -> dict[str, np.ndarray]:
+    """What the file of ranks holds beside them for one image x [1, C, H, W]; see `rank_file`."""
+    values, vectors = leading_vectors(net, x, sigma, labels, count=count, layout=layout)
+    with torch.no_grad():
+        denoised = net(x.to(torch.float32), torch.tensor(sigma, device=x.device), labels)
+    return {'denoised': denoised[0].cpu().numpy(), 'vector_values': values[0].cpu().numpy(),
+            'vectors': vectors[0].reshape(count, *x.shape[1:]).cpu().numpy()}
+
+
+def _enter(ranks: Ranks, row: int, column: int, class_label: int, found: Estimate,
+           leading: dict[str, np.ndarray] | None) -> None:
     ranks.class_label[row] = class_label
     ranks.rank[row, column] = found.rank
     ranks.rank_low[row, column], ranks.rank_high[row, column] = found.low, found.high
     if ranks.singular_values is not None:
         ranks.singular_values[row, column, :len(found.energies)] = found.energies.sqrt().numpy()
+    for name, array in (leading or {}).items():
+        getattr(ranks, name)[column] = array
