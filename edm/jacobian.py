@@ -25,6 +25,9 @@ _CHURN = ('S_churn', 'S_min', 'S_max', 'S_noise')
                  help='One noisy image per seed.'),
     click.option('--class', 'class_idx', metavar='INT', type=click.IntRange(min=0),
                  help='Class of all images.  [default: drawn by each seed, or that of the real image]'),
+    click.option('--cond', metavar='BOOL', type=bool, default=True,
+                 help='For a closed form: the images of a class denoise samples of this class; 0: all images '
+                      'denoise all, as of an unconditional network.'),
     click.option('--data', metavar='ZIP|DIR|NPZ|PT',
                  help='Real images to add noise to; PT: a MoLRG data set.  [default: states along the '
                       'sampling trajectory]'))
@@ -153,6 +156,10 @@ def _network(opts: dict, device) -> tuple:
     from denoisers.open_network import open_network
 
     kind, path = split_word(opts['network_pkl'])
+    if cli.given('cond') and kind not in CLOSED_JACOBIANS:
+        raise click.UsageError(f'--cond is for {" and ".join(CLOSED_JACOBIANS)}, not for networks')
+    if opts['class_idx'] is not None and not opts['cond']:
+        raise click.UsageError('--class and --cond 0 can\'t be given together')
     for option in ('scheduler', 'clip_sample'):
         if kind and opts[option]:
             raise click.UsageError(f'--{option} is for networks of diffusers')
@@ -164,7 +171,8 @@ def _network(opts: dict, device) -> tuple:
     if kind:
         if opts['method'] == 'randomized':
             raise click.UsageError(f'--method randomized: the Jacobian of {kind} is known in closed form')
-        return open_denoiser(kind, path, device, class_idx=opts['class_idx']), None, [path]
+        net = open_denoiser(kind, path, device, class_idx=opts['class_idx'], cond=opts['cond'])
+        return net, None, [path]
     net, recorded, files = open_network(opts['network_pkl'], device, '--network_pkl',
                                         scheduler=opts['scheduler'], clip_sample=opts['clip_sample'])
     net.use_fp16 = False  # in half precision a Jacobian is mostly rounding error
@@ -204,6 +212,8 @@ def _settings(opts: dict, source, device, inputs: dict[str, str]) -> dict:
     chosen = {name: opts[name] for name in ('eta', 'method', 'tolerance', 'save_spectrum')}
     if opts['clip_sample']:
         chosen['clip_sample'] = True
+    if not opts['cond']:
+        chosen['cond'] = False
     if opts['save_vectors']:
         chosen |= {'save_vectors': opts['save_vectors'], 'vectors of seed': opts['seeds'][0]}
     sampler = {} if opts['data'] else {

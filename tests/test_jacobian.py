@@ -378,3 +378,15 @@ def test_ranks_of_the_gaussian_and_the_optimal_denoiser_of_a_data_set(tmp_path):
            f'--out={tmp_path / "optimal.npz"}', status=1, says=('--out', 'optimal.npz'))
     refuse(jacobian.main, f'--network_pkl=gaussian:{data}', '--method=randomized', status=2,
            says=('--method randomized', 'closed form'))
+
+
+def test_an_unconditional_closed_form_takes_the_images_of_all_classes(nets, tmp_path):
+    rng = np.random.default_rng(0)
+    images = {f'{i}.png': rng.integers(0, 256, (4, 4), dtype=np.uint8) for i in range(6)}
+    labels = {'labels': [[name, i // 3] for i, name in enumerate(images)]}
+    data = write(tmp_path / 'set.zip', {**images, 'dataset.json': labels})
+    args = (f'--network_pkl=gaussian:{data}', '--sigmas=0.001', '--seeds=0', '--device=cpu')
+    for cond, rank in (('--cond=1', 2), ('--cond=0', 5)):  # three and six images span as many directions
+        assert f'rank: {rank}\n' in run(jacobian.main, *args, cond).stdout
+    refuse(jacobian.main, *args, '--cond=0', '--class=1', status=2, says=('--class', '--cond 0'))
+    refuse(jacobian.main, f'--network_pkl={nets["edm"]}', '--cond=0', status=2, says=('--cond', 'gaussian'))

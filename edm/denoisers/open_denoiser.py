@@ -21,7 +21,7 @@ from torch_utils.errors import UserError
 
 def open_denoiser(kind: str, path: str | os.PathLike, device: torch.device, *, net: Denoiser | None = None,
                   class_idx: int | None = None, cache_gb: float | None = None, sharded: bool = False,
-                  heldout: str | os.PathLike | None = None, **options,
+                  heldout: str | os.PathLike | None = None, cond: bool = True, **options,
                   ) -> DataDenoiser | MoLRGDenoiser:
     """A denoiser of the images at `path`: a zip, a folder or an `.npz`, decoded here.
 
@@ -30,6 +30,7 @@ def open_denoiser(kind: str, path: str | os.PathLike, device: torch.device, *, n
         noise levels are supported, and the classes are the data set's.
     class_idx: use the images of this class only. Without it, samples of a data set with classes are denoised
         by the images of their class, unless `net` has no classes; classes of `net` alone have no effect.
+    cond: without `net`, False ignores the classes.
     cache_gb: largest data set to keep in memory, by default a quarter of the RAM (of the GPU's memory).
     sharded: each process decodes and keeps a part of the images; all must denoise the same samples.
     heldout: with patch 'auto', images to choose P by; without, the images' own leave-one-out errors do.
@@ -45,7 +46,7 @@ def open_denoiser(kind: str, path: str | os.PathLike, device: torch.device, *, n
         raise UserError(f'--dataset {path}: images are {describe_shape(shape)}, and --network makes '
                         f'{describe_shape((net.img_channels, net.img_resolution, net.img_resolution))}')
     classes = data.classes
-    label_dim = net.label_dim if net is not None else 0 if classes is None else data.label_dim
+    label_dim = net.label_dim if net is not None else data.label_dim if cond and classes is not None else 0
     order, class_ends = _order(classes, class_idx, label_dim, len(data), f'--dataset {path}')
     device = torch.device('cpu') if device.type == 'mps' else device  # MPS has no float64
     examples = None

@@ -86,12 +86,11 @@ def plan(job: JacobianExperiment) -> list[Stage]:
         inputs = () if needs or is_remote(network) else (Path(network),)
         stages.append(_ranks_stage(job, network, path, needs, inputs, (*job.jacobian, *vectors)))
     series = [f'{path}={label}' for path, (label, *_) in zip(ranks, networks, strict=True)]
-    if controls:
-        series.append('--references')
     for kind, needs, inputs in controls:
         path = job.picture.with_name(f'ranks-{kind}.npz')
         series.append(f'{path}={kind.capitalize()} denoiser')
-        stages.append(_ranks_stage(job, f'{kind}:{job.images}', path, needs, inputs, job.controls))
+        stages.append(_ranks_stage(job, f'{kind}:{job.images}', path, needs, inputs,
+                                   ('--cond', '0', *job.controls)))
     stages.append(Stage(
         name='picture', outputs=(job.picture,), cost=0.2,
         needs=tuple(stage.name for stage in stages if stage.name.startswith('ranks')),
@@ -129,15 +128,15 @@ PRESETS = {
         controls=('--seeds', '0-9'), vectors=8,
         training=('U-Net on digits, 8x8', regimes.QUICKSTART.data,
                   regimes.PRESETS['quickstart-teacher'].teacher_training)),
-    # An hour of one CPU core: a network of 0.3 M parameters, trained at all noise levels of the sampler but a
-    # few at the ends. Attention at 8x8 only and few channels at 32x32, where most of the time goes.
+    # Half an hour of one CPU core: a network of 0.2 M parameters, trained at all noise levels of the sampler
+    # but a few at the ends. Attention at 8x8 only and few channels at 32x32, where most of the time goes.
     'mnist': JacobianExperiment(
         name='jacobian-mnist', networks=(), device='cpu', jacobian=('--seeds', '0-3'),
         controls=('--seeds', '0-1'), vectors=8,
         training=('U-Net on MNIST, 32x32', None, (
-            '--arch', 'ddpmpp', '--precond', 'edm', '--model_channels', '8', '--cres', '1,2,4,4',
+            '--arch', 'ddpmpp', '--precond', 'edm', '--model_channels', '8', '--cres', '1,2,4',
             '--num_blocks', '1', '--attn_resolutions', '8', '--dropout', '0', '--augment', '0',
-            '--batch', '16', '--duration', '0.06', '--lr', '0.002', '--lr_rampup', '1',
+            '--batch', '32', '--duration', '0.05', '--lr', '0.003', '--lr_rampup', '1',
             '--lr_decay', 'cosine', '--P_mean', '0', '--P_std', '1.8', '--tick', '5', '--snap', '1000'))),
     'paper': JacobianExperiment(
         name='jacobian-paper', training=None, jacobian=('--seeds', '0-99'),

@@ -55,7 +55,7 @@ def draw_ranks(series: dict[str, Ranks], axis: str = 'log', max_snr: float = mat
         for i, (label, ranks) in enumerate(series.items()):
             _draw_series(axes, place, ranks, max_snr, label, figures.series_style(i))
         if trained:
-            _shade(axes, place, *trained)
+            _shade(axes, place, *trained[1:])
         if falling:
             axes.invert_xaxis()
         if len(everything) > 1 or trained:  # above the panel, where it hides no curve
@@ -131,13 +131,13 @@ def _log_shares(axes: Axes, shares: np.ndarray) -> None:
     axes.yaxis.set_major_formatter(FuncFormatter(lambda x, _: f'{x:g}'))
 
 
-def _shade(axes: Axes, place: Callable, label: str, mean: float, std: float) -> None:
+def _shade(axes: Axes, place: Callable, mean: float, std: float) -> None:
     limits = axes.get_xlim()
     low, high = place(np.exp([-mean - 2 * std, 2 * std - mean]))
     for start, stop in ((limits[0], low), (high, limits[1])):
         if start < stop:
             axes.axvspan(start, stop, color=figures.GREY, alpha=0.12, lw=0, zorder=0,
-                         label=f'{label} extrapolates' if start == limits[0] else None)
+                         label='extrapolation' if start == limits[0] else None)
     axes.set_xlim(limits)
 
 
