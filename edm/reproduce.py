@@ -186,16 +186,11 @@ def jacobian(preset, data, networks, name, device, **run):
       python edm/reproduce.py jacobian --preset=mnist --data=train-images-idx3-ubyte.gz
       python edm/reproduce.py jacobian --networks training/mine/network-snapshot-002000.pkl=Mine
     """
-    from data.published_sets import MNIST
     from experiments import jacobian_experiment as experiment
     from experiments.regimes import first_image
 
-    job = replace(_job(experiment.PRESETS[preset], device, run['gpus'], name), data=data)
-    if job.training is None and data:
-        raise click.UsageError(f'--data {data}: --preset={preset} trains no network')
-    if job.training is not None and job.images is None:
-        raise click.UsageError(f'--preset={preset} needs --data: {MNIST} (datasets/README.md says where to '
-                               'get it), or other images')
+    preset = experiment.with_data(experiment.PRESETS[preset], data)
+    job = _job(preset, device, run['gpus'], name)
     given = _given_networks(networks)
     job = replace(job, networks=(*job.networks, *given))
     labels = [*(label for label, _ in job.networks), *([job.label] if job.training else [])]

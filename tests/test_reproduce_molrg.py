@@ -147,10 +147,11 @@ def test_bad_input_is_refused(folder):
         refuse(reproduce.main, experiment, '--preset=fast', status=2, says=('--preset', 'quickstart'))
     for more in ('--dry-run',), ('--assume-img-per-s=5',), ('--dry-run', '--assume-img-per-s=5'):
         refuse(reproduce.main, 'molrg', '--emit=slurm', *more, status=2, says=(more[0].partition('=')[0],))
-    refuse(reproduce.main, 'jacobian', '--preset=mnist', status=2, says=(
-        '--preset=mnist', '--data', 'train-images-idx3-ubyte.gz', 'datasets/README.md'))
+    refuse(reproduce.main, 'jacobian', '--preset=mnist', status=1, says=(
+        'preset needs --data', 'train-images-idx3-ubyte.gz', 'datasets/README.md'))
     refuse(reproduce.main, 'jacobian', '--preset=mnist', '--data=none.gz', status=1, says=('--data none.gz',))
-    refuse(reproduce.main, 'jacobian', '--preset=paper', '--data=a.zip', status=2, says=('--data', 'paper'))
+    refuse(reproduce.main, 'jacobian', '--preset=paper', '--data=a.zip', status=1,
+           says=('--data a.zip', 'trains no network'))
     refuse(reproduce.main, 'jacobian', '--networks', 'none.pkl=X', status=2, says=('--networks', 'none.pkl'))
     refuse(reproduce.main, 'jacobian', '--networks', 'a.pkl=X', 'b.pkl=X', status=2, says=('--networks', 'X'))
     assert not list(folder.iterdir())

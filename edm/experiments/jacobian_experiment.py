@@ -1,7 +1,7 @@
 """Ranks of the Jacobians of denoisers of real images: paper 2 (arXiv 2409.02426), figure 3 left."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from data.dataset import ImageDataset
@@ -11,6 +11,7 @@ from experiments import regimes, script_options
 from experiments.stages import Stage
 from jacobians import CLOSED_JACOBIANS
 from torch_utils.downloads import is_remote
+from torch_utils.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +60,17 @@ class JacobianExperiment:
         """All figures."""
         vectors = self.picture.with_name('jacobian-vectors.png')
         return (self.picture, vectors) if self.training and self.vectors else (self.picture,)
+
+
+def with_data(preset: JacobianExperiment, data: str | None) -> JacobianExperiment:
+    """The preset with images given by --data. Raises UserError if it has no use for them, or lacks them."""
+    job = replace(preset, data=data)
+    if data and job.training is None:
+        raise UserError(f'--data {data}: this preset trains no network')
+    if job.training is not None and job.images is None:
+        raise UserError(f'this preset needs --data: {MNIST} (datasets/README.md says where to get it), or '
+                        'other images')
+    return job
 
 
 def plan(job: JacobianExperiment) -> list[Stage]:
