@@ -133,16 +133,16 @@ def exact_energies(net: Denoiser, x: torch.Tensor, sigma: float, class_labels: t
 
 def leading_vectors(net: Denoiser, x: torch.Tensor, sigma: float, class_labels: torch.Tensor | None = None, *,
                     count: int, layout: Layout = DEFAULT_LAYOUT) -> tuple[torch.Tensor, torch.Tensor]:
-    """Largest singular values of the Jacobians at images x [P, C, H, W], and their right singular vectors.
+    """Squared singular values of the Jacobians at images x [P, C, H, W], and the leading right vectors.
 
-    Returns float64 [P, count], descending, and [P, count, dim], of length 1, the largest entry positive.
+    Returns float64 [P, dim], descending, and [P, count, dim], of length 1, the largest entry positive.
     These are the directions of x that the denoiser keeps most of (Kadkhodaie et al. 2024, arXiv 2310.02557).
     """
     grams = gram_matrices(net, x, sigma, class_labels, layout=layout)
     found = [torch.linalg.eigh(gram) for gram in grams]
-    values = torch.cat([energies for energies, _ in found]).flip(-1)[:, :count].clamp(min=0).sqrt()
+    energies = torch.cat([values for values, _ in found]).flip(-1).clamp(min=0)
     vectors = torch.cat([columns for _, columns in found]).mT.flip(-2)[:, :count]
-    return values, vectors * vectors.gather(-1, vectors.abs().argmax(-1, keepdim=True)).sign()
+    return energies, vectors * vectors.gather(-1, vectors.abs().argmax(-1, keepdim=True)).sign()
 
 
 def gram_matrices(net: Denoiser, x: torch.Tensor, sigma: float, class_labels: torch.Tensor | None = None, *,

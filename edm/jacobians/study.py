@@ -74,8 +74,7 @@ def find_ranks(net: Denoiser, x: torch.Tensor, sigma: float, class_labels: torch
         labels = None if class_labels is None else class_labels[rest]
         exact = exact_energies(net, x[rest], sigma, labels, layout=layout).cpu()
         for i, energies in zip(rest, exact, strict=True):
-            rank = int(numerical_rank(energies, method.eta))
-            found[i] = Estimate(rank=rank, low=rank, high=rank, energies=energies)
+            found[i] = _exact(energies, method.eta)
     return found
 
 
@@ -136,23 +135,34 @@ def _work(ranks: Ranks, net, points, plan, method: Method, layout: Layout) -> It
             labels = made.class_labels[places]
             one_hot = ((labels == 1).sum(dim=1) == 1) & ((labels != 0).sum(dim=1) == 1)
             classes = labels.argmax(dim=1).where(one_hot, -1).tolist()
-        x, sigma = made.x[places, column], float(ranks.sigma[column])
-        found = find_ranks(net, x, sigma, labels, seeds=ranks.seed[missing].tolist(), method=method,
-                           layout=layout)
-        leading = [None] * len(missing)
-        if ranks.vectors is not None and missing[0] == 0:
-            leading[0] = _leading(net, x[:1], sigma, None if labels is None else labels[:1],
-                                  ranks.vectors.shape[1], layout)
+        x, sigma, leading = made.x[places, column], float(ranks.sigma[column]), [None] * len(missing)
+        known = int(ranks.vectors is not None and missing[0] == 0)
+        found = []
+        if known:
+            estimate, leading[0] = _leading(net, x[:1], sigma, None if labels is None else labels[:1],
+                                            ranks.vectors.shape[1], method.eta, layout)
+            found.append(estimate)
+        if len(missing) > known:
+            found += find_ranks(net, x[known:], sigma, None if labels is None else labels[known:],
+                                seeds=ranks.seed[missing[known:]].tolist(), method=method, layout=layout)
         yield list(zip(missing, [column] * len(missing), classes, found, leading, strict=True))
 
 
-def _leading(net, x: torch.Tensor, sigma: float, labels, count: int, layout: Layout) -> dict[str, np.ndarray]:
-    """What the file of ranks holds beside them for one image x [1, C, H, W]; see `rank_file`."""
-    values, vectors = leading_vectors(net, x, sigma, labels, count=count, layout=layout)
+def _exact(energies: torch.Tensor, eta: float) -> Estimate:
+    """The rank by all squared singular values [dim]."""
+    rank = int(numerical_rank(energies, eta))
+    return Estimate(rank=rank, low=rank, high=rank, energies=energies)
+
+
+def _leading(net, x: torch.Tensor, sigma: float, labels, count: int, eta: float, layout: Layout,
+             ) -> tuple[Estimate, dict[str, np.ndarray]]:
+    """The rank at one image x [1, C, H, W], and what else the file holds there; see `rank_file`."""
+    energies, vectors = leading_vectors(net, x, sigma, labels, count=count, layout=layout)
     with torch.no_grad():
         denoised = net(x.to(torch.float32), torch.tensor(sigma, device=x.device), labels)
-    return {'denoised': denoised[0].cpu().numpy(), 'vector_values': values[0].cpu().numpy(),
-            'vectors': vectors[0].reshape(count, *x.shape[1:]).cpu().numpy()}
+    return _exact(energies[0].cpu(), eta), {
+        'denoised': denoised[0].cpu().numpy(), 'vector_values': energies[0, :count].sqrt().cpu().numpy(),
+        'vectors': vectors[0].reshape(count, *x.shape[1:]).cpu().numpy()}
 
 
 def _enter(ranks: Ranks, row: int, column: int, class_label: int, found: Estimate,

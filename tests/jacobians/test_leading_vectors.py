@@ -29,7 +29,7 @@ def test_the_vectors_of_a_linear_denoiser_are_its_right_ones():
         return (x.flatten(1) @ matrix.float().T).reshape(x.shape)
 
     found, vectors = leading_vectors(net, torch.randn(2, 3, 2, 2), 1.0, count=4)
-    np.testing.assert_allclose(found, values[:4].expand(2, 4), atol=1e-6)
+    np.testing.assert_allclose(found.sqrt(), values.expand(2, 12), atol=1e-6)
     expected = right.T[:4]
     expected = expected * expected.gather(1, expected.abs().argmax(1, keepdim=True)).sign()
     np.testing.assert_allclose(vectors, expected.expand(2, 4, 12), atol=1e-5)
@@ -52,6 +52,7 @@ def study(data, out, *args, seeds='2-3'):
 def test_the_file_holds_the_principal_directions_of_the_gaussian_denoiser(stripes, tmp_path):
     study(stripes, out := tmp_path / 'ranks.npz')
     ranks = load_ranks(out)
+    assert ranks.rank.tolist() == [[2, 2]] * 2
     assert (ranks.vectors.shape, ranks.denoised.shape) == ((2, 2, 1, 4, 4), (2, 1, 4, 4))
     rows, columns = np.array([1, 1, -1, -1])[:, None] / 4, np.array([1, -1, 1, -1]) / 4
     for level, sigma in enumerate((1, 0.1)):
