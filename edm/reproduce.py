@@ -122,6 +122,8 @@ def regimes(preset, device, snapshots, **options):
     if preset not in presets or (snapshots and options['repeats']):
         other = '--repeats' if preset in presets else f'--preset={preset}'
         raise click.UsageError(f'--snapshots and {other} can\'t be given together')
+    if snapshots and len(options['thresholds'] or ()) > 1:
+        raise click.UsageError('--snapshots takes one of --thresholds')
     job = _job(_settings(presets[preset], **options), device, run['gpus'])
     data = _check_data(job)
     stages = along_training.plan(job, data) if snapshots else experiment.plan(job)
@@ -285,7 +287,9 @@ def theory(students, device, name, sizes, window, **run):
 
     Example: python edm/reproduce.py theory --students=quickstart --sizes=8,64,896
     """
+    from data.dataset import ImageDataset
     from experiments import theory as experiment
+    from experiments.regimes import write_settings
     from figures.theory_curves import Distances, format_explained
     from figures.theory_figure import NAMES
     from scores.denoising_table import read_rows
@@ -293,7 +297,8 @@ def theory(students, device, name, sizes, window, **run):
     trained = _job(experiment.load_students(students), device, run['gpus'])
     job = experiment.Theory(name=name, students=trained, sizes=sizes, window=str(window))
     data = _check_data(trained)
-    if _run(job, experiment.plan(job), **run, data=data):
+    experiment.check_window(job, ImageDataset(data, cache=False).resolution)
+    if _run(job, experiment.plan(job), **run, data=data, begin=lambda: write_settings(job)):
         tables = [job.distances(size) for size in job.sizes]
         found = Distances([row for path in tables for row in read_rows(path)], '')
         if found.ceiling:

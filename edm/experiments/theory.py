@@ -91,6 +91,11 @@ class Theory:
         return Path('figures', self.name, 'samples.csv')
 
     @property
+    def tables(self) -> list[Path]:
+        """Those that runs of other settings must not share."""
+        return [self.table]
+
+    @property
     def pictures(self) -> tuple[Path, ...]:
         """The figures; plot.py draws each by the command of its name."""
         return tuple(Path('figures', self.name, f'{figure}.{kind}')
@@ -142,6 +147,13 @@ def plan(job: Theory) -> list[Stage]:
         stages += [*_sample_stages(job, size), _distance_stage(job, size)]
     scores = _score_stages(job)
     return stages + scores + _picture_stages(job, [stage.name for stage in scores])
+
+
+def check_window(job: Theory, resolution: int) -> None:
+    """Refuse a window that a closed form has no use for. Raises UserError naming --patch."""
+    if job.window != 'auto' and (int(job.window) % 2 == 0 or int(job.window) > resolution):
+        raise UserError(f'--patch {job.window}: expected an odd number up to {resolution}, the width of the '
+                        'images')
 
 
 def _with_needs(stages: dict[str, Stage], names: Sequence[str]) -> list[Stage]:

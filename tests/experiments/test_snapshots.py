@@ -92,7 +92,8 @@ def test_plot_draws_them_from_the_tables_and_refuses_others(folder):
 
 
 @pytest.mark.parametrize(('args', 'says'), [
-    (('--preset=paper',), ('--snapshots and --preset=paper',)), (('--repeats=2',), ('--repeats',))])
+    (('--preset=paper',), ('--snapshots and --preset=paper',)), (('--repeats=2',), ('--repeats',)),
+    (('--thresholds=0.9,0.8',), ('--snapshots takes one of --thresholds',))])
 def test_what_does_not_go_with_snapshots_is_refused(folder, args, says):
     refuse(reproduce.main, 'regimes', '--snapshots', *args, status=2, says=says)
     assert not list(folder.iterdir())

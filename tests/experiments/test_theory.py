@@ -5,9 +5,10 @@ from dataclasses import asdict, replace
 
 import pytest
 
+import reproduce
 from experiments import regimes, theory
 from experiments.script_options import options
-from helpers import ROOT
+from helpers import ROOT, refuse
 from torch_utils.errors import UserError
 
 STUDENTS = replace(regimes.QUICKSTART, data=str(ROOT / 'datasets' / 'digits-8x8.zip'))
@@ -104,3 +105,20 @@ def test_captions_say_how_many_held_out_images_the_disjoint_network_has_seen():
                          'disjoint data.')  # numbers 1,541 to 1,791 of 896 to 1,791
     assert 'N = 64' not in note
     assert '--note' in plan()['figure-theory-samples-pdf'].command
+
+
+def test_scores_of_other_students_are_not_kept_in_the_table(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    regimes.write_settings(JOB)
+    JOB.table.write_text('scores')
+    regimes.write_settings(JOB)
+    assert JOB.table.read_text() == 'scores'
+    regimes.write_settings(replace(JOB, students=replace(STUDENTS, kimg=3)))
+    assert not JOB.table.exists()
+
+
+@pytest.mark.parametrize('window', ['4', '9'])
+def test_windows_that_not_all_closed_forms_take_are_refused_at_once(window, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    refuse(reproduce.main, 'theory', f'--patch={window}', status=1, says=(f'--patch {window}', 'odd', '8'))
+    assert not list(tmp_path.iterdir())
