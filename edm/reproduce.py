@@ -287,23 +287,18 @@ def theory(students, device, name, sizes, window, **run):
 
     Example: python edm/reproduce.py theory --students=quickstart --sizes=8,64,896
     """
-    from data.dataset import ImageDataset
     from experiments import theory as experiment
-    from experiments.regimes import write_settings
     from figures.theory_curves import Distances, format_explained
-    from figures.theory_figure import NAMES
     from scores.denoising_table import read_rows
 
     trained = _job(experiment.load_students(students), device, run['gpus'])
     job = experiment.Theory(name=name, students=trained, sizes=sizes, window=str(window))
     data = _check_data(trained)
-    experiment.check_window(job, ImageDataset(data, cache=False).resolution)
-    if _run(job, experiment.plan(job), **run, data=data, begin=lambda: write_settings(job)):
+    experiment.check_window(job, data)
+    if _run(job, experiment.plan(job), **run, data=data,
+            begin=lambda: experiment.regimes.write_settings(job)):
         tables = [job.distances(size) for size in job.sizes]
-        found = Distances([row for path in tables for row in read_rows(path)], '')
-        if found.ceiling:
-            print(f'Share explained of what the {NAMES[found.ceiling]} explains, on held-out images')
-            print(format_explained(found))
+        print(format_explained(Distances([row for path in tables for row in read_rows(path)], '')))
         print_paths(*tables, job.table, *job.pictures)
 
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from data.dataset import ImageDataset
 from denoisers import DENOISERS, OPTIONS, WINDOWED
 from experiments import regimes
 from experiments.regimes import DISJOINT, Model, Regimes
@@ -149,8 +150,12 @@ def plan(job: Theory) -> list[Stage]:
     return stages + scores + _picture_stages(job, [stage.name for stage in scores])
 
 
-def check_window(job: Theory, resolution: int) -> None:
-    """Refuse a window that a closed form has no use for. Raises UserError naming --patch."""
+def check_window(job: Theory, data: str) -> None:
+    """Refuse a window that not all closed forms take. data: images like those of the students.
+
+    Raises UserError naming --patch.
+    """
+    resolution = ImageDataset(data, cache=False).resolution
     if job.window != 'auto' and (int(job.window) % 2 == 0 or int(job.window) > resolution):
         raise UserError(f'--patch {job.window}: expected an odd number up to {resolution}, the width of the '
                         'images')

@@ -8,7 +8,7 @@ import numpy as np
 from scores.denoising_table import CLEAN, Row
 from torch_utils.errors import UserError
 
-CEILINGS = ('second', 'disjoint')  # names of networks
+CEILINGS = {'second': 'second network', 'disjoint': 'network, disjoint data'}  # networks, and their names
 MOST_LEFT = 0.5  # share of the variance up to which a network explains the other
 
 
@@ -61,13 +61,16 @@ class Distances:
         return Curve(common, value)
 
 
-def format_explained(found: Distances, images: str = 'data') -> str:
-    """Mean and least share explained over the noise levels, a line per denoiser, a column pair per N."""
+def format_explained(found: Distances) -> str:
+    """Mean and least share explained on held-out images, a line per denoiser, a column pair per N."""
+    if found.ceiling is None:
+        return 'no second network says what can be explained'
     lines = [['mean / least', *(f'N = {size}' for size in found.sizes)]]
     for name in found.names:
-        values = [found.explained(images, size, name).share for size in found.sizes]
+        values = [found.explained('data', size, name).share for size in found.sizes]
         lines.append([name, *(f'{each.mean():.3f} / {each.min():.3f}' if len(each) else ''
                               for each in values)])
     wide = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return '\n'.join('  '.join(cell.rjust(width) for cell, width in zip(line, wide, strict=True))
-                     for line in lines)
+    text = ['  '.join(cell.rjust(width) for cell, width in zip(line, wide, strict=True)) for line in lines]
+    return '\n'.join([f'Share explained of what the {CEILINGS[found.ceiling]} explains, on held-out images',
+                      *text])

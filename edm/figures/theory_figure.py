@@ -7,13 +7,13 @@ from matplotlib.lines import Line2D
 
 from figures import style as figures
 from figures.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION
-from figures.theory_curves import MOST_LEFT, Distances
+from figures.theory_curves import CEILINGS, MOST_LEFT, Distances
 
 TITLE = 'What closed-form denoisers explain of a network'
 COLORS = {'second': BLACK, 'disjoint': GREY, 'optimal': VERMILION, 'gaussian': BLUE, 'patch': GREEN,
           'local': ORANGE, 'equivariant': PURPLE, 'linear': SKY}
 _LINES = {'second': '-', 'disjoint': '--'}
-NAMES = {'second': 'second network', 'disjoint': 'network, disjoint data'}
+NAMES = CEILINGS
 OTHERS = {'second': 'a network of another width and seed trained on the same images',
           'disjoint': 'a network of the same width trained on N others'}
 ROWS = {'data': 'held-out images + noise', 'trajectory': "network's trajectory"}

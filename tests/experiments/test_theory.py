@@ -45,7 +45,16 @@ def test_every_stage_is_a_call_that_its_script_takes_and_comes_after_its_needs()
     assert words[words.index('--patch') + 1:][:2] == ('auto', '--heldout')
     assert 'theory-heldout' in stages['theory-generate-n00896-patch'].needs
     assert 'theory-heldout' not in stages['theory-generate-n00896-optimal'].needs
+    assert '--trajectory' in words
     assert sum(stage.command[0] == 'plot.py' for stage in stages.values()) == 4
+
+
+def test_all_denoisers_are_sampled_from_the_same_noises_each_by_its_own_network():
+    stages = plan()
+    for name, network in {'network': 'w16', 'second': 'w8', 'disjoint': 'disjoint', 'patch': 'w16'}.items():
+        found = options(stages[f'theory-generate-n00896-{name}'])
+        assert found['network'].startswith(f'training/quickstart/n00896-{network}')
+        assert found['seeds'] == [*range(100000, 100256)]  # a teacher's images use those from 0
 
 
 def test_held_out_images_come_after_those_of_all_students():

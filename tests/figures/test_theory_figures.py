@@ -31,14 +31,20 @@ def test_the_share_explained_is_that_of_the_second_network():
     np.testing.assert_array_equal(explained.sigma, [0.1, 1])  # at 10 the networks differ too much
     np.testing.assert_allclose(explained.share, [1, 0.6 / 0.9])
     np.testing.assert_allclose(found.explained('data', 64, 'second').share, 1)
+    assert format_explained(found).startswith('Share explained of what the second network explains, on')
     assert '0.833 / 0.667' in format_explained(found)
 
 
 def test_the_figure_of_distances_has_a_column_per_training_set():
-    figure, caption = draw_theory(Distances(distances(), ''), 'A note.')
+    along = {name: tuple(value / 2 for value in values) for name, values in SHARES.items()}
+    rows = distances(kinds=('data',)) + distances(kinds=('trajectory',), shares=along)
+    figure, caption = draw_theory(Distances(rows, ''), 'A note.')
     assert len(figure.axes) == 6
-    lines = {line.get_label(): line for line in figure.axes[1].lines}
-    np.testing.assert_allclose(lines['_patch'].get_ydata(), SHARES['patch'])
+    for axes, shares in ((figure.axes[1], SHARES), (figure.axes[3], along)):
+        lines = {line.get_label(): line for line in axes.lines}
+        np.testing.assert_allclose(lines['_patch'].get_ydata(), shares['patch'])
+    explained = {line.get_label(): line for line in figure.axes[5].lines}
+    np.testing.assert_allclose(explained['_patch'].get_ydata(), [1, 0.6 / 0.9])  # of (a), not of (b)
     assert figure.axes[1].get_title() == 'N = 64'
     assert '(c) The share explained' in caption
     assert 'that of the second network, where' in caption
@@ -60,6 +66,7 @@ def test_without_other_networks_nothing_counts_as_explained():
     figure, caption = draw_theory(Distances(distances(shares={'patch': (1, 2, 3)}, kinds=('data',)), ''))
     assert len(figure.axes) == 2
     assert 'share explained' not in caption
+    assert 'no second network' in format_explained(Distances(distances(shares={'patch': (1, 2, 3)}), ''))
 
 
 @pytest.mark.parametrize(('rows', 'says'), [
@@ -91,6 +98,8 @@ def test_the_figure_of_samples_has_the_scores_with_the_network():
     for axes in (similarity, rp, pfd):
         np.testing.assert_allclose(axes.lines[0].get_ydata(), [0.5, 0.75])
         np.testing.assert_allclose(axes.lines[0].get_xdata(), [8, 64])
+    corners = pfd.collections[0].get_paths()[0].vertices
+    assert sorted({*corners[corners[:, 0] == 8, 1]}) == [0.25, 0.5]  # the interval
     assert '100 noises' in caption
     assert '(a) Samples of the network, of' in caption
     assert_fits(figure)
