@@ -1,4 +1,4 @@
-"""Pickles from strangers as a bounded input: no more is read than is there, no more done than is needed."""
+"""Bounds on untrusted pickles: no more bytes than the file has, no more work than a snapshot needs."""
 
 import functools
 import io
@@ -26,10 +26,10 @@ class Bounded:
 
 
 class Budget:
-    """What the reading of one file may still spend: a pickle can ask for the same thing without end.
+    """What reading one file may still cost: a pickle can request the same thing without end.
 
-    opcodes: with the entries of lists and dicts that calls go through. bytes: of texts and data that calls
-    are given, each time; those of a snapshot stand in the file for one call each, or for two in a row.
+    opcodes: pickle opcodes, and the entries of lists and dicts that calls walk through. bytes: of text and
+    data passed to calls, counted for each call; a snapshot passes each to one call, or to two in a row.
     """
 
     def __init__(self, size: int):

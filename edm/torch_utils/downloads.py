@@ -16,15 +16,15 @@ import click
 from torch_utils.errors import UserError
 from torch_utils.files import locked, sha256_file, write_json
 
-ATTEMPTS = 5          # in a row that bring no new byte
+ATTEMPTS = 5          # in a row without a new byte
 FIRST_WAIT = 0.5      # seconds before the second attempt; doubled before each further one
-LONGEST_WAIT = 60     # seconds, also where a server asks for more
-TIMEOUT = (10, 60)    # seconds to connect, and between two pieces
-BLOCK = 1 << 16       # bytes written at a time; a break loses less than that
+LONGEST_WAIT = 60     # seconds, even if the server asks for more
+TIMEOUT = (10, 60)    # seconds to connect, and between two packets
+BLOCK = 1 << 16       # bytes written at a time; a broken connection loses less than that
 MAX_REDIRECTS = 20
-MAX_UNSAID = 1 << 30   # bytes of an answer that neither says its length nor has a known hash
-MAX_PACKING = 20       # times its size, as an answer that comes packed; weights hardly shrink
-BUSY = (408, 429, 500, 502, 503, 504)  # statuses that may be others a moment later
+MAX_UNSAID = 1 << 30   # bytes of a response without Content-Length or a known hash
+MAX_PACKING = 20       # a compressed response may unpack to so many times its size; weights hardly compress
+BUSY = (408, 429, 500, 502, 503, 504)  # HTTP statuses worth another attempt
 
 WEB_PAGE = ('the server sends a web page instead of a file, maybe one to log in or one that reports an '
             'error')
@@ -35,7 +35,7 @@ class Missing(UserError):
 
 
 def download_dir() -> Path:
-    """Where downloads are kept: $DNNLIB_CACHE_DIR/downloads, else ~/.cache/dnnlib/downloads."""
+    """The folder of downloads: $DNNLIB_CACHE_DIR/downloads, else ~/.cache/dnnlib/downloads."""
     root = os.environ.get('DNNLIB_CACHE_DIR')
     return (Path(root) if root else Path.home() / '.cache' / 'dnnlib') / 'downloads'
 
@@ -150,7 +150,7 @@ def _read_json(path: Path) -> dict:
 
 
 class _Again(Exception):
-    """An attempt failed in a way that another one may not. wait: seconds that the server asks for."""
+    """An attempt failed, and another one may succeed. wait: seconds that the server asks for."""
 
     def __init__(self, reason: str, wait: float = 0):
         super().__init__(reason)
@@ -158,7 +158,7 @@ class _Again(Exception):
 
 
 class _Download:
-    """One download under the lock. where: leads the messages.
+    """One download, under the lock. where: begins each message.
 
     Beside the part file lies what is known of its contents: url; version, a strong ETag or the time of the
     last change, so that only the same contents are resumed; total, their length in the end, or None.
@@ -190,7 +190,7 @@ class _Download:
         return self._part.stat().st_size if self._part.exists() else 0
 
     def _receive(self) -> None:
-        """Bring the part file to its whole length, by one request. Raises _Again or UserError if it fails."""
+        """Complete the part file by one request. Raises _Again or UserError if it fails."""
         import requests  # only here: most runs never need it
 
         start, begun = self._resumable()
@@ -227,7 +227,7 @@ class _Download:
         return (size, begun) if same and fits else (0, {})
 
     def _redirected(self, answer) -> str:
-        """The address to which an answer leads. Its body is not read: it could be endless."""
+        """The address that a response redirects to. Its body is not read: it could be endless."""
         target = urljoin(answer.url, answer.headers['location'])
         schemes = ('https',) if urlparse(answer.url).scheme == 'https' else ('https', 'http')
         if urlparse(target).scheme not in schemes:
@@ -236,7 +236,7 @@ class _Download:
         return target
 
     def _store(self, answer, start: int) -> None:
-        """Write the body of an answer to the part file, behind `start` bytes if the server has agreed."""
+        """Write the body of a response to the part file, after `start` bytes if the server resumes there."""
         self._check_status(answer)
         length = answer.headers.get('Content-Length', '')
         packing = answer.headers.get('Content-Encoding', 'identity')  # else the length is not the file's
@@ -282,7 +282,7 @@ class _Download:
             self._refuse(WEB_PAGE)
 
     def _refuse(self, why: str) -> None:
-        """Raise UserError because of what the server sends, of which nothing is kept."""
+        """Raise UserError because of what the server sends, and keep nothing of it."""
         self._part.unlink(missing_ok=True)
         self._begun_path.unlink(missing_ok=True)
         raise UserError(f'{self._where}: {why}')
@@ -304,7 +304,7 @@ class _Download:
             os.fsync(file.fileno())
 
     def _keep(self) -> None:
-        """Check the whole part file and put it in its place, the record first: alone, it says nothing."""
+        """Check the whole part file and rename it. The record goes first: alone it has no effect."""
         found, size = sha256_file(self._part), self._size()
         if size == 0:
             self._refuse('the file on the server is empty')

@@ -1,4 +1,4 @@
-"""What users are told: the one exception for mistakes that they can mend, notes, and quotes from files."""
+"""Messages to the user: the exception for mistakes that they can correct, notes, and quotes from files."""
 
 import os
 import re

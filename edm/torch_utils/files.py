@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, where they lie, and which of those that are there they replace."""
+"""Files that appear whole or not at all; locks; which existing files an output may replace."""
 
 import contextlib
 import errno
@@ -48,7 +48,7 @@ def atomic_write(path: str | os.PathLike, mode: str = 'wb', *, durable: bool = T
 
 @contextlib.contextmanager
 def named_when_full(path: Path) -> Iterator[None]:
-    """Let the error of a full disk, in the body, say which file the disk did not take."""
+    """Name the file in the error that the body raises when the disk is full."""
     try:
         yield
     except OSError as err:
@@ -58,7 +58,7 @@ def named_when_full(path: Path) -> Iterator[None]:
 
 
 def temp_beside(path: Path) -> Path:
-    """The name .NAME.PID.tmp beside `path`, for what is to take its place and stays locked until it does."""
+    """The temporary name .NAME.PID.tmp beside `path`, of what will replace it and is locked until then."""
     remove_abandoned(path.parent)
     return path.with_name(f'.{path.name}.{os.getpid()}.tmp')
 
@@ -67,9 +67,9 @@ _seen, _seen_lock = set(), threading.Lock()
 
 
 def remove_abandoned(folder: Path) -> None:
-    """Delete files and folders .NAME.PID.tmp of processes that died; each process looks at a folder once.
+    """Delete files and folders .NAME.PID.tmp of processes that died; each process checks a folder once.
 
-    Those of this host whose number no process has, unless one of another machine has locked them.
+    A process died if this machine has none of that PID and no other machine holds a lock on the file.
     """
     with _seen_lock, contextlib.suppress(OSError):  # what can't be read or removed stays
         if folder in _seen:
@@ -96,7 +96,7 @@ def _is_abandoned(path: Path, pid: int) -> bool:
         os.close(lock)
 
 
-# By what a file of ours is known: how it begins, and what stands in its first or last 64 KiB.
+# How files of these scripts are recognized: their first bytes, and what their first or last 64 KiB contain.
 KINDS = {
     'dataset': ((b'PK',), (b'/img0', b'dataset.json')),
     'features': ((b'PK',), (b'features.npy',)),
@@ -118,7 +118,7 @@ KINDS = {
 def check_outputs(inputs: Mapping[str, Sequence[str]],
                   outputs: Mapping[str, tuple[str | Sequence[str] | None, str | None]], *,
                   overwrite: bool = False) -> None:
-    """Refuse outputs that would take the place of an input, of each other, or of a file of another kind.
+    """Refuse outputs that would replace an input, each other, or a file of another kind.
 
     inputs: the paths that an option gives; URLs and what is missing pass.
     outputs: by option, a path, several or None, and their kind: a key of KINDS, or None where the script
@@ -162,10 +162,10 @@ def is_of_kind(path: str | os.PathLike, kind: str) -> bool:
 
 @contextlib.contextmanager
 def locked(path: str | os.PathLike, doing: str) -> Iterator[int]:
-    """Wait until no other process is inside with the same `path`. A killed process is not inside.
+    """Hold a lock on `path`; wait while another process holds it. A process that is killed releases it.
 
-    doing: what those inside do with it, for a line on stderr. For a file, .NAME.lock is left beside `path`; a
-    folder is locked itself. Yields a file descriptor: who inherits it is inside, too.
+    doing: what the holder does with `path`, for a line on stderr. For a file, .NAME.lock stays beside `path`;
+    a folder is locked itself. Yields a file descriptor: a process that inherits it holds the lock, too.
     """
     path = Path(path)
     lock = os.open(path, os.O_RDONLY) if path.is_dir() else os.open(
@@ -180,7 +180,7 @@ def locked(path: str | os.PathLike, doing: str) -> Iterator[int]:
 
 
 def is_locked(folder: str | os.PathLike) -> bool:
-    """Whether a process is inside `locked` with this folder."""
+    """Whether a process holds the lock of `locked` on this folder."""
     lock = os.open(folder, os.O_RDONLY)
     try:
         return not try_lock(lock, shared=True)
@@ -189,10 +189,10 @@ def is_locked(folder: str | os.PathLike) -> bool:
 
 
 def try_lock(file, *, shared: bool = False) -> bool:
-    """Whether no other process has locked `file`, open or a descriptor; from now on this one has.
+    """Lock `file`, an open file or a descriptor; returns False if another process holds the lock.
 
-    shared: let others that ask so have it, too. The lock ends with the file's closing or the process, however
-    it ends. On a file system or machine without locks all have it.
+    shared: take a shared lock. The lock ends when the file is closed or the process ends, however it ends.
+    Where the file system or the machine has no locks, every process gets it.
     """
     if fcntl is None:
         return True

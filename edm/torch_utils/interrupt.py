@@ -1,4 +1,4 @@
-"""Signals as the wish to stop in good order."""
+"""Signals that stop a process in good order."""
 
 import os
 import signal
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 
 def end_in_order_on_signals() -> None:
-    """Let SIGTERM and SIGHUP, where nothing else was to follow, end this process by SystemExit, once.
+    """Let SIGTERM and SIGHUP, unless they are handled already, end this process by SystemExit, once.
 
     So temporary files are removed. The status is 128 + the signal's number.
     """
@@ -18,13 +18,13 @@ def end_in_order_on_signals() -> None:
 
 
 def _end(number: int, frame) -> None:
-    signal.signal(number, signal.SIG_IGN)  # the same may come from several sides, such as Slurm and torchrun
+    signal.signal(number, signal.SIG_IGN)  # Slurm and torchrun may both send it
     os.write(2, f'\nError: stopped by {signal.Signals(number).name}\n'.encode())
     raise SystemExit(128 + number)
 
 
 class StopSignals:
-    """While entered, a first of `numbers` (SIGINT and SIGTERM) is noted in `received` for a loop to see.
+    """While entered, the first of `numbers` (SIGINT and SIGTERM) is kept in `received`, for a loop to check.
 
     The next one stops at once: SIGINT raises KeyboardInterrupt, others SystemExit with status 128 + number.
     Outside the main thread, where Python takes no signals, nothing is noted.

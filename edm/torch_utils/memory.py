@@ -1,10 +1,10 @@
-"""What the C library does with memory that tensors and images leave."""
+"""How the C library keeps memory that tensors and images have freed."""
 
 import ctypes
 import functools
 
-# Numbers of malloc.h. A block from MMAP_THRESHOLD on is asked of the system and given back; freed memory at
-# the heap's end is given back from TRIM_THRESHOLD on.
+# Constants of malloc.h. Blocks of MMAP_THRESHOLD bytes and more are returned to the system when they are
+# freed; free memory at the top of the heap is returned above TRIM_THRESHOLD.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 TRIM_THRESHOLD = 1 << 30
 MMAP_THRESHOLDS = (1 << 26, 1 << 25)  # the second is the most that older versions of glibc take
@@ -12,11 +12,11 @@ MMAP_THRESHOLDS = (1 << 26, 1 << 25)  # the second is the most that older versio
 
 @functools.cache
 def keep_freed_memory() -> None:
-    """Let a process keep, for its next tensors, up to 1 GiB that earlier ones left; with glibc alone.
+    """Let a process keep up to 1 GiB of freed memory for its next tensors; with glibc only.
 
     By default glibc returns most of it to the system after every layer of a network, or image, and the system
-    has to hand out, and fill with zeros, the same pages for the next: of the time of a small network on a
-    CPU up to a quarter. Processes that are forked later do alike.
+    then hands out the same pages, filled with zeros, for the next: up to a quarter of the time of a small
+    network on a CPU. Processes that are forked later inherit this.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

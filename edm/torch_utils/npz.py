@@ -1,4 +1,4 @@
-"""Zips and `.npz` files from strangers: nothing that claims more than the file holds, no pickled objects."""
+"""Untrusted zips and `.npz` files: nothing that claims more than the file holds, no pickled objects."""
 
 import contextlib
 import errno
@@ -15,10 +15,10 @@ import numpy as np
 
 from torch_utils.errors import UserError, shown
 
-BOMB_BYTES, BOMB_RATIO = 256 << 20, 50  # what is larger and denser than these was packed to do harm
+BOMB_BYTES, BOMB_RATIO = 256 << 20, 50  # larger and compressed further than these is a zip bomb
 
 BROKEN_ZIP = (ValueError, EOFError, NotImplementedError, OverflowError, MemoryError, zipfile.BadZipFile,
-              zlib.error, struct.error)  # which zipfile raises: it trusts what a directory says
+              zlib.error, struct.error)  # raised by zipfile, which trusts the directory
 _BROKEN = (*BROKEN_ZIP, AttributeError, TypeError, KeyError, IndexError, RuntimeError, SyntaxError,
            tokenize.TokenError, Warning)
 _LOCAL_HEADER = 30  # bytes before a member's name and contents

@@ -3,7 +3,7 @@
 The pinned names `persistent_class` and `_reconstruct_persistent_obj` stand in every snapshot file. An object
 is pickled as a call of the latter with a dict: `type`, `version`, `module_src` (the text of the defining
 module, which other software executes to read the file), `class_name` and `state`. Here the text is only
-written and compared, never executed. Files from strangers are read by `torch_utils.safe_pickle`.
+written and compared, never executed. Untrusted files are read by `torch_utils.safe_pickle`.
 """
 
 import collections

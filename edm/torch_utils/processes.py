@@ -1,4 +1,4 @@
-"""A function on many items by several processes, the results in the items' order."""
+"""A function applied to many items by several processes or threads, with results in the items' order."""
 
 import multiprocessing
 import os
@@ -27,8 +27,8 @@ def map_in_processes(function: Callable, items: Iterable, workers: int) -> Itera
     function, items, results: picklable. An exception in a process is raised here.
     Raises UserError if a process dies. All end with the iterator (close it), or when this process is killed.
     """
-    # A forked process starts at once and shares what is in memory. It may not be forked from among threads,
-    # which could hold locks, and macOS's libraries don't bear it.
+    # A forked process starts at once and shares memory. Forking is unsafe while other threads run, which may
+    # hold locks, and with macOS's libraries.
     fork = sys.platform == 'linux' and threading.active_count() == 1
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context('fork' if fork else 'spawn'),
                                initializer=_begin, initargs=(function,))

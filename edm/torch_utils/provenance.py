@@ -1,4 +1,4 @@
-"""The model card: what made a result. Stands in every run folder, snapshot, sample folder and .npz file."""
+"""Provenance: what made a result. Kept in every run folder, snapshot, sample folder and .npz file."""
 
 import datetime
 import functools
@@ -21,7 +21,7 @@ from torch_utils.files import sha256_file
 
 
 def record(*, inputs: Iterable[str | Path | None] = (), **more) -> dict:
-    """A card of plain values: how to make this result again, and from what.
+    """A record of plain values: how to make this result again, and from what.
 
     Command line; options: all of the running script's, defaults included (empty outside a click command);
     versions of Python and the packages that decide numbers; commit: of this code; UTC time; inputs: SHA-256
@@ -37,7 +37,7 @@ def record(*, inputs: Iterable[str | Path | None] = (), **more) -> dict:
         'command': command_line(),
         'options': {name: _option(value) for name, value in context.params.items()} if context else {},
         'python': platform.python_version(),
-        'torch': str(torch.__version__),  # without the class of its own
+        'torch': str(torch.__version__),  # a plain string, not torch's subclass
         'numpy': numpy.__version__,
         'commit': commit(),
         'time_utc': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
@@ -86,7 +86,7 @@ def _walk(folder: Path) -> Iterator[Path]:
 def commit() -> str | None:
     """`git describe --always` of this code, -dirty if a file under edm/ differs; None outside a checkout.
 
-    What scripts write over pictures or tables that are in git makes no later record dirty.
+    Pictures and tables in git that scripts overwrite don't count.
     """
     def git(*args):
         return subprocess.run(['git', *args], cwd=Path(__file__).resolve().parents[1], capture_output=True,

@@ -34,7 +34,7 @@ def next_run_dir(outdir: str, name: str) -> Path:
 
 
 def make_run_dir(outdir: str, name: str | None) -> Path:
-    """Make the next numbered folder in `outdir`, for this run alone; without name, `outdir` itself."""
+    """Make the next numbered folder in `outdir`, which no other run gets; without name, `outdir` itself."""
     make_output_dir(outdir)
     while name is not None:
         run_dir = next_run_dir(outdir, name)
@@ -165,7 +165,7 @@ def _flattened(values: dict, prefix: str = '') -> dict:
 
 
 def tick_after(folder: str | os.PathLike, kimg: int) -> int:
-    """The tick that follows those which stats.jsonl reports up to `kimg`; 0 without such a file."""
+    """Number of the tick after the last that stats.jsonl reports up to `kimg`; 0 without such a file."""
     try:
         data = Path(folder, 'stats.jsonl').read_bytes()
     except OSError:
@@ -188,9 +188,9 @@ def newest_run_with_state(outdir: str | os.PathLike, option: str = '--resume') -
 
 
 class RunLog:
-    """Prints, appending it to log.txt, and appends statistics to stats.jsonl. One process has it.
+    """Prints lines and appends them to log.txt; appends statistics to stats.jsonl. Only one process has it.
 
-    What the disk does not take is kept and tried again with the next line, after one warning.
+    Lines that a full disk refuses are kept and written with the next one, after one warning.
 
     history: folder of the run to resume, maybe the same: its lines before tick `next_tick` stay or are
         copied. Without it, lines are appended to a log.txt in `run_dir`, and stats.jsonl is replaced.

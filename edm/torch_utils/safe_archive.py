@@ -1,4 +1,4 @@
-"""A reader of torch.save files from strangers, for state files; it runs no code in them."""
+"""A reader of untrusted torch.save files, such as states; it runs no code in them."""
 
 import io
 import os
@@ -12,7 +12,7 @@ from torch_utils.safe_pickle import StorageUnpickler, require, torch_storage
 
 
 def safe_load_archive(path: str | os.PathLike) -> Any:
-    """As `safe_pickle.safe_load`, for torch.save's present form: a zip of a pickle and the tensors' numbers.
+    """As `safe_pickle.safe_load`, for torch.save's present form: a zip of a pickle and the tensors' data.
 
     Raises pickle.UnpicklingError as there.
     """
@@ -27,7 +27,7 @@ def safe_load_archive(path: str | os.PathLike) -> Any:
 
 
 class _ArchiveUnpickler(StorageUnpickler):
-    """For the pickle in such a zip: a persistent id there names the file with a storage's numbers."""
+    """For the pickle in such a zip: a persistent id there names the file with a storage's data."""
 
     def __init__(self, archive: zipfile.ZipFile):
         (name,) = (name for name in archive.namelist() if name.endswith('/data.pkl'))
@@ -47,7 +47,7 @@ class _ArchiveUnpickler(StorageUnpickler):
         return self._archive.read(info)
 
     def persistent_load(self, pid):
-        """The storage's numbers, a tensor [n]."""
+        """The storage's data, a tensor [n]."""
         dtype, key, count = super().persistent_load(pid)
         if key not in self._storages:
             data = self._read(f'{self._folder}data/{key}', count * dtype.itemsize)

@@ -1,4 +1,4 @@
-"""A reader of pickles from strangers, snapshots and CIFAR-10's, that runs no code in them.
+"""A reader of untrusted pickles (snapshots, CIFAR-10) that runs no code in them.
 
 It is a pickle machine with three restrictions: an opcode table without the risky ones, names that are looked
 up in one fixed table instead of being imported, and calls and state changes only on what that table made. It
@@ -24,7 +24,7 @@ from torch_utils.persistence import VERSION, source_hash
 MAX_TEXT = 1 << 20  # characters of a module's source
 MAX_PATH = 500  # characters in a tensor's name; a module that holds itself has endless ones
 MAX_NAMES = 20_000  # tensors, modules and None in all modules; NVIDIA's largest network has 1,000
-MAX_KEY = 1 << 60  # beyond 2**61 integers collide as keys of a dict, which then takes the square of its time
+MAX_KEY = 1 << 60  # beyond 2**61 hashes of integers collide, and a dict takes quadratic time
 
 
 @dataclasses.dataclass(eq=False)

@@ -1,4 +1,4 @@
-"""Which random numbers a run and a sample see."""
+"""Seeds: which random numbers a run and a sample get."""
 
 from collections.abc import Iterable, Sequence
 from types import ModuleType

@@ -1,4 +1,4 @@
-"""A module built from a stranger's constructor arguments as shapes alone, bounded in time and memory."""
+"""A module built from untrusted constructor arguments as shapes alone, bounded in time and memory."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -19,9 +19,9 @@ FILLS = {'uniform_', 'normal_', 'fill_', 'zero_', 'kaiming_uniform_'}  # as PyTo
 def sketch(cls: Callable[..., torch.nn.Module], args: tuple, kwargs: dict, modules: int) -> torch.nn.Module:
     """cls(*args, **kwargs) with at most `modules` modules, and tensors on the meta device.
 
-    So arguments that ask for too much cost nothing. Raises ValueError, whatever goes wrong, in one line.
+    So arguments of any size cost nothing. Raises ValueError, whatever goes wrong, in one line.
     """
-    # The arguments are a stranger's and can make a constructor fail in any way.
+    # Untrusted arguments can make a constructor fail in any way.
     try:
         left = iter(range(MAX_ARGUMENTS))
         args, kwargs = _plain_arguments(args, left), _plain_arguments(kwargs, left)

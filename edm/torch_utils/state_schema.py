@@ -1,4 +1,4 @@
-"""What the entries of a training state must be: a state may come from a stranger, or be damaged."""
+"""What the entries of a training state must be: a state may be untrusted, or damaged."""
 
 import math
 from collections.abc import Callable

@@ -11,7 +11,7 @@ from torch_utils import distributed
 MEASURED = ('Loss/loss', 'Gradient/norm', 'Gradient/nonfinite')  # in every step of a run
 
 class Statistics(NamedTuple):
-    """What `Moments` took since it was last cleared, over all processes.
+    """Statistics of what `Moments` has been given since it was last cleared, over all processes.
 
     num, mean, std, total: of the finite values; mean and std are NaN if there are none.
     nonfinite: how many values were NaN or infinite.
