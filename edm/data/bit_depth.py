@@ -1,4 +1,4 @@
-"""How many bits a channel has in an image file. PIL cuts more than 8 to 8 in silence, in some formats."""
+"""How many bits a channel has in an image file. PIL silently cuts more than 8 to 8 in some formats."""
 
 import re
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from PIL import ImageFile
 
 _RAW_BITS = re.compile(r'(?:;|SGI)(\d+)')  # in the names of decoders and of raw modes, such as RGB;16L
-_PACKED = re.compile(r'(RGB|BGR)A?;1[56]Z?')  # all channels of a pixel in so many bits
+_PACKED = re.compile(r'(RGB|BGR)A?;1[56]Z?')  # 15 or 16 bits for all channels of a pixel
 _BITS_PER_SAMPLE = 258  # TIFF
 _DDS_HALF_FLOATS = 6  # block compression BC6H
 

@@ -15,8 +15,8 @@ class InfiniteSampler:
     window alone.
 
     n: number of images, mirrored copies included. window: fraction of the list; below two places no swaps.
-    After equally many `next`, all processes have the same state: one of them may save it for all, and another
-    number of processes may resume from it.
+    After equally many calls of `next` all processes have the same state: one of them may save it for all, and
+    another number of processes may resume from it.
     """
 
     def __init__(self, n: int, *, rank: int = 0, num_replicas: int = 1, seed: int = 0, window: float = 0.5):

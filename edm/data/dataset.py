@@ -29,7 +29,7 @@ class ImageDataset:
     use_labels: else label_dim is 0; None uses labels if there are any. Labels of image files come from
         `dataset.json` at the root. Integers become one-hot vectors as long as the largest label of all
         images + 1; lists of numbers are vectors.
-    max_size: keep a random choice of so many images (`kept_by_max_size` with random_seed).
+    max_size: keep a random choice of this many images (`kept_by_max_size` with random_seed).
     xflip: append all images once more, mirrored in x.
     cache: decode all images at the first access and keep them; else decode each at every access.
     option: the command line's name for the path, for messages.

@@ -143,7 +143,7 @@ def _convert_chunk(convert: Callable, chunk: list[SourceImage]) -> list:
 
 def _convert(image: SourceImage, load: Callable, transform: Callable,
              skip_unreadable: bool) -> tuple[str, bytes, int] | str | UserError:
-    """An image's form, PNG file and number of frames, or why there are none: a word, or the error that it is.
+    """An image's form, PNG file and number of frames, or why there are none: a word or an error.
 
     The file is empty if the image is not square, with a side that is a power of two.
     """

@@ -16,7 +16,7 @@ _TURNS = {2: 'FLIP_LEFT_RIGHT', 3: 'ROTATE_180', 4: 'FLIP_TOP_BOTTOM', 5: 'TRANS
           7: 'TRANSVERSE', 8: 'ROTATE_90'}
 warnings.filterwarnings('ignore', category=UserWarning, module=r'PIL\.')  # such as odd EXIF data
 warnings.simplefilter('error', Image.DecompressionBombWarning)  # from 89 million pixels on
-# Texts and colour profiles may be as large as all of them together (64 MiB), rather than 1 MiB.
+# One text or colour profile may take PIL's limit for all of them together (64 MiB), rather than 1 MiB.
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
 
 
@@ -77,7 +77,7 @@ def _count_frames(image: ImageFile.ImageFile, data: bytes) -> int:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """The image turned as a camera's EXIF or XMP says; damaged ones say nothing."""
+    """The image turned as a camera's EXIF or XMP says; damaged tags are ignored."""
     for name in ('exif', 'xmp'):  # a PNG may have texts of these names, which PIL takes for the data
         if isinstance(image.info.get(name), str):
             del image.info[name]

@@ -18,7 +18,7 @@ from data.image_decoding import decode_image
 from torch_utils.errors import UNPRINTABLE, UserError, note, shown
 from torch_utils.npz import BROKEN_ZIP, check_members, check_size
 
-_OUTSIDE = re.compile(r'^[/\\]|^[A-Za-z]:|(^|[/\\])\.\.([/\\]|$)')  # names of places outside a folder
+_OUTSIDE = re.compile(r'^[/\\]|^[A-Za-z]:|(^|[/\\])\.\.([/\\]|$)')  # paths outside a folder
 # What macOS, NAS systems (thumbnails, recycle bins, snapshots), Windows and Linux keep beside people's files.
 _SYSTEM = ('__MACOSX', 'Icon\r', '@eaDir', '@tmp', '#recycle', '#snapshot', '@Recycle', '@Recently-Snapshot',
            '$RECYCLE.BIN', 'System Volume Information', 'Thumbs.db', 'desktop.ini', 'lost+found')
@@ -86,10 +86,11 @@ class Folder:
 class Zip:
     """The files in a zip, with the interface of `Folder`.
 
-    Members are read by their positions, each with the file opened anew: threads and processes can share an
-    object. Raises UserError naming `option`, the zip and the member if the zip is damaged, or a member is
-    encrypted, packed in an unusual way, there twice, a bomb (see `check_size`), or named like a place
-    outside the zip.
+    Members are read by their positions, each from the file opened again, so that threads and processes can
+    share an object.
+
+    Raises UserError naming `option`, the zip and the member if the zip is damaged, or a member is encrypted,
+    compressed in an unusual way, there twice, a zip bomb (see `check_size`), or named like a path outside.
     """
 
     def __init__(self, path: Path, option: str):

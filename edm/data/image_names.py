@@ -1,4 +1,4 @@
-"""Which files in a folder or a zip are images by their names, and what is said of those passed over."""
+"""Which files in a folder or a zip are images by their names, and the note about those that are skipped."""
 
 import functools
 import os
@@ -20,7 +20,7 @@ _SHOWN = 10  # names in a message
 def image_names(files: Folder | Zip, where: str) -> list[str]:
     """Those of `files.names` that are images by their extensions, in the same order.
 
-    Notes, in one line led by `where`, how many files were passed over that users may think to be images.
+    Notes, in one line led by `where`, how many files were skipped that users may take for images.
     """
     kinds = {name: _kind(name) for name in files.names}
     hidden = [name for name in files.hidden if name.endswith('/') or _kind(name) != 'other']

@@ -33,7 +33,7 @@ class ImageSource:
 
     where: option and path, which lead messages. images: can be walked through once. load: from one of them to
     its PIL image, mode L or RGB; can be sent to other processes; raises UserError if it can't be decoded.
-    labels: of image files, with what is to be said of them. by_folder: they come from folders' names.
+    labels: of image files, with notes about them. by_folder: they come from folders' names.
     """
 
     where: str

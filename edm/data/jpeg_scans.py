@@ -1,6 +1,6 @@
 """Decoding a JPEG so that damage among its pixels shows: libjpeg merely counts it, and PIL drops the count.
 
-A scan is a string of Huffman codes up to a marker, with restart markers in between where the encoder wished.
+A scan is a string of Huffman codes up to a marker, with restart markers in between if the encoder put any.
 Its length is not written down: the decoder stops with the last block. Codes that were changed or lost mostly
 make it stop elsewhere. To see where, the bytes around each marker are handed to it in pieces.
 """
@@ -21,9 +21,9 @@ _TOO_FEW, _TOO_MANY = (f'it is damaged: {what}' for what in ('data are missing i
 def load_jpeg(image: ImageFile.ImageFile, data: bytes) -> None:
     """Decode the pixels of `image`, as PIL opened it from `data`: its load(), but for what it raises.
 
-    Raises ValueError if the file is cut short, or a scan is through with its blocks before its end, or not by
-    then. Damage that leaves the length of a scan as it was can't be seen; nor can some that alters it by less
-    than 8 bytes. What follows the end marker, such as a phone's video, is left alone.
+    Raises ValueError if the file is cut short, or a scan's data are more than its blocks need, or less.
+    Damage that leaves the length of a scan as it was can't be seen; nor can some that alters it by less than
+    8 bytes. What follows the end marker, such as a phone's video, is left alone.
     """
     frame, pieces, end = _parse(data)
     if frame not in _HUFFMAN:

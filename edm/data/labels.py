@@ -89,7 +89,7 @@ def _by_name(entries: list, where: str) -> dict[str, int | list]:
 
 
 def _match(names: Sequence[str], by_name: dict[str, int | list], where: str) -> list[int | list | None]:
-    """A label for each name: that of the very name, else the one of a name that is spelled otherwise.
+    """A label for each name: the entry of exactly this name, else of one that is spelled differently.
 
     Raises UserError if two spellings of one file have two labels.
     """

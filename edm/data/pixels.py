@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from torch_utils.errors import UserError
 
-# Pixels in the chunks that are in work at a time. On a CPU, these in float64 (8 MiB) stay in the cache
+# Pixels in the chunks that are processed at a time. On a CPU, these in float64 (8 MiB) stay in the cache
 # between conversion and product; a GPU wants kernels large enough to hide their launch.
 CPU_CHUNKS, GPU_CHUNKS = 1 << 20, 1 << 24
 _SMALLEST_CHUNK = 1 << 18
@@ -42,7 +42,7 @@ class Pixels:
     dataset: has `images(indices)`, uint8 [n, C, H, W], as `data.dataset.ImageDataset` does; one that does
         not cache will do. indices: which images, in which order; any number.
     image_shape: (C, H, W). device: where chunks are wanted.
-    cache_bytes: up to so many bytes the pixels are kept in the device's memory; more go to a memory-mapped
+    cache_bytes: up to this many bytes the pixels are kept in the device's memory; more go to a memory-mapped
         file in the folder for temporary files, which vanishes with the process.
     chunk_values: most pixels in a chunk, by default CPU_CHUNKS over num_threads, or GPU_CHUNKS.
     show_progress: while decoding, on stderr.

@@ -39,9 +39,9 @@ def read_cifar10(path: Path, option: str) -> tuple[np.ndarray, list[int]]:
 
 
 def _unpack(path: Path, names: list[str], where: str) -> dict[str, bytes]:
-    """These files of a .tar.gz, as far as it has them.
+    """Those of these files that a .tar.gz has.
 
-    All else is passed over, with headers that speak of holes, links and long names, which the standard
+    Everything else is skipped, with headers that speak of holes, links and long names, which the standard
     library's reader trusts.
     Raises EOFError, ValueError, or what gzip raises if the archive is damaged, UserError if it is a bomb.
     """

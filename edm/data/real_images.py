@@ -1,4 +1,4 @@
-"""Real images for denoisers, of a zip, folder, `.npz` file or MoLRG `.pt` file, and which are the same."""
+"""Real images for denoisers, of a zip, folder, `.npz` file or MoLRG `.pt` file, and which are equal."""
 
 import hashlib
 import os
