@@ -1,1 +1,1 @@
-"""What fits a diffusion model: networks, losses, augmentation, data sets, the loop."""
+"""Training of diffusion models: networks, losses, augmentation, data sets, the loop."""

@@ -25,7 +25,7 @@ NETWORKS = {cls.__name__: cls for cls in _CLASSES.values() if issubclass(cls, to
 
 
 def build(kwargs: dict, *args, **more):
-    """The object that a dict `class_name` and arguments describes; `args` and `more` are added to these.
+    """Build the object that a dict of `class_name` and arguments describes, with `args` and `more` added.
 
     Raises KeyError for a class that is not listed here.
     """

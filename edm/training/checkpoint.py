@@ -23,7 +23,7 @@ from training import snapshot
 def save_state(path: Path, *, net, ema, optimizer, **values) -> None:
     """Write a state file of tensors, numbers, texts and containers; values: the other entries of `SCHEMA`.
 
-    Raises OSError if the disk does not take it.
+    Raises OSError if it can't be written.
     """
     state = {'net': dict(net.state_dict()), 'ema': dict(ema.state_dict()),
              'optimizer_state': optimizer.state_dict()}
@@ -42,7 +42,7 @@ def save_state(path: Path, *, net, ema, optimizer, **values) -> None:
 def load_state(path: Path, option: str = '--resume') -> dict:
     """Read a state file, on the CPU; each entry is what `SCHEMA` says.
 
-    Of another software's the key `not_restored` says in words what it lacks.
+    For a state of other software, `not_restored` says in words what it lacks.
     Raises UserError naming `option` if it is no state, or damaged.
     """
     where = f'{option} {path}'
@@ -65,7 +65,7 @@ def load_state(path: Path, option: str = '--resume') -> dict:
 
 
 def _completion(state: dict, path: Path, where: str) -> dict:
-    """What can be known of another software's run besides the entries of its `state`.
+    """What a `state` of other software lacks, as far as it can be inferred.
 
     The images seen follow from the file's name, the EMA from the snapshot of the same number beside it.
     Raises UserError, led by `where`, if that is damaged.

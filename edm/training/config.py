@@ -1,4 +1,4 @@
-"""What a training run is made from: the contents of training_options.json. Imports no torch."""
+"""Settings of a training run: the contents of training_options.json. Imports no torch."""
 
 import dataclasses
 import math

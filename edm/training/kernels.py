@@ -56,10 +56,10 @@ def share_gradients(net: torch.nn.Module) -> torch.nn.Module:
 
 
 def settle_gradients(run: Run, dataset: Dataset) -> None:
-    """Make a backward pass whose gradients are dropped, after which DDP has put them in their final order.
+    """Run one backward pass and drop its gradients, after which DDP has rebuilt its buckets.
 
-    That order decides in which order three or more processes add them up, so that without this a resumed run
-    would differ from one that never stopped.
+    Their order decides in which order three or more processes add gradients up, so that without this a
+    resumed run would differ from one that never stopped.
     """
     indices = [0] * run.split.micro_batch
     images, labels = (torch.from_numpy(values).to(run.device, torch.float32)

@@ -23,7 +23,7 @@ from training.snapshot import load_snapshot
 
 def start_run(config: TrainingConfig, dataset: Dataset, opts: dict, *, outdir: str, named: str,
               prepare: Callable | None = None) -> Path | None:
-    """Train, or with --dry-run print the settings. Writes nothing before everything suits everything.
+    """Train, or with --dry-run print the settings. Writes nothing until all is checked.
 
     opts: of the script, checked. outdir: where run folders lie or, with --nosubdir, the run folder itself.
     named: the options that decide on the network's shape, for messages.
@@ -83,7 +83,7 @@ def _launch(config: TrainingConfig, dataset: Dataset, make_net: Callable, state:
     """
     device = distributed.pick_device(config.device)
     distributed.init(device)
-    source = card = None
+    source = record = None
     with distributed.shared_errors():
         found = distributed.gather(state and state['cur_nimg'])
         if len({*found}) > 1:
@@ -98,18 +98,18 @@ def _launch(config: TrainingConfig, dataset: Dataset, make_net: Callable, state:
             checkpoint.copy_tensors(source, sketch(make_net), f'--transfer {config.resume_pkl}')
         if distributed.rank() == 0:
             path = getattr(dataset, 'path', None)
-            card = provenance.record(inputs=[path, config.resume_state_dump or config.resume_pkl],
+            record = provenance.record(inputs=[path, config.resume_state_dump or config.resume_pkl],
                                      seed=config.seed)
-            hashes = {state and state['data_sha256'], card['inputs'].get(str(path))} - {None}
+            hashes = {state and state['data_sha256'], record['inputs'].get(str(path))} - {None}
             if state is not None and len(hashes) > 1 and not any_data:
                 raise UserError(f'--resume {config.resume_state_dump}: its run had other images than {path} '
                                 'has now; --force-data takes these')
             if dataset.label_dim:  # those who sample the network must know
-                card['labels'] = 'vectors' if getattr(dataset, 'classes', ()) is None else 'classes'
-            card['run_id'] = (folder and run_dir.run_id(folder)) or secrets.token_hex(8)
+                record['labels'] = 'vectors' if getattr(dataset, 'classes', ()) is None else 'classes'
+            record['run_id'] = (folder and run_dir.run_id(folder)) or secrets.token_hex(8)
             config = replace(config, run_dir=str(folder or make_dir()), device=str(device))
     config = distributed.from_rank0(config)
-    run = train(config, dataset, make_net, device=device, state=state, source=source, card=card)
+    run = train(config, dataset, make_net, device=device, state=state, source=source, record=record)
     # DDP must not be the last to hold the process group: it would wait, with the GIL held, for a thread that
     # may wait for the GIL to drop a tensor.
     run.shared_net = run.net
@@ -120,7 +120,7 @@ def _launch(config: TrainingConfig, dataset: Dataset, make_net: Callable, state:
 
 
 def sketch(make_net: Callable[[], torch.nn.Module]) -> torch.nn.Module:
-    """The network without memory or numbers, on the meta device: names and shapes, and its complaints."""
+    """The network on the meta device: names and shapes, without memory. Raises what its constructor does."""
     with torch.device('meta'):
         return make_net()
 

@@ -36,14 +36,14 @@ NOTES_READ_EVERY = 32  # steps
 
 def train(config: TrainingConfig, dataset: Dataset, make_net: Callable[[], torch.nn.Module], *,
           device: torch.device, state: dict | None = None, source: torch.nn.Module | None = None,
-          card: dict | None = None) -> Run:
+          record: dict | None = None) -> Run:
     """Fit a network and leave options, snapshots, states, log.txt and stats.jsonl in the run folder.
 
     Called on every process of the group. The folder exists.
 
     dataset: see `data.batches.Batches`. make_net: draws the network on the CPU.
     state: from `checkpoint.load_state` and checked, to resume. source: on rank 0, a network whose weights
-        to start with. card: on rank 0, the model card for the run's files.
+        to start with. record: on rank 0, the provenance for the run's files.
     Returns the run: finished, or ended by its `stop_signal` after a state was saved.
     Raises UserError if too many losses are NaN, another run writes in the folder, or its last files can't be
     written.
@@ -53,10 +53,10 @@ def train(config: TrainingConfig, dataset: Dataset, make_net: Callable[[], torch
         with distributed.shared_errors():
             log = stack.enter_context(_open_log(config, state)) if distributed.rank() == 0 else None
         run = prepare(config, dataset, make_net, device=device, log=log, state=state, source=source,
-                      card=card, signals=signals)
+                      record=record, signals=signals)
         stack.enter_context(closing(run.batches))
         if log is not None:
-            write_json(run.dir / 'training_options.json', config.as_json() | {'made_by': run.card})
+            write_json(run.dir / 'training_options.json', config.as_json() | {'made_by': run.record})
         saving.describe(run, dataset)
         if run.finished:  # at the start: its state is resumed to make the last snapshot again
             saving.save_snapshot_and_preview(run)
@@ -87,7 +87,7 @@ def _open_log(config: TrainingConfig, state: dict | None) -> RunLog:
 
 
 def prepare(config: TrainingConfig, dataset: Dataset, make_net, *, device, log=None, state=None, source=None,
-            card=None, signals=None) -> Run:
+            record=None, signals=None) -> Run:
     """Build what a run needs, drawing random numbers in the recipe's order."""
     start_time = time.monotonic()
     kernels.set_precision(config)
@@ -116,7 +116,7 @@ def prepare(config: TrainingConfig, dataset: Dataset, make_net, *, device, log=N
                         else config.data_loader_kwargs.get('num_workers', 1)),
         moments={name: Moments(device) for name in MEASURED},
         notes=torch.zeros(2, dtype=torch.int64, device=device),
-        card=card or {}, signals=signals or StopSignals(), start_time=start_time)
+        record=record or {}, signals=signals or StopSignals(), start_time=start_time)
     if shared_net is not net:
         kernels.settle_gradients(run, dataset)
     if state is not None:

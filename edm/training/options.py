@@ -19,7 +19,7 @@ COUNT = click.IntRange(min=1)
 
 
 def main_options(*, duration: float) -> Callable:
-    """Decorator: how the network is wrapped, where it is trained, how long and on how many images at once."""
+    """Decorator: preconditioning, device, duration and batch sizes."""
     return cli.options('Main options',
         click.option('--precond', type=click.Choice(config.TRAINABLE), default='edm',
                      help='Preconditioning and loss.'),
@@ -81,7 +81,7 @@ performance_options = cli.options('Performance',
 
 
 def result_options(*, snap: int = 50) -> Callable:
-    """Decorator: what a run leaves behind, and what it begins with."""
+    """Decorator: outputs of a run, its seed and its initial weights."""
     return cli.options('Output',
         click.option('--desc', metavar='STR', help='Suffix of the run folder\'s name.'),
         click.option('--nosubdir', is_flag=True, help='Write into --outdir itself.'),

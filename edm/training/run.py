@@ -1,4 +1,4 @@
-"""A training run under way, as the loop, its reports and its files share it."""
+"""The state of a training run, which the loop, its reports and its files share."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from training.config import TrainingConfig
 
 @dataclass(kw_only=True)
 class Run:
-    """A run's pieces, and how far it is."""
+    """A run's objects and its progress."""
 
     config: TrainingConfig
     device: torch.device
@@ -32,7 +32,7 @@ class Run:
     batches: Batches
     moments: dict[str, Moments]  # of what is measured in every step, since the last tick
     notes: torch.Tensor  # on the device: bad steps (a loss on any process not finite), the last signal
-    card: dict = field(default_factory=dict)  # the model card that goes into the run's files
+    record: dict = field(default_factory=dict)  # the provenance that goes into the run's files
     signals: StopSignals = field(default_factory=StopSignals)
     log: RunLog | None = None  # on rank 0
     cur_nimg: int = 0
@@ -45,7 +45,7 @@ class Run:
     unread_steps: int = 0  # since the next two were read from there
     bad_steps: int = 0
     stop_signal: int = 0
-    snapshot_owed: bool = False  # because the disk did not take it
+    snapshot_owed: bool = False  # as writing it failed
     state_owed: bool = False
     saved_nimg: int | None = None  # cur_nimg of the last state
 

@@ -1,7 +1,7 @@
 """What a training run leaves: log lines, stats.jsonl, snapshots, previews, and states to resume from.
 
-Every process must call these functions; rank 0 writes. What the disk does not take is a warning, and is owed
-until the next tick.
+Every process must call these functions; rank 0 writes. A failed write is a warning, and is tried again at the
+next tick.
 """
 
 import time
@@ -86,7 +86,7 @@ def save_snapshot_and_preview(run: Run) -> None:
 
     def write():
         save_snapshot(path, ema=run.ema, loss_fn=run.loss_fn, augment_pipe=run.augment_pipe,
-                      dataset_kwargs=run.config.dataset_kwargs, made_by=run.card)
+                      dataset_kwargs=run.config.dataset_kwargs, made_by=run.record)
         if run.config.preview:
             _, latents, labels = begin(run.ema, range(16), run.device)
             with torch.no_grad():
@@ -108,8 +108,8 @@ def save_state(run: Run) -> None:
             cur_tick=run.cur_tick, tick_start_nimg=run.tick_start_nimg,
             elapsed_sec=time.monotonic() - run.start_time, data_order=run.batches.state_dict(),
             random_states=random_states, moments=moments, bad_steps=run.bad_steps, seed=run.config.seed,
-            ema_rampup_ratio=run.config.ema_rampup_ratio, run_id=run.card.get('run_id'),
-            data_sha256=run.card.get('inputs', {}).get(run.config.dataset_kwargs.get('path')))
+            ema_rampup_ratio=run.config.ema_rampup_ratio, run_id=run.record.get('run_id'),
+            data_sha256=run.record.get('inputs', {}).get(run.config.dataset_kwargs.get('path')))
         if run.config.states_kept is not None:
             states = states_in(run.dir)
             for older in states[states.index(path) + run.config.states_kept:]:

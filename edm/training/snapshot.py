@@ -65,7 +65,7 @@ def load_with_settings(path_or_url: str, device: torch.device, option: str = '--
 
 
 class Unfit(Exception):
-    """Why a file is no snapshot for us."""
+    """Why a file can't be read as a snapshot."""
 
 
 def _check_format(head: bytes) -> None:
@@ -84,7 +84,7 @@ def _check_format(head: bytes) -> None:
 def _sketch(record: PersistentObject, modules: int) -> torch.nn.Module:
     """The network of a record, from its constructor arguments alone, with at most `modules` modules.
 
-    Its tensors are on the meta device, so that arguments that ask for too much cost nothing.
+    Its tensors are on the meta device, so that arguments of any size cost nothing.
     """
     if record.class_name == 'Precond':
         raise Unfit('it is an EDM2 network (Karras et al. 2024), an architecture that is not read')
@@ -104,7 +104,7 @@ def _build_network(record, size: int, path) -> torch.nn.Module:
     if type(record) is not PersistentObject:
         raise Unfit(f'ema is a plain {type(record).__name__}')
     tensors, modules, sources = safe_pickle.collect_tensors(record, size)
-    net = _sketch(record, modules + 100)  # some modules may have come since the file was written
+    net = _sketch(record, modules + 100)  # newer versions may have more modules than the file
     expected = net.state_dict()
     for name in [*expected, *tensors]:
         theirs, ours = tensors.get(name), expected.get(name)
@@ -127,7 +127,7 @@ def save_snapshot(path, *, ema, loss_fn=None, augment_pipe=None, dataset_kwargs:
     """Write a snapshot, whole or not at all.
 
     ema: a preconditioned network, of which a copy is written: on the CPU, in evaluation mode, float32.
-    made_by: its model card (`torch_utils.provenance.record`), under a key that other software passes over.
+    made_by: its provenance (`torch_utils.provenance.record`), under a key that other software ignores.
     Raises TypeError if an object holds something that other software could not read.
     """
     contents = {'ema': ema, 'loss_fn': loss_fn, 'augment_pipe': augment_pipe,
