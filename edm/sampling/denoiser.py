@@ -1,4 +1,4 @@
-"""What a sampler needs of a denoiser; networks have it, and so do the denoisers in closed form."""
+"""The protocol of denoisers, which networks and closed forms have, and checks of their output."""
 
 from typing import Protocol
 

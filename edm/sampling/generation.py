@@ -75,7 +75,7 @@ def begin(net: Denoiser, seeds: Sequence[int], device: torch.device, class_idx: 
 
 def draw_noise(net: Denoiser, seeds: Sequence[int], device: torch.device, class_idx: int | None = None,
                vectors: np.ndarray | None = None) -> Noise:
-    """The latents and classes of `begin` as the contents of a file; label vectors don't stand there."""
+    """The latents and classes of `begin` as the contents of a file, without label vectors."""
     _, latents, labels = begin(net, seeds, device, class_idx, vectors)
     classes = None if labels is None or vectors is not None else labels.argmax(dim=1).cpu().numpy()
     generator = (f'torch.randn({list(latents.shape[1:])}) in float32 of torch.Generator({device.type!r})'
@@ -124,7 +124,7 @@ def own_batches(seeds: Sequence[int], batch: int, *, shared: bool = False, threa
     """
     rank, world = (0, 1) if shared else (distributed.rank(), distributed.world_size())
     at_once = world * threads
-    count = math.ceil(len(seeds) / (batch * at_once)) * at_once  # equally many for every process and thread
+    count = math.ceil(len(seeds) / (batch * at_once)) * at_once  # the same for every process and thread
     parts = np.array_split(np.asarray(seeds, dtype=np.int64), count or 1)
     return [part.tolist() for part in parts if len(part)][rank::world]
 
@@ -159,7 +159,7 @@ def sample_folder(outdir: Path, settings: dict, seeds: Sequence[int], *, subdirs
 
 @contextlib.contextmanager
 def _at_work(outdir: Path) -> Iterator[bool]:
-    """Inside, this process counts as writing images there; yields whether it is the only one.
+    """Count this process as one that writes images there; yields whether it is the only one.
 
     Enter it inside `locked(outdir)`, leave it outside.
     """
@@ -171,7 +171,7 @@ def _at_work(outdir: Path) -> Iterator[bool]:
     finally:
         if outdir.is_dir():
             with locked(outdir, 'finishing in'):
-                if try_lock(lock):  # no other is left
+                if try_lock(lock):  # this is the last one
                     (outdir / AT_WORK).unlink(missing_ok=True)
         os.close(lock)
 
@@ -238,7 +238,7 @@ def write_samples(batches: Sequence[Sequence[int]], make: Callable[[Sequence[int
     """
     def write(seed, image):
         path = image_path(outdir, seed, subdirs)
-        if path.parent != outdir:  # a folder that was removed must not come back without its record
+        if path.parent != outdir:  # don't make a removed folder again, without its record
             path.parent.mkdir(exist_ok=True)
         write_png(path, image.transpose(1, 2, 0), durable=False)
 

@@ -1,4 +1,4 @@
-"""Images to the noise that a denoiser's sampler would have made them of."""
+"""From images to the noise that a denoiser's sampler would make them from."""
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext

@@ -20,12 +20,12 @@ from torch_utils.errors import UserError, note, shown
 from torch_utils.files import atomic_write
 from torch_utils.npz import open_npz
 
-USUAL_STD = (0.5, 2)  # of latents; those of unusual images lie beyond, too
+USUAL_STD = (0.5, 2)  # of latents; those of unusual images may lie outside
 
 
 @dataclass(frozen=True, kw_only=True)
 class Noise:
-    """Where samples start.
+    """The noise that samples start from.
 
     seeds: N different integers of at least 0. latents: unit noise, float32 [N, C, H, W]. generator: what made
     them, in words. classes: int64 [N], or None where each seed draws its own.
@@ -41,7 +41,7 @@ class Noise:
         return {seed: row for row, seed in enumerate(self.seeds)}
 
     def some(self, seeds: Sequence[int]) -> 'Noise':
-        """That of these seeds. Raises UserError naming --seeds if one is not there."""
+        """The noise of these seeds. Raises UserError naming --seeds if one is not there."""
         if missing := [seed for seed in seeds if seed not in self._places]:
             raise UserError(f'--seeds: {missing[0]} is none of the {len(self.seeds):,} seeds in --latents')
         rows = [self._places[seed] for seed in seeds]
@@ -99,7 +99,7 @@ def read_noise(path: str | os.PathLike, net: Denoiser, option: str = '--latents'
 
 
 def seeds_in_names(names: Sequence[str]) -> list[int]:
-    """The seeds that names of samples tell, such as 000012.png or samples.npz[12]; else 0, 1, 2, .."""
+    """The seeds in the names of samples, such as 000012.png or samples.npz[12]; else 0, 1, 2, .."""
     found = [re.fullmatch(r'(?:.*\.npz\[)?(\d{1,18})(?:\]|\.\w+)?', PurePath(name).name) for name in names]
     seeds = [int(match[1]) if match else None for match in found]
     return list(range(len(names))) if None in seeds or len(set(seeds)) < len(seeds) else seeds

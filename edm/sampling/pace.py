@@ -17,7 +17,7 @@ LARGEST_BATCH = 4096  # on a GPU, where far fewer images fill it
 # (at 8x8 pixels by half from 256 to 64 images), above, it falls no more; memory stays small.
 CPU_PIXELS = 256 * 8 * 8
 STATES = 12  # arrays of float64 that a sampler may hold beside the network's features
-MIN_CHANNELS_LAST = 16  # resolution from which convolutions on a CPU are faster so: 1.1 times at 32, 0.9 at 8
+MIN_CHANNELS_LAST = 16  # resolution from which channels_last is faster on a CPU: 1.1 times at 32, 0.9 at 8
 
 
 def prepare(net: torch.nn.Module, device: torch.device, precision: str | None) -> None:
@@ -54,7 +54,7 @@ def _check_half(net: torch.nn.Module, device: torch.device, precision: str) -> N
 def batch_threads(device: torch.device) -> int:
     """How many batches to compute side by side, on a CPU one per thread of PyTorch.
 
-    Small networks gain far less if the threads share each operation, of which most are too short to share.
+    For small networks this is faster than splitting each operation over threads, as most are too short.
     """
     return torch.get_num_threads() if device.type == 'cpu' else 1
 
@@ -71,7 +71,7 @@ def one_thread_per_operation() -> Iterator[None]:
 
 
 def auto_batch(net: Denoiser, device: torch.device, most: int) -> int:
-    """The batch for sampling a network, the same on all processes.
+    """Batch size for sampling a network, the same on all processes.
 
     On a CPU by the number of pixels; on a GPU the largest power of two that fits its memory, by trial, from
     the first that is not below `most`.

@@ -7,7 +7,7 @@ import click
 from torch_utils import cli
 from torch_utils.errors import note
 
-MAX_STEPS = 100_000  # planned before the first
+MAX_STEPS = 100_000  # all are planned before the first
 
 OPTIONS = (
     click.option('--steps', metavar='INT', type=click.IntRange(2, MAX_STEPS), default=18,

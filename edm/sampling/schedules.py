@@ -47,7 +47,7 @@ def ve_sigmas(num_steps: int, sigma_min: float, sigma_max: float, rho: float = 7
 
 
 def iddpm_sigmas(num_steps: int, sigma_min: float, sigma_max: float, rho: float = 7) -> torch.Tensor:
-    """Evenly chosen ones of the 1000 noise levels of iDDPM's cosine schedule, float64 [num_steps], falling.
+    """Evenly spaced choice of the 1000 noise levels of iDDPM's cosine schedule, float64 [num_steps], falling.
 
     Levels repeat if there are fewer in the range than steps. The ratios are float32, as in the networks
     trained with them, while the levels themselves are float64.
