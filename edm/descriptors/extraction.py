@@ -42,7 +42,7 @@ def extract(images: ImageStream, descriptor, path: str | os.PathLike, *, batch: 
                 values = np.empty((len(images.names), part.shape[1]), np.float32)
             if part.shape[1] != values.shape[1]:
                 raise UserError(f'--descriptor {descriptor.kind}: gives {values.shape[1]} numbers for some '
-                                f'images and {part.shape[1]} for others, expected equally many for all')
+                                f'images and {part.shape[1]} for others, expected the same number for all')
             values[filled:filled + len(part)] = part
             filled += len(part)
             hashes.update(digests)

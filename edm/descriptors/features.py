@@ -1,4 +1,4 @@
-"""Files of descriptors: `.npz` with an array `features`, float32 [N, D], and what is known about its rows."""
+"""Files of descriptors: `.npz` with an array `features`, float32 [N, D], and the provenance of its rows."""
 
 import json
 import os
@@ -22,7 +22,7 @@ _EXPECTED = ('expected features as sscd.py feature writes them, or as NumPy does
 
 @dataclass(frozen=True, kw_only=True)
 class Features:
-    """Descriptors of images, and what is known about them.
+    """Descriptors of images, with their provenance.
 
     values: float32 [N, D]. length: 'unit' if all rows have length 1 (or 0: images without descriptor), 'raw'
     if lengths mean something. where: what messages call the file. rescaled: how many rows of a file of unit
@@ -96,7 +96,7 @@ def load_features(path: str | os.PathLike, option: str, *, unmarked: str = 'unit
         raise UserError(f'{where}: `features` is {values.dtype} {list(values.shape)}, expected floats [N, D]')
     with np.errstate(over='ignore'):
         values = np.require(values, np.float32, ['C', 'W'])
-    # Files with a descriptor and no length are from before there were raw ones.
+    # Files with a descriptor and no length are of an earlier version, which had no raw ones.
     length = text_in(arrays, 'length') or ('unit' if 'descriptor' in arrays else unmarked)
     if length not in LENGTHS:
         raise UserError(f'{where}: `length` is {shown(length)}, expected one of {", ".join(LENGTHS)}')
@@ -116,9 +116,8 @@ def load_features(path: str | os.PathLike, option: str, *, unmarked: str = 'unit
 def _check_rows(values: np.ndarray, where: str, *, to_unit_length: bool) -> int:
     """Refuse numbers that are not finite, or raw and too large for distances in float32.
 
-    Brings rows to length 1, in place, if told so; returns how many.
-
-    Those that have length 1, or are zero, stay.
+    to_unit_length: scale rows to length 1, in place, but for those that have length 1 or are zero. Returns
+    how many were scaled.
     """
     rescaled = 0
     for start in range(0, len(values), _BLOCK):
@@ -140,7 +139,7 @@ def _check_rows(values: np.ndarray, where: str, *, to_unit_length: bool) -> int:
 
 
 def check_length(length: str, score: str, *features: Features) -> None:
-    """Raises UserError unless all have this length, which `score`, in words, needs."""
+    """Raise UserError unless all have this length, which `score`, in words, needs."""
     for each in features:
         if each.length != length:
             made = f' ({each.descriptor})' if each.descriptor else ''
@@ -152,7 +151,7 @@ def check_length(length: str, score: str, *features: Features) -> None:
 
 
 def check_comparable(first: Features, second: Features) -> None:
-    """Raises UserError unless both are made by the same descriptor, as far as known."""
+    """Raise UserError unless both are made by the same descriptor, as far as known."""
     pair = f'{first.where} and {second.where}'
     for a, b in ((first.descriptor, second.descriptor), (first.identity, second.identity),
                  (first.length, second.length)):

@@ -1,7 +1,7 @@
 """Networks from images to descriptors as TorchScript files: those of the user, and published ones.
 
-TorchScript runs code of its own, so nothing here loads a file that the user has not named, but for published
-networks that `--descriptor` stands for.
+TorchScript runs code of its own, so only files that the user names are loaded, and the published networks
+that `--descriptor` names.
 
 PyTorch is imported where it is needed, so that the names of descriptors are known without it.
 """
@@ -139,7 +139,7 @@ class TorchScriptDescriptor:
         return self._checked(outputs, len(images))
 
     def inputs(self, images: np.ndarray) -> torch.Tensor:
-        """What the network sees of prepared images, float32 [N, 3, H, W]."""
+        """The network's input for prepared images, float32 [N, 3, H, W]."""
         return normalize(images, self._device, self._mean, self._std)
 
     def run(self, inputs: torch.Tensor) -> torch.Tensor:
@@ -191,7 +191,7 @@ def _listed(numbers: tuple[float, ...]) -> str:
 
 
 def _first_line(err: Exception) -> str:
-    """The message of an error; TorchScript's stands in the last line, after the stack of its interpreter."""
+    """The message of an error; TorchScript's is in the last line, after its interpreter's stack."""
     lines = [line.strip() for line in str(err).splitlines() if line.strip()] or ['']
     line = lines[-1 if lines[0].startswith('The following operation failed') else 0]
     return line if len(line) <= 150 else f'{line[:147]}...'
