@@ -1,1 +1,1 @@
-"""An experiment a file, and the stages they are made of."""
+"""One file per experiment, and the stages that experiments are made of."""

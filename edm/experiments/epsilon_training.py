@@ -1,6 +1,6 @@
 """Train a `UNet2DModel` as diffusers users do: to predict noise, or v, at a random step (Ho et al. 2020).
 
-What is written are diffusers' own files: config.json, weights and scheduler_config.json.
+It writes diffusers' own files: config.json, weights and scheduler_config.json.
 """
 
 import copy
@@ -32,8 +32,8 @@ class EpsilonTraining:
 
     data: images to train on. width: channels at the full resolution, twice as many below. attention: whether
     the network has any. betas: key of BETAS. prediction: 'epsilon', the noise, or 'v_prediction'.
-    kimg: thousands of images to see. lr: learning rate, with a linear warm-up over a twentieth of them and a
-    cosine decay to 0.
+    kimg: training duration in thousands of images. lr: learning rate, with a linear warm-up over the first
+    twentieth of them and a cosine decay to 0.
     """
 
     data: str
@@ -67,7 +67,7 @@ def train(job: EpsilonTraining, out: Path, device: torch.device) -> None:
     ema = copy.deepcopy(net).requires_grad_(False)
     optimizer = torch.optim.Adam(net.parameters(), fused=True)
     betas = BETAS[job.betas](BETA_START, BETA_END, STEPS)
-    left = (1 - betas).cumprod(dim=0).to(device)[:, None, None, None]  # of the signal's variance
+    left = (1 - betas).cumprod(dim=0).to(device)[:, None, None, None]  # alphas_cumprod
     steps = -(-1000 * job.kimg // job.batch)
     for step in tqdm(range(steps), unit='step', disable=None):
         y = images[torch.randint(len(images), (job.batch,), device=device)]
@@ -88,5 +88,5 @@ def train(job: EpsilonTraining, out: Path, device: torch.device) -> None:
         'beta_end': BETA_END, 'beta_schedule': job.betas, 'prediction_type': job.prediction,
         'clip_sample': False})
     write_json(out / CONFIG, {'_class_name': 'UNet2DModel', 'sample_size': dataset.resolution, **config})
-    card = provenance.record(inputs=[job.data])
-    write_json(out / 'training.json', {'settings': asdict(job), 'record': card})
+    record = provenance.record(inputs=[job.data])
+    write_json(out / 'training.json', {'settings': asdict(job), 'record': record})

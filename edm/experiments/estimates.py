@@ -1,4 +1,4 @@
-"""What an experiment will cost: hours and disk, from the images/s on which a network trains.
+"""The cost of an experiment, hours and disk, from the images/s at which a network trains.
 
 Counted are passes through networks: 3 to train on an image (forward, both gradients), 35 to sample one (18
 Heun steps), 1 1/8 for a row of a Jacobian (8 rows share a forward pass); and START_SECONDS per stage.
@@ -45,7 +45,7 @@ def estimate(stages: list[Stage], device: torch.device, *, assumed: float | None
         lines.append(f'{row:<36} {number[row]:6} {time_text:>9}  {size[row] / 1e9:7.3f}')
     lines.append(f'stages side by side: {places}, so at least {tqdm.format_interval(seconds / places)}')
     if any(row.endswith(UNKNOWN) for row in number):
-        lines.append('networks that are not here yet are unknown, and what they take is not counted')
+        lines.append('networks that are not here yet are unknown, and their time is not counted')
     return '\n'.join(f'# {line}' for line in lines)
 
 

@@ -1,4 +1,4 @@
-"""Scripts run in forks of a process that has imported PyTorch, which spares each 2 to 3 seconds of a core."""
+"""Scripts run in forks of a process that has imported PyTorch, which saves each 2 to 3 CPU seconds."""
 
 import importlib
 import json
@@ -18,7 +18,7 @@ PRELOADED = ('torch', 'torch._dynamo') if sys.platform == 'linux' else ()
 class Launcher:
     """Runs scripts, one at a time, each in a process and a session of its own, so that no Ctrl-C reaches it.
 
-    environ: what a script has besides this process's environment. keep: a file descriptor that it inherits.
+    environ: a script's environment variables beside this process's. keep: a file descriptor that it inherits.
     A script outlives this process if that is killed.
     """
 
@@ -45,7 +45,7 @@ class Launcher:
         return None
 
     def _answer(self) -> int:
-        return int(self._server.stdout.readline() or -signal.SIGKILL)  # it is killed if it says nothing
+        return int(self._server.stdout.readline() or -signal.SIGKILL)  # without an answer it was killed
 
     def signal(self, number: int) -> None:
         """Send the running script a signal."""
@@ -55,7 +55,7 @@ class Launcher:
             os.kill(self._pid, number)
 
     def close(self) -> None:
-        """Wait for the script, and run no other."""
+        """Wait for the script, and end the server."""
         if self._server is not None:
             self._server.communicate()
 

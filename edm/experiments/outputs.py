@@ -1,4 +1,4 @@
-"""What stages leave: files, folders of images, and run folders, whole or not."""
+"""Outputs of stages: files, folders of images, and run folders; whether they are whole."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -38,6 +38,6 @@ def _fault_of_run(folder: Path) -> str | None:
 
 
 def files(outputs: Sequence[Path]) -> Iterator[Path]:
-    """What a stage with other settings must not take for its own: files, images, snapshots."""
+    """Files, images and snapshots that a stage with other settings must not take for its own."""
     for path in outputs:
         yield from (*path.glob('*.png'), *path.glob('network-snapshot-*.pkl')) if path.is_dir() else [path]

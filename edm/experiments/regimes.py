@@ -140,7 +140,7 @@ class Regimes:
 class Model:
     """What is sampled for one training-set size.
 
-    kind: the width of a student; DISJOINT, one of the first width trained on as many other images; or one of
+    kind: the width of a student; DISJOINT, one of the first width trained on N other images; or one of
     CLOSED_FORMS, a denoiser of the training set.
     """
 
@@ -212,7 +212,7 @@ def plan(job: Regimes) -> list[Stage]:
         options = (f'--{model.kind}_denoiser', '--dataset', str(job.dataset(model.size)), '--solver', 'heun')
         stages.append(sample_stage(job, model, Model(model.size, job.widths[0]), options))
     scores = []
-    for repeat, size in itertools.product(range(job.repeats), job.sizes):  # one call for what takes a moment
+    for repeat, size in itertools.product(range(job.repeats), job.sizes):  # short scores in one call
         alike = [model for model in (*students, *closed) if (model.repeat, model.size) == (repeat, size)]
         stages.append(feature_stage(
             job, feature_name(size, repeat), {model.name: job.samples(model) for model in alike},
@@ -224,12 +224,12 @@ def plan(job: Regimes) -> list[Stage]:
 
 
 def feature_name(size: int, repeat: int) -> str:
-    """Of the stage that computes the features of all models of a size."""
+    """Name of the stage that computes the features of all models of a size."""
     return f'n{size:05d}{f"-{repeat}" if repeat else ""}'
 
 
 def _students(job: Regimes, second: Sequence[int]) -> list[Model]:
-    """In the order of their seeds. second: sizes with a disjoint set."""
+    """The students in the order of their seeds. second: sizes with a disjoint set."""
     widths = sorted(job.widths, reverse=True)
     return [Model(size, kind, repeat) for repeat in range(job.repeats) for size, kind in (
         *itertools.product(job.sizes, widths), *((size, DISJOINT) for size in second))]
@@ -295,7 +295,7 @@ def _student_stages(job: Regimes, model: Model, seed: int) -> list[Stage]:
 
 
 def sample_stage(job: Regimes, model: Model, student: Model, options=()) -> Stage:
-    """student: whose network, or in a closed form whose noise levels, the samples are made with."""
+    """Samples of a model. student: whose network or, for a closed form, noise levels they are made with."""
     first, outdir = 100000, job.samples(model)
     command = ('generate.py', *options, '--network', str(job.run(student)), '--outdir', str(outdir),
                '--seeds', f'{first}-{first + job.num_samples - 1}', '--resume', '--overwrite',
@@ -305,7 +305,7 @@ def sample_stage(job: Regimes, model: Model, student: Model, options=()) -> Stag
 
 
 def feature_stage(job: Regimes, name: str, images: dict[str, Path], *, needs=()) -> Stage:
-    """images: by what `Regimes.features` calls them."""
+    """Descriptors of folders of images. images: by the names of `Regimes.features`."""
     features = tuple(map(job.features, images))
     command = ('sscd.py', 'feature', '--images', *map(str, images.values()),
                '--features', *map(str, features), '--descriptor', job.descriptor)

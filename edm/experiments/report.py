@@ -101,7 +101,7 @@ def page(folder: Path) -> str:
 
 
 def _inside(folder: Path, paths: Iterable[str]) -> list[Path]:
-    """Those paths of a plan that lead into the experiment's own folders, once each: a plan may be edited."""
+    """The paths of a plan inside the experiment's own folders, once each: a plan may be edited."""
     figures = figures_folder(folder)
     base, rooms = figures.parents[1], ('datasets', 'training', 'evaluation', 'figures')
     found = {}

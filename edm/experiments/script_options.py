@@ -1,4 +1,4 @@
-"""What a stage's command line means to its script, by its own parser; and networks before they exist."""
+"""A stage's options as its script's own parser reads them, and networks before they exist."""
 
 import contextlib
 import functools

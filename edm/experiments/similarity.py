@@ -1,8 +1,8 @@
 """Different models of the same images, sampled from the same noises: paper 1, figures 6 and 12.
 
 Networks of several architectures, preconditionings and programs are compared pair by pair, beside two
-denoisers that the training set has in closed form, and beside held-out images, which are the control: a
-pair of an image and a sample that have nothing to do with each other.
+closed-form denoisers of the training set, and beside held-out images, which are the control: they have
+nothing to do with the samples that they are paired with.
 Paper 1 is "The Emergence of Reproducibility and Consistency in Diffusion Models", arXiv 2310.05264.
 """
 
@@ -28,8 +28,8 @@ _IDDPM = 'https://openaipublic.blob.core.windows.net/diffusion/march-2021/cifar1
 class Network:
     """A network to compare.
 
-    path: of one that exists. Else command: the script and arguments that make it, but for where it goes and,
-    of a training, on which images.
+    path: of an existing one. Else command: the script that makes it and its arguments, without those for the
+    output and the training images.
     """
 
     label: str
@@ -89,10 +89,7 @@ class Similarity:
 
 
 def plan(job: Similarity) -> list[Stage]:
-    """The stages from the images to the heat maps, each after those it needs.
-
-    Raises UserError naming --data if there are too few images.
-    """
+    """The stages from the images to the heat maps, each after those it needs."""
     stages = _data_stages(job)
     labels = {f'model{number}': network.label for number, network in enumerate(job.networks)}
     for key, network in zip(labels, job.networks, strict=True):
@@ -158,7 +155,7 @@ def origins(job: Similarity) -> list[str]:
 
 
 def _network(job: Similarity, key: str, network: Network) -> str:
-    """What --network takes."""
+    """The path of a network, for --network."""
     dest = Path('training', job.name, key)
     return network.path or (f'{dest}.pkl' if network.command[0] == 'convert.py' else str(dest))
 
@@ -227,7 +224,7 @@ def _trained(label: str, arch: str, precond: str, width: int, seed: int, *, mult
 
 
 def _predicting(label: str, *args: str, kimg: int = 40) -> Network:
-    """A network of diffusers' form, trained as its users do."""
+    """A `UNet2DModel`, trained as diffusers' users do."""
     return Network(label=label, command=('reproduce.py', 'epsilon-training', '--kimg', str(kimg), *args))
 
 

@@ -69,7 +69,7 @@ def phase_transition(out, device, dims, ratios, **options):
     from torch_utils.files import make_output_dir
 
     job = Transition(dims=tuple(dims), ratios=tuple(ratios), **options)
-    job.shapes()  # refuses impossible ones
+    job.shapes()  # raises for impossible ones
     make_output_dir(Path(out).parent, '--out')
     save_points(Path(out), asdict(job), measure_all(job, pick_device(device)))
     print_paths(out)

@@ -78,7 +78,7 @@ def run_stages(stages: Sequence[Stage], *, records: Path, jobs: int = 1, threads
     begin: called first, while no other process, nor a stage that a killed one left, runs with these records.
     SIGINT, SIGTERM and SIGHUP end the running stages, training after it has saved its state, then this
     process: SystemExit with 128 + number.
-    Raises UserError that names the stage, its last words and its log, after ending the others.
+    Raises UserError with the stage, its last line and its log, after ending the others.
     """
     records.mkdir(parents=True, exist_ok=True)
     heard = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
@@ -137,7 +137,7 @@ class _Runner:
                          bar_format='{percentage:3.0f}%|{bar}| {elapsed} elapsed, {remaining} left {desc}')
 
     def start(self, stage: Stage, place: Launcher) -> None:
-        """Start a stage. What it left with another HASH is removed; what is there without a marker stays."""
+        """Start a stage. Its outputs with another HASH are removed; those without any marker stay."""
         begun, script, *args = self._done[stage.name].with_suffix('.begun'), *stage.command
         resumes, stale = begun.exists(), _same_stage(begun) - {begun}
         for file in (*files({*stage.outputs} - self._shared if stale else ()), *stale):
@@ -149,7 +149,7 @@ class _Runner:
         self._running[place] = stage
 
     def take_in(self) -> list[Launcher]:
-        """Mark what has ended well; returns the places it leaves. Raises UserError if one failed."""
+        """Mark stages that ended well; returns their places. Raises UserError if one failed."""
         self._bar.set_description_str(', '.join(stage.name for stage in self._running.values()))
         ended = {place: status for place in self._running if (status := place.status()) is not None}
         stages = [self._running.pop(place) for place in ended]
@@ -181,5 +181,5 @@ class _Runner:
 
 
 def _same_stage(marker: Path) -> set[Path]:
-    """The markers that are there which differ from this one in HASH at most."""
+    """The existing markers of this kind and stage, with any HASH."""
     return set(marker.parent.glob(f'{marker.stem[:-12]}{"?" * 12}{marker.suffix}'))

@@ -1,7 +1,7 @@
 """Which theory explains a network: its distance from every closed form, noise level by noise level.
 
 Students of an experiment `regimes` are compared with the denoisers that their training set has in closed
-form, with a student of another width and seed, and with one trained on as many other images: on held-out
+form, with a student of another width and seed, and with one trained on N other images: on held-out
 images with noise, along the student's own sampling trajectory, and by samples from the same noises. No theory
 can be expected to come closer than two trainings do.
 """
@@ -45,7 +45,7 @@ class Theory:
 
     @property
     def device(self) -> str:
-        """That of the students."""
+        """The students' device."""
         return self.students.device
 
     @functools.cached_property
@@ -60,7 +60,7 @@ class Theory:
 
     @property
     def heldout(self) -> Path:
-        """Images that no student has seen in training, as far as there are enough."""
+        """Images that no student has seen in training, if there are enough."""
         return Path('datasets', self.name, 'heldout.zip')
 
     def others(self, size: int) -> dict[str, Model]:
