@@ -94,9 +94,9 @@ def main(**opts):
     source = _source(opts, net, labels)
     if opts['figure']:
         check_out(opts['figure'], '--figure')
-    card = provenance.record(inputs=[*files, opts['data']])
+    record = provenance.record(inputs=[*files, opts['data']])
     ranks = rank_file.new_ranks(opts['seeds'], source.sigmas, dim=dim, eta=opts['eta'],
-                                settings=_settings(opts, source, device, card['inputs']),
+                                settings=_settings(opts, source, device, record['inputs']),
                                 spectrum=opts['save_spectrum'], vectors=count and (
                                     count, net.img_channels, net.img_resolution, net.img_resolution))
     if opts['out']:
@@ -112,7 +112,7 @@ def main(**opts):
 
     def save():
         if opts['out']:
-            rank_file.save_ranks(opts['out'], ranks, card)
+            rank_file.save_ranks(opts['out'], ranks, record)
 
     for filled in study.fill(ranks, net, lambda seeds: source.points(net, seeds, device), method=method,
                              batch=opts['batch'], save=save):

@@ -110,13 +110,13 @@ def _feature_card(images: str, device) -> dict:
     """Provenance without what differs between calls that make the same features, such as the time."""
     from torch_utils import provenance
 
-    card = provenance.record(images=images)
-    del card['time_utc'], card['inputs']
-    options = {name: value for name, value in sorted((card['options'] | {'images': images}).items())
+    record = provenance.record(images=images)
+    del record['time_utc'], record['inputs']
+    options = {name: value for name, value in sorted((record['options'] | {'images': images}).items())
                if name not in ('device', 'features', 'overwrite', 'workers') and value not in (None, False)}
     options['device'] = device.type
     words = ['sscd.py', 'feature', *(f'--{name}={value}' for name, value in options.items())]
-    return card | {'command': shlex.join(words), 'options': options}
+    return record | {'command': shlex.join(words), 'options': options}
 
 
 def _pair_command(name: str, kind: Score) -> click.Command:

@@ -110,8 +110,8 @@ def test_the_file_holds_what_was_printed(nets, tmp_path):
     draws = SampleGenerators([3, 5], torch.device('cpu'))
     draws.randn((3, 4, 4))
     assert arrays['class_label'].tolist() == draws.randint(3).tolist()
-    card = json.loads(str(arrays['provenance']))
-    assert card['inputs'][str(nets['cond'])]
+    record = json.loads(str(arrays['provenance']))
+    assert record['inputs'][str(nets['cond'])]
 
 
 def test_classes_and_options_reach_the_ranks(nets, tmp_path):

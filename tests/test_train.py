@@ -73,10 +73,10 @@ def test_options_have_the_references_keys(finished):
             'run_dir'} <= written.keys()
     assert not {'resume_pkl', 'resume_kimg', 'resume_state_dump'} & written.keys()
     assert (written['seed'], written['total_kimg'], written['run_dir']) == (3, 2, str(finished))
-    card = written['made_by']
-    assert (card['torch'], card['seed'], card['options']['batch']) == (torch.__version__, 3, 1000)
-    assert list(card['inputs']) == [written['dataset_kwargs']['path']]
-    assert load_snapshot(str(finished / 'network-snapshot-000002.pkl'))['made_by'] == card
+    record = written['made_by']
+    assert (record['torch'], record['seed'], record['options']['batch']) == (torch.__version__, 3, 1000)
+    assert list(record['inputs']) == [written['dataset_kwargs']['path']]
+    assert load_snapshot(str(finished / 'network-snapshot-000002.pkl'))['made_by'] == record
 
 
 def test_dry_run_prints_the_defaults_and_writes_nothing(images, tmp_path):

@@ -180,7 +180,7 @@ def _network(config: dict, tensors: dict[str, torch.Tensor], where: str) -> UNet
     known = inspect.signature(UNet2D).parameters.keys()
     unknown = [name for name in config if name not in known | PASSED_OVER and name[:1] != '_']
     if unknown:
-        note(f'note: {where}: config.json says {shown(", ".join(unknown))}, which is passed over')
+        note(f'note: {where}: config.json says {shown(", ".join(unknown))}, which is ignored')
     renamed = {_new_name(name): tensor for name, tensor in tensors.items()}
     if len(renamed) < len(tensors):
         raise UserError(f'{where}: has a tensor of attention under its old and its new name')

@@ -60,15 +60,15 @@ def new_ranks(seeds: Sequence[int], sigmas: Sequence[float], *, dim: int, eta: f
         **{name: np.full((len(sigmas), *size), np.nan, dtype=np.float32) for name, size in sizes.items()})
 
 
-def save_ranks(path: str | os.PathLike, ranks: Ranks, card: dict) -> None:
-    """Write the file, whole or not at all. card: from `provenance.record`."""
+def save_ranks(path: str | os.PathLike, ranks: Ranks, record: dict) -> None:
+    """Write the file, whole or not at all. record: from `provenance.record`."""
     arrays = {name: getattr(ranks, name) for name in _ARRAYS}
     for name in ('singular_values', *_VECTORS):
         if getattr(ranks, name) is not None:
             arrays[name] = getattr(ranks, name)
     with atomic_write(path) as file:
         np.savez(file, **arrays, dim=np.int64(ranks.dim), eta=np.float64(ranks.eta),
-                 settings=np.array(json.dumps(ranks.settings)), provenance=np.array(json.dumps(card)))
+                 settings=np.array(json.dumps(ranks.settings)), provenance=np.array(json.dumps(record)))
 
 
 def load_ranks(path: str | os.PathLike, option: str = '--ranks') -> Ranks:

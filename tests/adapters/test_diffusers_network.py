@@ -152,8 +152,8 @@ def test_scripts_take_the_folder(tmp_path):
         result = run(generate.main, f'--network={folder}', f'--outdir={tmp_path / "out"}', '--seeds=0-2',
                      '--class=1', '--steps=3', '--resume')
     assert result.stdout.startswith('0 images')
-    card = json.loads((tmp_path / 'out' / 'generation.json').read_text())['runs'][0]
-    assert sorted(map(os.path.basename, card['inputs'])) == [
+    record = json.loads((tmp_path / 'out' / 'generation.json').read_text())['runs'][0]
+    assert sorted(map(os.path.basename, record['inputs'])) == [
         'config.json', 'diffusion_pytorch_model.safetensors', 'scheduler_config.json']
     refuse(generate.main, f'--network={folder}', f'--outdir={tmp_path / "out"}', '--class=3', status=2,
            says=('the classes 0 to 2',))

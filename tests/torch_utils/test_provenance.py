@@ -21,14 +21,14 @@ def script(**opts):
 
 
 def test_the_card_says_what_made_a_result():
-    card = json.loads(run(script, '--steps=4').stdout)
-    assert card['options'] == {'steps': 4, 'seeds': '0-2', 'most': 'inf', 'names': []}
-    assert card['seed'] == 7
-    assert (card['torch'], card['numpy']) == (torch.__version__, np.__version__)
-    assert card['command']
-    assert card['python'].startswith('3.')
-    assert card['time_utc'].endswith('+00:00')
-    assert 'commit' in card
+    record = json.loads(run(script, '--steps=4').stdout)
+    assert record['options'] == {'steps': 4, 'seeds': '0-2', 'most': 'inf', 'names': []}
+    assert record['seed'] == 7
+    assert (record['torch'], record['numpy']) == (torch.__version__, np.__version__)
+    assert record['command']
+    assert record['python'].startswith('3.')
+    assert record['time_utc'].endswith('+00:00')
+    assert 'commit' in record
 
 
 def test_a_record_is_dirty_by_changed_code_but_not_by_changed_pictures(tmp_path, monkeypatch):
@@ -67,14 +67,14 @@ def test_inputs_are_known_by_their_contents(tmp_path):
     (folder / 'sub').mkdir(parents=True)
     (folder / 'sub' / 'b').write_bytes(b'2')
     (folder / 'sub-a').write_bytes(b'1')
-    card = provenance.record(inputs=[tmp_path / 'file', str(folder), None])
+    record = provenance.record(inputs=[tmp_path / 'file', str(folder), None])
     one, two = (hashlib.sha256(text).hexdigest() for text in (b'1', b'2'))
     lines = f'{one}  sub-a\n{two}  sub/b\n'  # as sha256sum prints them
-    assert card['inputs'] == {str(tmp_path / 'file'): hashlib.sha256(b'abc').hexdigest(),
+    assert record['inputs'] == {str(tmp_path / 'file'): hashlib.sha256(b'abc').hexdigest(),
                               str(folder): hashlib.sha256(lines.encode()).hexdigest()}
     (folder / 'sub' / 'b').rename(folder / 'sub' / 'c')
-    assert provenance.fingerprint(folder) != card['inputs'][str(folder)]
-    assert card['options'] == {}
+    assert provenance.fingerprint(folder) != record['inputs'][str(folder)]
+    assert record['options'] == {}
 
 
 def test_a_folder_is_known_by_what_lies_behind_links_too(tmp_path):
