@@ -9,6 +9,7 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
 from scores.denoising import Differences
+from scores.score_table import read_cells
 from torch_utils.errors import UserError, shown
 from torch_utils.files import atomic_write, write_json
 
@@ -72,24 +73,13 @@ def write_rows(path: str | os.PathLike, rows: Iterable[Row], record: dict) -> No
 def read_rows(path: str | os.PathLike, option: str = '--table') -> list[Row]:
     """The rows of a table. Raises UserError naming `option`, the file and the line of an error."""
     where = f'{option} {path}'
-    if not Path(path).is_file():
-        raise UserError(f'{where}: no such file')
-    try:
-        lines = list(csv.reader(io.StringIO(Path(path).read_text(encoding='utf-8'), newline='')))
-    except (ValueError, csv.Error) as err:
-        raise UserError(f'{where}: not a CSV file ({shown(err)})') from err
-    if not lines or lines[0] != COLUMNS:
-        raise UserError(f'{where}: no table of denoise.py: expected the columns {",".join(COLUMNS)}, found '
-                        f'{shown(",".join(lines[0] if lines else []))}')
-    if len(lines) < 2:
+    rows = [_parse(cells, line) for cells, line in read_cells(path, COLUMNS, where, 'denoise.py')]
+    if not rows:
         raise UserError(f'{where}: holds no rows')
-    return [_parse(cells, f'{where}: line {number}') for number, cells in enumerate(lines[1:], start=2)]
+    return rows
 
 
-def _parse(cells: list[str], where: str) -> Row:
-    if len(cells) != len(COLUMNS):
-        raise UserError(f'{where}: {len(cells)} cells, expected {len(COLUMNS)}')
-    values = dict(zip(COLUMNS, cells, strict=True))
+def _parse(values: dict, where: str) -> Row:
     for name in ('denoiser', 'target', 'images'):
         if not values[name] or not values[name].isprintable():
             raise UserError(f'{where}: {name} is {shown(values[name])}, expected a name')

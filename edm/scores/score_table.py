@@ -8,7 +8,7 @@ import io
 import math
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 
@@ -218,16 +218,7 @@ def _order(row: Row) -> tuple:
 def read_table(path: str | os.PathLike, option: str = '--table') -> list[Row]:
     """All rows. Raises UserError naming `option`, the file and the line of an error."""
     where = f'{option} {path}'
-    if not Path(path).is_file():
-        raise UserError(f'{where}: no such file')
-    try:
-        lines = list(csv.reader(io.StringIO(Path(path).read_text(encoding='utf-8'), newline='')))
-    except (ValueError, csv.Error) as err:
-        raise UserError(f'{where}: not a CSV file ({shown(err)})') from err
-    if not lines or lines[0] != COLUMNS:
-        raise UserError(f'{where}: not a table of scores: expected the columns {",".join(COLUMNS)}, which '
-                        f'sscd.py --table writes, found {shown(",".join(lines[0] if lines else []))}')
-    rows = [_parse(cells, f'{where}: line {number}') for number, cells in enumerate(lines[1:], start=2)]
+    rows = [_parse(cells, line) for cells, line in read_cells(path, COLUMNS, where, 'sscd.py --table')]
     if not rows:
         raise UserError(f'{where}: holds no scores')
     if len({row.key for row in rows}) < len(rows):
@@ -235,11 +226,29 @@ def read_table(path: str | os.PathLike, option: str = '--table') -> list[Row]:
     return rows
 
 
-def _parse(cells: list[str], where: str) -> Row:
-    if len(cells) != len(COLUMNS):
-        raise UserError(f'{where}: {len(cells)} cells, expected {len(COLUMNS)}')
-    text = dict(zip(COLUMNS, cells, strict=True))
+def read_cells(path: str | os.PathLike, columns: list[str], where: str, writer: str,
+               ) -> Iterator[tuple[dict[str, str], str]]:
+    """The cells of each row of a CSV file by column, and what messages call that line.
 
+    Raises UserError, led by `where`, if the file is missing or has other columns than `writer` writes.
+    """
+    if not Path(path).is_file():
+        raise UserError(f'{where}: no such file')
+    try:
+        lines = list(csv.reader(io.StringIO(Path(path).read_text(encoding='utf-8'), newline='')))
+    except (ValueError, csv.Error) as err:
+        raise UserError(f'{where}: not a CSV file ({shown(err)})') from err
+    if not lines or lines[0] != columns:
+        raise UserError(f'{where}: expected the columns {",".join(columns)}, which {writer} writes, found '
+                        f'{shown(",".join(lines[0] if lines else []))}')
+    for number, cells in enumerate(lines[1:], start=2):
+        line = f'{where}: line {number}'
+        if len(cells) != len(columns):
+            raise UserError(f'{line}: {len(cells)} cells, expected {len(columns)}')
+        yield dict(zip(columns, cells, strict=True)), line
+
+
+def _parse(text: dict[str, str], where: str) -> Row:
     def number(name: str, kind: type, low: float, high: float) -> float:
         try:
             value = kind(text[name])
