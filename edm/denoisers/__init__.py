@@ -28,15 +28,15 @@ MEANINGS = {
     'molrg': 'posterior mean of a mixture of low-rank Gaussians (MoLRG), that of a MoLRG .pt file or fitted',
 }
 WINDOWED = ('patch', 'local', 'equivariant', 'linear')
-OPTIONS = {kind: ('patch',) for kind in WINDOWED} | {'molrg': ('classes', 'dim')}  # that a kind has a use for
+OPTIONS = {kind: ('patch',) for kind in WINDOWED} | {'molrg': ('classes', 'dim')}  # that a kind takes
 
 choice = click.option(
     '--denoiser', type=click.Choice(list(DENOISERS)),
     help='; '.join(f'{name}: {meaning}' for name, meaning in MEANINGS.items()) + '.')
 options = (
     click.option('--patch', metavar='INT|auto', type=cli.IntOrAuto(),
-                 help='P, the width of windows in pixels, odd but for patch; auto: for each noise level, the '
-                      'one of the lowest denoising error on images that the denoiser does without.'),
+                 help='P, the width of windows in pixels, odd but for patch; auto: at each noise level the P '
+                      'of the lowest denoising error on images left out of the denoiser.'),
     click.option('--classes', metavar='K', type=click.IntRange(min=1),
                  help='Low-rank Gaussians to fit for molrg.'),
     click.option('--dim', metavar='D', type=click.IntRange(min=1), help='Dimensions of each of them.'),
@@ -73,7 +73,7 @@ def own_options(kind: str | None, opts: dict) -> dict:
     """Those of a command's `options` that are given, for `open_denoiser.open_denoiser`.
 
     kind: key of DENOISERS, None for a network.
-    Raises UsageError for an option that the denoiser has no use for, or lacks.
+    Raises UsageError for an option that the denoiser does not take, or needs.
     """
     given = {name: opts[name] for name in _names() if opts[name] is not None}
     for name in given:
@@ -98,7 +98,7 @@ def split_word(word: str) -> tuple[str | None, str]:
 def options_by_kind(words: Iterable[str], opts: dict) -> dict[str, dict]:
     """Those of a command's `options` that are given, by the kinds of closed forms among its words.
 
-    Raises UsageError for an option that none of them has a use for, or that one lacks.
+    Raises UsageError for an option that none of them takes, or that one needs.
     """
     kinds = list(dict.fromkeys(split_word(word)[0] for word in words))
     used = {name for kind in kinds for name in OPTIONS.get(kind, ())}

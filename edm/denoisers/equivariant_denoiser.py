@@ -13,7 +13,7 @@ from denoisers import windows
 from denoisers.softmax_sums import Sums, by_threads, merge, merge_processes
 from denoisers.window_denoiser import LEFT_OUT, WindowDenoiser, add_scores
 
-IMAGES = 32  # whose windows are in work at a time
+IMAGES = 32  # whose windows are processed at a time
 # Windows of samples and of images in one product. On a CPU its cache is to hold their scores.
 CPU_TILE, GPU_TILE = (128, 1024), (1 << 12, 1 << 14)
 

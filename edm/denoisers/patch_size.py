@@ -1,4 +1,4 @@
-"""The width of windows by noise level: that of the lowest denoising error on images it does without."""
+"""The width of windows by noise level: that of the lowest denoising error on images left out."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
