@@ -1,1 +1,1 @@
-"""What is measured of samples: RP, GL, MAE and further scores, with their controls."""
+"""Scores of samples: RP, GL, MAE and more, with their controls."""

@@ -1,6 +1,6 @@
-"""What a count of copies is worth: held-out images, which no model has seen, as its control.
+"""Calibration of counts of copies by held-out images, which no model has seen.
 
-Closeness is what a criterion measures of an image and a training set: the larger, the more it is a copy.
+Closeness is a criterion's measure of how near an image is to a training set; copies have the largest.
 """
 
 import math

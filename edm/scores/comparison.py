@@ -91,8 +91,8 @@ def probability_flow_distance(first: np.ndarray, second: np.ndarray,
     descriptor: Zhang et al. 2025, arXiv 2505.20123. From the optimal denoiser of the training set it is the
     memorization error, from the model that made the training images the generalization error.
     first, second: f of the samples, float32 [N, D], row by row of one noise.
-    The interval is the percentiles of 1000 resamples of the N squares; above 2048 of them, of their means in
-    100 groups of alike ones, which have next to their variance. seed: of the resamples.
+    The interval is the percentiles of 1000 resamples of the N squares; above 2048 of them, of the
+    means of 100 groups of similar ones, which keep nearly all of their variance. seed: of the resamples.
     """
     squares = np.sort(pair_distances(first, second) ** 2)
     n = len(squares)

@@ -13,7 +13,7 @@ from scores.score_table import Row
 from scores.two_nearest import two_nearest
 from torch_utils.errors import UserError, note
 
-_EQUAL = 1e-5  # of a descriptor's length: what batches of other sizes make of one image
+_EQUAL = 1e-5  # relative difference of one image's descriptors between batch sizes
 
 
 @dataclass(frozen=True, kw_only=True)

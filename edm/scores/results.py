@@ -1,4 +1,4 @@
-"""What sscd.py keeps of scores, in --table and --json, and what it says about them.
+"""What sscd.py prints of scores, and keeps in --table and --json.
 
 Imports no torch, so that --help answers at once.
 """
@@ -27,7 +27,7 @@ def prepare(**outputs: str | None) -> None:
 
 
 def mention(thresholds, *features) -> None:
-    """Note what is doubtful of features, and a threshold for SSCD that is left for pixels."""
+    """Note doubts about features, and a default threshold for SSCD that is used for pixels."""
     for doubt in (doubt for each in features for doubt in each.doubts()):
         note(doubt)
     source = click.get_current_context().get_parameter_source
