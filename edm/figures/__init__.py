@@ -1,1 +1,1 @@
-"""A figure a file."""
+"""One file per figure, and the style that figures share."""

@@ -156,7 +156,7 @@ def regime_limits(curves: Curves, errors: OverGaussian | None = None) -> tuple[f
 
 
 def _above_chance(curves: Curves, sizes: list[int]) -> np.ndarray:
-    """By how much the interval of RP is above that of different noises, float64; -inf where nobody knows."""
+    """By how much the interval of RP is above that of different noises, float64; -inf if not known."""
     margins = {}
     for score in 'rp', 'disjoint_rp':
         chance = curves.get(f'chance_{score}', {})
