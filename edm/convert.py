@@ -10,7 +10,7 @@ import click
 from torch_utils import cli
 from torch_utils.errors import UserError
 
-# What the makers say of their published models: guided-diffusion's by resolution, with and without classes
+# Options of published models, from their makers' instructions: guided-diffusion's by resolution, with and without classes
 # and LSUN's; improved-diffusion's without classes.
 _ADM = {'attention_resolutions': (32, 16, 8), 'num_channels': 256, 'num_res_blocks': 2,
         'num_head_channels': 64, 'noise_schedule': 'linear'}
@@ -61,7 +61,7 @@ def main() -> None:
     click.option('--source', metavar='PATH|URL', required=True, help='Checkpoint: a .pt file of tensors.'),
     click.option('--dest', metavar='PKL', required=True, help='Snapshot to write.'),
     click.option('--preset', type=click.Choice(list(PRESETS)),
-                 help='Options of a published model, by its resolution; options given beside it go first.'))
+                 help='Options of a published model, by its resolution; options given beside it override it.'))
 @cli.options('What the file does not tell',
     count('--image_size', help='Resolution.  [required without --preset]'),
     click.option('--noise_schedule', type=click.Choice(['linear', 'cosine']),
@@ -95,8 +95,8 @@ def main() -> None:
 def adm(source: str, dest: str, preset: str | None, **options) -> None:
     """Convert a checkpoint of guided-diffusion (ADM) or improved-diffusion (iDDPM) that predicts noise.
 
-    The options have the names and values of those programs' own, so that the flags of a model can be given
-    as they are. Most of them the file tells itself; those that contradict it are refused.
+    The options are those programs' own, so that the flags of a model can be given as they are. Most follow
+    from the file itself; those that contradict it are refused.
 
     \b
     Examples:

@@ -100,13 +100,13 @@ def feature(images: tuple[str, ...], features: tuple[str, ...], descriptor: str,
     for source, stream, path in zip(images, streams, features, strict=True):
         verb = 'replaced' if Path(path).exists() else 'wrote'
         values = extract(stream, compute, path, batch=batch, workers=workers or default_workers(),
-                         provenance=_feature_card(source, device))
+                         provenance=_feature_record(source, device))
         if values is not None:
             print(f'{verb} {path}: {len(values)} descriptors of {values.shape[1]} numbers')
     distributed.shutdown()
 
 
-def _feature_card(images: str, device) -> dict:
+def _feature_record(images: str, device) -> dict:
     """Provenance without what differs between calls that make the same features, such as the time."""
     from torch_utils import provenance
 
@@ -125,7 +125,7 @@ def _pair_command(name: str, kind: Score) -> click.Command:
     reference = [click.option(
         '--reference', type=click.Choice(list(REFERENCES)),
         help='--target is samples of this closed-form denoiser, or of a model of the same width trained on '
-             f'as many other images (disjoint), so the score in --table is {", ".join(called)}.')]
+             f'N other images (disjoint), so the score in --table is {", ".join(called)}.')]
 
     @main.command(kind.command, cls=cli.ListCommand, help=kind.help)
     @cli.options('Main options',
@@ -193,7 +193,7 @@ def _score(kind: Score, rows_of: Callable, labels: tuple[str, ...], thresholds: 
 @cli.options('Main options',
     *options.input_options('Features of the training images'), options.thresholds_option,
     click.option('--criterion', type=click.Choice(['similarity', 'ratio']), default='similarity',
-                 help='similarity: a copy is more alike to a training image than --t. ratio: it is nearer '
+                 help='similarity: a copy has a similarity above --t to a training image. ratio: it is nearer '
                       'than --ratio of the distance to the second nearest; needs raw descriptors, such as '
                       'l2.'),
     click.option('--ratio', metavar='FLOAT', callback=options.fraction, default='1/3',
