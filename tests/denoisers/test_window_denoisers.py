@@ -123,10 +123,11 @@ def test_neither_chunks_nor_threads_nor_the_place_of_the_pixels_change_it(kind):
 def test_each_sample_has_its_noise_level_and_its_class(kind):
     images = make_images(50)
     net = kind(make_pixels(images), patch=3, class_ends=[20, 50], label_dim=2)
-    x, sigmas = noisy(images, 0.5)[:2], torch.tensor([0.02, 2.0], dtype=torch.float64)
-    denoised = net(x, sigmas, torch.eye(2)[[1, 0]])
-    close(denoised[:1], DEFINITIONS[kind](images[20:], x[:1], 0.02, 3))
-    close(denoised[1:], DEFINITIONS[kind](images[:20], x[1:], 2.0, 3))
+    x, sigmas = noisy(images, 0.5)[:3], torch.tensor([0.02, 2.0, 0.02], dtype=torch.float64)
+    denoised = net(x, sigmas, torch.eye(2)[[1, 0, 0]])
+    for sample, of_class in enumerate((images[20:], images[:20], images[:20])):
+        expected = DEFINITIONS[kind](of_class, x[[sample]], float(sigmas[sample]), 3)
+        close(denoised[[sample]], expected)
 
 
 @pytest.mark.parametrize('kind', DEFINITIONS)
