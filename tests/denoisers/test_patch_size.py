@@ -77,3 +77,20 @@ def test_candidates_of_large_images_are_few_and_include_the_image():
     assert len(patch_size.candidates(64, odd=False)) < 30
     assert patch_size.candidates(64, odd=False)[-1] == 64
     assert patch_size.candidates(64, odd=True)[-1] == 63
+
+
+def test_sizes_are_tried_downwards_past_a_small_rise_until_a_clear_one(halves, monkeypatch):
+    by_size = {8: 1.0, 7: 1.01, 6: 0.9, 5: 0.9005, 4: 0.91, 3: 2.0, 2: 0.1, 1: 0.1}
+    tried = []
+
+    def error(denoiser, examples, noise, sigma, size):
+        tried.append((sigma, size))
+        return by_size[size]
+
+    monkeypatch.setattr(patch_size, 'LEVELS', 2)
+    monkeypatch.setattr(patch_size, 'denoising_error', error)
+    net = open_denoiser('patch', halves[0], torch.device('cpu'), patch='auto')
+    assert list(net.sizes.values()) == [6, 6]  # not 5, the error of which is the same but for .06 %
+    high, low = net.sizes
+    assert [size for sigma, size in tried if round(sigma, 6) == high] == [8, 7, 6, 5, 4, 3]
+    assert [size for sigma, size in tried if round(sigma, 6) == low] == [7, 6, 5, 4, 3]  # from one above
