@@ -124,6 +124,15 @@ def test_a_table_is_read_as_it_was_written(tmp_path):
     assert (tmp_path / 'errors.json').read_text() == '{\n  "command": "this"\n}\n'
 
 
+@pytest.mark.parametrize(('images', 'of_population'), [
+    ('train', False), ('trajectory', False), ('heldout', True), ('data', True)])
+def test_seeds_that_share_a_held_out_image_count_together_in_its_interval(images, of_population):
+    found = measured({'a': Scaling(0.5)})
+    rows = rows_of(found, ['a'], SIGMAS, images=images, size=None)
+    assert [row.stderr for row in rows] == found.standard_error(of_population=of_population)[0].tolist()
+    assert found.standard_error()[0, 0] != found.standard_error(of_population=True)[0, 0]
+
+
 @pytest.mark.parametrize(('column', 'text', 'says'), [
     ('sigma', '0', 'sigma'), ('mse', 'nan', 'mse'), ('mse', '-1', 'mse'), ('count', '1.5', 'count'),
     ('count', '0', 'count'), ('images', 'test', 'train, heldout'), ('denoiser', '', 'denoiser'),
