@@ -10,8 +10,8 @@ import click
 from torch_utils import cli
 from torch_utils.errors import UserError
 
-# Options of published models, from their makers' instructions: guided-diffusion's by resolution, with and without classes
-# and LSUN's; improved-diffusion's without classes.
+# Options of published models, from their makers' instructions: guided-diffusion's by resolution, with and
+# without classes and LSUN's; improved-diffusion's without classes.
 _ADM = {'attention_resolutions': (32, 16, 8), 'num_channels': 256, 'num_res_blocks': 2,
         'num_head_channels': 64, 'noise_schedule': 'linear'}
 _IDDPM = {'attention_resolutions': (16, 8), 'num_channels': 128, 'num_res_blocks': 3, 'num_heads': 4,
@@ -61,7 +61,7 @@ def main() -> None:
     click.option('--source', metavar='PATH|URL', required=True, help='Checkpoint: a .pt file of tensors.'),
     click.option('--dest', metavar='PKL', required=True, help='Snapshot to write.'),
     click.option('--preset', type=click.Choice(list(PRESETS)),
-                 help='Options of a published model, by its resolution; options given beside it override it.'))
+                 help='Options of a published model, by its resolution; options beside it override it.'))
 @cli.options('What the file does not tell',
     count('--image_size', help='Resolution.  [required without --preset]'),
     click.option('--noise_schedule', type=click.Choice(['linear', 'cosine']),

@@ -193,9 +193,9 @@ def _score(kind: Score, rows_of: Callable, labels: tuple[str, ...], thresholds: 
 @cli.options('Main options',
     *options.input_options('Features of the training images'), options.thresholds_option,
     click.option('--criterion', type=click.Choice(['similarity', 'ratio']), default='similarity',
-                 help='similarity: a copy has a similarity above --t to a training image. ratio: it is nearer '
-                      'than --ratio of the distance to the second nearest; needs raw descriptors, such as '
-                      'l2.'),
+                 help='similarity: copies are above --t in similarity to a training image. ratio: they are '
+                      'nearer than --ratio of the distance to the second nearest; needs raw descriptors, '
+                      'such as l2.'),
     click.option('--ratio', metavar='FLOAT', callback=options.fraction, default='1/3',
                  help='Ratio of distances below which a sample is a copy.'),
     cli.device_option)
