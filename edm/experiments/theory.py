@@ -139,6 +139,9 @@ def plan(job: Theory) -> list[Stage]:
     if missing:
         raise UserError(f'--sizes {missing[0]}: the students of {job.students.name} have N = '
                         f'{", ".join(map(str, job.students.sizes))}')
+    alone = sorted({*job.sizes} - {*job.disjoint_sizes})
+    if alone and job.students.disjoint is None:
+        note(f'--sizes {", ".join(map(str, alone))}: no disjoint set, so that no size is compared with one')
     own = {stage.name: stage for stage in regimes.plan(job.students)}
     students = [model for size in job.sizes
                 for model in (Model(size, job.students.widths[0]), *job.others(size).values())]

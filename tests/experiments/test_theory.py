@@ -97,6 +97,14 @@ def test_names_of_experiments_of_students_are_refused(tmp_path, monkeypatch):
         theory.plan(replace(JOB, name='mine'))
 
 
+def test_sizes_without_a_disjoint_set_are_told(capsys):
+    few = replace(JOB, students=replace(STUDENTS, sizes=(64, 900)), sizes=(64, 900))
+    assert not any('disjoint' in name for name in plan(few))
+    assert '--sizes 900: no disjoint set' in capsys.readouterr().err
+    plan()
+    assert not capsys.readouterr().err
+
+
 def test_students_of_one_width_have_no_second_network():
     stages = plan(replace(JOB, students=replace(STUDENTS, widths=(16,))))
     assert not any('second' in name for name in stages)
