@@ -1,1 +1,1 @@
-"""Networks of other software as denoisers: what their files say, and how they are called."""
+"""Networks of other software as denoisers: reading their files, and calling them."""

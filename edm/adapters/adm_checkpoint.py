@@ -55,7 +55,7 @@ def read_checkpoint(path_or_url: str, option: str = '--source') -> dict[str, tor
 def convert(tensors: dict[str, torch.Tensor], options: dict, where: str = '--source') -> iDDPMPrecond:
     """The denoiser of an ADM checkpoint, on the CPU, in evaluation mode.
 
-    options: by guided-diffusion's names, None for those not given. What a file does not tell must be there:
+    options: by guided-diffusion's names, None for those not given. What a file does not say must be there:
         image_size, noise_schedule ('linear' or 'cosine'), num_head_channels or, without it, num_heads; by
         default diffusion_steps is 1000, dropout 0, and rescale_timesteps, use_new_attention_order and
         use_fp16 are False. The others are compared with the file: those that `_form` returns.
@@ -99,7 +99,7 @@ def _check_kind(tensors: dict, where: str) -> None:
 
 
 def _form(tensors: dict) -> tuple[dict, dict[str, str]]:
-    """What the tensors tell: the value of each option, and the name of the tensor that shows it.
+    """The value of each option that the tensors determine, and the name of the tensor that shows it.
 
     With guided-diffusion's options stand img_channels, emb_mult (width of the embedding by that of the
     network), attends (whether each level does), and resampling: 'blocks', 'convolutions' or 'pooling'.
@@ -258,7 +258,7 @@ def _their_shape(layer: str, kind: str, shape: list[int], options: dict) -> list
 
 
 def _as_ours(layer: str, tensor: torch.Tensor, shape: torch.Size, options: dict) -> torch.Tensor:
-    """A tensor of a checkpoint in the form of ours.
+    """A tensor of a checkpoint in the layout of ours.
 
     Their 3 C channels of queries, keys and values are [head, 3, C / head], in the new order [3, head,
     C / head]; ours are [head, C / head, 3]. A variance that was not learned is 0; the denoiser leaves it out.

@@ -1,4 +1,4 @@
-"""Denoisers of networks that know discrete time steps: the diffusion of DDPM as its schedulers describe it.
+"""Denoisers from networks with discrete time steps: the diffusion of DDPM as schedulers describe it.
 
 At step t such a network gets x_t = sqrt(a_t) (y + sigma_t n), where a_t is the product of 1 - beta up to t,
 and sigma_t^2 = (1 - a_t) / a_t (Ho et al. 2020). It predicts the noise n ("epsilon"), the clean images y
@@ -15,21 +15,24 @@ PREDICTIONS = ('epsilon', 'v_prediction', 'sample')
 
 
 def linear_betas(start: float, end: float, count: int) -> torch.Tensor:
+    """Equal steps from start to end (Ho et al. 2020), float32 [count]."""
     return torch.linspace(start, end, count, dtype=torch.float32, device='cpu')
 
 
 def scaled_linear_betas(start: float, end: float, count: int) -> torch.Tensor:
+    """Square roots in equal steps (Rombach et al. 2022), float32 [count]."""
     return torch.linspace(start**0.5, end**0.5, count, dtype=torch.float32, device='cpu')**2
 
 
 def cosine_betas(start: float, end: float, count: int) -> torch.Tensor:
-    """Nichol & Dhariwal 2021, Eq. 17, at most 0.999; start and end have no effect."""
+    """Nichol & Dhariwal 2021, Eq. 17, at most 0.999, float32 [count]; start and end have no effect."""
     shares = [math.cos((i / count + 0.008) / 1.008 * math.pi / 2)**2 for i in range(count + 1)]
     betas = [min(1 - after / before, 0.999) for before, after in pairwise(shares)]
     return torch.tensor(betas, dtype=torch.float32, device='cpu')
 
 
 def sigmoid_betas(start: float, end: float, count: int) -> torch.Tensor:
+    """A sigmoid from -6 to 6, scaled to start and end, float32 [count]."""
     ramp = torch.linspace(-6, 6, count, dtype=torch.float32, device='cpu')
     return ramp.sigmoid() * (end - start) + start
 
@@ -43,10 +46,10 @@ class DiscreteDenoiser(torch.nn.Module):
 
     model: F, with further output channels, such as a variance, behind those of the images.
     betas: float [T], each in (0, 1). prediction: one of PREDICTIONS.
-    clip: clip denoised images to [-clip, clip], as samplers of such networks often do; None for not.
+    clip: clip denoised images to [-clip, clip], as samplers of such networks often do; None: don't clip.
 
-    x, a clean image with noise of level sigma, is scaled by 1 / sqrt(1 + sigma^2), and t is found on straight
-    lines through the points (log sigma_t, t), beyond the first and last step that step.
+    x, a clean image with noise of level sigma, is scaled by 1 / sqrt(1 + sigma^2), and t is interpolated
+    linearly between the points (log sigma_t, t), and clamped to the first and the last step.
     Raises ValueError if no noise is left at the first step, or no image at the last.
     """
 

@@ -1,7 +1,7 @@
 """The U-Net `UNet2DModel` of diffusers, for networks that were trained there.
 
-Its parts have the names that stand in those files: a tensor `down_blocks.0.resnets.1.conv1.weight` there is
-one here. Built from what config.json says, filled by `adapters.diffusers_network`.
+Its modules are named as in those files: a tensor `down_blocks.0.resnets.1.conv1.weight` there is one here.
+Built from what config.json says, filled by `adapters.diffusers_network`.
 """
 
 import math
@@ -127,7 +127,7 @@ class Upsample(torch.nn.Module):
 
 
 class DownBlock(torch.nn.Module):
-    """One level of the encoder. sampler: makes what halves the resolution, None at the last level."""
+    """One level of the encoder. sampler: builds what halves the resolution; None at the last level."""
 
     def __init__(self, in_channels: int, out_channels: int, layers: int, *, resnet: Callable,
                  attention: Callable | None, sampler: Callable | None):
@@ -215,7 +215,7 @@ class FourierFeatures(torch.nn.Module):
 
 
 class LearnedFeatures(torch.nn.Embedding):
-    """A vector for each time step, in between on the straight line from one to the next."""
+    """A learned vector for each time step, interpolated linearly in between, [B] -> [B, channels]."""
 
     def forward(self, t: torch.Tensor) -> torch.Tensor:
         low = t.floor().clamp(0, self.num_embeddings - 1)
@@ -225,7 +225,7 @@ class LearnedFeatures(torch.nn.Embedding):
 
 
 class TimeMlp(torch.nn.Module):
-    """Two layers that make the time embedding of its features."""
+    """Two layers from time features to the time embedding, [B, in] -> [B, out]."""
 
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
@@ -237,7 +237,7 @@ class TimeMlp(torch.nn.Module):
 
 
 class UNet2D(torch.nn.Module):
-    """F(x, t, class_labels), of the arguments that config.json holds, by its names and with its defaults.
+    """F(x, t, class_labels); arguments by the names in config.json, with diffusers' defaults.
 
     x: [B, in_channels, H, W]. t: time steps, [B], of any fraction. class_labels: one-hot
     [B, num_class_embeds]; None or zeros for no class. Returns [B, out_channels, H, W].
