@@ -1,10 +1,10 @@
-"""Closed forms of MoLRG: the denoiser and its Jacobian."""
+"""The closed-form denoiser of MoLRG."""
 
 import pytest
 import torch
 
 from data.molrg_data import MoLRG, MoLRGShape
-from denoisers.molrg_denoiser import MoLRGDenoiser, jacobian_spectrum, true_denoiser
+from denoisers.molrg_denoiser import true_denoiser
 from sampling.sampler import edm_sampler
 from training.low_rank import LowRankDenoiser
 
@@ -24,28 +24,6 @@ def test_the_true_denoiser_can_be_sampled_and_gives_samples_of_a_class(data):
     assert 60 < int((energies[:, 0] > energies[:, 1]).sum()) < 140  # standard deviation 7
     # Every coordinate of the sample's class is standard normal; 200 samples of 6, and Heun's error.
     assert abs(float(energies.amax(dim=1).mean()) / 6 - 1) < 0.15
-
-
-@pytest.mark.parametrize('sigma', [0.002, 0.1, 0.6, 2.0, 80.0])
-def test_the_spectrum_is_that_of_the_jacobian(data, sigma):
-    generator = torch.Generator().manual_seed(1)
-    bases = torch.linalg.qr(data.bases().double().transpose(0, 1).reshape(48, 12)).Q.reshape(48, 2, 6)
-    bases = bases.transpose(0, 1)  # orthogonal to rounding in float64
-    x = data.samples()[::50].double().flatten(1)
-    x = x + sigma * torch.randn(x.shape, generator=generator, dtype=torch.float64)
-    net = MoLRGDenoiser(bases, 3, 4)
-    jacobians = torch.func.vmap(torch.func.jacrev(
-        lambda y: net(y.reshape(1, 3, 4, 4), sigma).flatten()))(x)
-    expected = torch.linalg.svdvals(jacobians)[:, :12]
-    torch.testing.assert_close(jacobian_spectrum(x, sigma, bases), expected, rtol=1e-6, atol=1e-9)
-
-
-def test_the_rank_is_d_at_low_noise_and_kd_at_high_noise(data):
-    x = data.samples().flatten(1)
-    for sigma, rank in (0.002, 6), (80, 12):
-        noisy = x + sigma * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
-        values = jacobian_spectrum(noisy, sigma, data.bases())
-        assert ((values > 1e-3 * values[:, :1]).sum(dim=1) == rank).all()
 
 
 def test_the_denoiser_is_the_low_rank_network_with_the_true_bases_in_float64(data):
