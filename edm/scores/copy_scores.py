@@ -5,13 +5,20 @@ section 3. A similarity is the inner product of two descriptors, summed in float
 strictly above.
 """
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+if TYPE_CHECKING:
+    import torch
+
 _BLOCK = 2048  # rows of source and of target at a time: 16 MiB of similarities
 _PAIRS = 256  # rows at a time where no product is needed: they stay in the cache
+_GROUP = 32  # columns whose maximum stands for them
 Z95 = 1.959963984540054  # the standard normal's 97.5 % point
 
 
@@ -54,19 +61,41 @@ def nearest_neighbors(source: np.ndarray, target: np.ndarray,
     best, index = np.full(len(source), -np.inf), np.zeros(len(source), dtype=np.int64)
     torch.backends.cuda.matmul.allow_tf32 = False  # else the bound of the error would not hold
     error = error_of_float32(source.shape[1]) * max(_longest(source) * _longest(target), 1e-30)
+    buffer = torch.empty(min(_BLOCK, len(source)) * min(_BLOCK, len(target)), device=device)
     for start in range(0, len(source), _BLOCK):
         rows = slice(start, start + _BLOCK)
         queries = torch.tensor(source[rows], dtype=torch.float32, device=device)
         seen = torch.full((len(queries),), -torch.inf, device=device)
         for column in range(0, len(target), _BLOCK):
             keys = torch.tensor(target[column:column + _BLOCK], dtype=torch.float32, device=device)
-            product = queries @ keys.T
-            seen = torch.maximum(seen, product.amax(dim=1))
-            row, place = (product >= (seen - 2.1 * error)[:, None]).nonzero().cpu().numpy().T
+            product = torch.mm(queries, keys.T, out=buffer[:len(queries) * len(keys)].view(len(queries), -1))
+            groups, maxima = maxima_of_groups(product)
+            seen = torch.maximum(seen, maxima.amax(dim=1))
+            row, place = (of.cpu().numpy() for of in at_least(groups, maxima, seen - 2.1 * error)[:2])
             if len(row) > product.numel() // 50:  # images are all alike, and single pairs would take long
                 row, place = _first_largest(source[rows], target[column:column + _BLOCK])
             _keep_better(source[rows], target, row, place + column, best[rows], index[rows])
     return best, index
+
+
+def maxima_of_groups(product: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Products [N, M] by groups of columns, [N, groups, _GROUP], the last filled up, and their maxima."""
+    import torch
+
+    missing = -product.shape[1] % _GROUP
+    if missing:
+        product = torch.nn.functional.pad(product, (0, missing), value=-torch.inf)
+    groups = product.unflatten(1, (-1, _GROUP))
+    return groups, groups.amax(dim=2)
+
+
+def at_least(groups: torch.Tensor, maxima: torch.Tensor,
+             least: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Rows, columns and values of the products that are at least `least`, [N], sorted by row, then column."""
+    row, group = (maxima >= least[:, None]).nonzero().T
+    values = groups[row, group]
+    pair, within = (values >= least[row, None]).nonzero().T
+    return row[pair], group[pair] * _GROUP + within, values[pair, within]
 
 
 def _first_largest(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -128,16 +157,16 @@ class Share:
         return wilson_interval(self.count, self.total)[1]
 
     @classmethod
-    def above(cls, similarities: np.ndarray, threshold: float) -> 'Share':
+    def above(cls, similarities: np.ndarray, threshold: float) -> Share:
         """The share of similarities strictly above the threshold."""
         return cls(int(np.count_nonzero(similarities > threshold)), len(similarities))
 
     @classmethod
-    def below(cls, errors: np.ndarray, threshold: float) -> 'Share':
+    def below(cls, errors: np.ndarray, threshold: float) -> Share:
         """The share of errors strictly below the threshold."""
         return cls(int(np.count_nonzero(errors < threshold)), len(errors))
 
-    def rest(self) -> 'Share':
+    def rest(self) -> Share:
         """The share of the others."""
         return Share(self.total - self.count, self.total)
 

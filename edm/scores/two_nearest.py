@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from scores.copy_scores import error_of_float32, pair_distances
+from scores.copy_scores import at_least, error_of_float32, maxima_of_groups, pair_distances
 from torch_utils.errors import UserError
 
 if TYPE_CHECKING:
     import torch
 
 _BLOCK = 2048  # rows of source and of target at a time: 16 MiB of products
-_GROUP = 32  # columns whose maximum stands for them
 
 
 def two_nearest(source: np.ndarray, target: np.ndarray, device='cpu') -> tuple[np.ndarray, np.ndarray]:
@@ -51,14 +50,14 @@ def _candidates(source: np.ndarray, target: np.ndarray, center: np.ndarray,
     x = torch.from_numpy(source).to(device) - middle
     lengths, longest = x.norm(dim=1), 0.0
     best = torch.full((len(x), 2), -torch.inf, device=device)  # a bound of the two largest products so far
-    found = []
+    buffer, found = torch.empty(len(x) * min(_BLOCK, len(target)), device=device), []
     for start in range(0, len(target), _BLOCK):
         keys = target[start:start + _BLOCK]
         t = torch.from_numpy(keys).to(device) - middle
         squares = t.norm(dim=1).square()
         longest = max(longest, float(squares.max()))
         slack = 2.1 * error_of_float32(x.shape[1] + 4) * (lengths * longest ** 0.5 + longest)
-        product = torch.addmm(squares / -2, x, t.T)
+        product = torch.addmm(squares / -2, x, t.T, out=buffer[:len(x) * len(t)].view(len(x), -1))
         row, place, value = _largest(product, best, slack)
         if len(row) > len(x) * len(keys) // 50:  # images are all alike, or the first block is one group
             row, place = map(torch.from_numpy, _first_two(source - center, keys - center))
@@ -77,17 +76,11 @@ def _largest(product: torch.Tensor, best: torch.Tensor,
     """
     import torch
 
-    missing = -product.shape[1] % _GROUP
-    if missing:
-        product = torch.nn.functional.pad(product, (0, missing), value=-torch.inf)
-    product = product.unflatten(1, (-1, _GROUP))
-    maxima = product.amax(dim=2)
-    best.copy_(torch.cat([best, maxima], dim=1).topk(2, dim=1).values)
-    least = best[:, 1] - slack
-    row, group = (maxima >= least[:, None]).nonzero().T
-    values = product[row, group]
-    place, within = (values >= least[row, None]).nonzero().T
-    return row[place], group[place] * _GROUP + within, values[place, within]
+    groups, maxima = maxima_of_groups(product)
+    both = torch.cat([best, maxima], dim=1)
+    best[:, :1], place = both.max(dim=1, keepdim=True)  # far faster than topk
+    best[:, 1] = both.scatter_(1, place, -torch.inf).amax(dim=1)
+    return at_least(groups, maxima, best[:, 1] - slack)
 
 
 def _first_two(x: np.ndarray, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from scores import copy_scores
 from scores import two_nearest as module
 from scores.two_nearest import two_nearest
 from torch_utils.errors import UserError
@@ -21,7 +22,7 @@ def images(n, dim=48, seed=0, top=256):
 @pytest.mark.parametrize('block', [2, 5, 7, 64, 2048])
 def test_they_are_those_of_all_distances_whatever_the_blocks(monkeypatch, block):
     monkeypatch.setattr(module, '_BLOCK', block)
-    monkeypatch.setattr(module, '_GROUP', 3)
+    monkeypatch.setattr(copy_scores, '_GROUP', 3)
     source, target = images(11), images(23, seed=1)
     for got, expected in zip(two_nearest(source, target), known(source, target), strict=True):
         np.testing.assert_array_equal(got, expected)
