@@ -170,7 +170,7 @@ def molrg(preset, name, device, **run):
 @cli.options('Main options',
     click.option('--preset', type=click.Choice(['quickstart', 'mnist', 'paper']), default='quickstart',
                  help='Settings. quickstart: real 8x8 digits, minutes on two CPU cores; mnist: MNIST at '
-                      '32x32, of the file given by --data, an hour; paper: released networks, for a GPU.'),
+                      '32x32, of the file given by --data, a quarter of an hour; paper: for a GPU.'),
     click.option('--data', metavar='ZIP|DIR',
                  help='Images to train on, all that dataset_tool.py takes, such as '
                       'train-images-idx3-ubyte.gz.  [default: the preset\'s]'),

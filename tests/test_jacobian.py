@@ -289,7 +289,7 @@ def test_references_and_where_a_network_extrapolates_are_marked(axis, ends):
 
 
 def test_shares_are_drawn_on_a_logarithmic_axis_from_high_to_low_snr():
-    spread = {'U-Net': SERIES['U-Net'], 'Optimal': table([[12, 2, 0], [12, 0, 0]])}
+    spread = {'Optimal': table([[12, 2, 0], [12, 0, 0]]), 'U-Net': SERIES['U-Net']}
     figure, caption = draw_ranks(spread, scale='log', falling=True, about='MNIST, 60 kimg.',
                                  trained=('U-Net', 0, 1))
     axes, = figure.axes
@@ -298,6 +298,8 @@ def test_shares_are_drawn_on_a_logarithmic_axis_from_high_to_low_snr():
     low, high = axes.get_ylim()
     assert (axes.get_yscale(), high) == ('log', 1)
     assert 0.01 < low < 1 / 48  # the mean of 2 and 0
+    bars = [line.get_ydata()[0] for line in axes.lines if len(line.get_ydata()) == 2]
+    np.testing.assert_allclose(bars, [12 / 48])  # and none where all ranks are 0
     assert caption.startswith('MNIST, 60 kimg. The smallest number')
     assert 'Left out on this axis: ranks of 0 (Optimal).' in caption
     assert 'Left out' not in draw_ranks(spread)[1]

@@ -169,8 +169,10 @@ def _draw_violin(axes: Axes, x: float, values: np.ndarray, half: float, resoluti
     """The values' density, by Gaussian kernels of Scott's width; at its highest it is 2 * half wide."""
     low, high = values.min(), values.max()
     if axes.get_yscale() == 'log':
+        if high == 0:
+            return
         low = max(low, resolution)
-    if low >= high:
+    if low == high:
         axes.plot(_unscaled(axes, np.array([x - half, x + half])), [low, low], color=color, lw=1.2, alpha=0.5,
                   solid_capstyle='butt', clip_on=False)
         return
