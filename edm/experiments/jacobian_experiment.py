@@ -148,7 +148,7 @@ PRESETS = {
         training=('U-Net on MNIST, 32x32', None, (
             '--arch', 'ddpmpp', '--precond', 'edm', '--model_channels', '8', '--cres', '1,2,4',
             '--num_blocks', '1', '--attn_resolutions', '8', '--dropout', '0', '--augment', '0',
-            '--batch', '32', '--duration', '0.05', '--lr', '0.003', '--lr_rampup', '1',
+            '--batch', '32', '--duration', '0.15', '--lr', '0.003', '--lr_rampup', '1',
             '--lr_decay', 'cosine', '--P_mean', '0', '--P_std', '1.8', '--tick', '5', '--snap', '1000'))),
     'paper': JacobianExperiment(
         name='jacobian-paper', training=None, jacobian=('--seeds', '0-99'),
