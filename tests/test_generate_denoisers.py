@@ -82,14 +82,16 @@ def test_neither_batch_nor_memory_change_a_sample(kind, data, tmp_path):
 def test_neither_split_seeds_nor_a_split_data_set_change_a_sample(data, tmp_path):
     args = (f'--dataset={data["labelled"]}', '--steps=6', '--S_churn=5')
     shards = ('--shard_dataset', '--batch=4', '--cache_gb=0')
-    calls = {'seeds': ('optimal', ()), **{kind: (kind, shards) for kind in KINDS}}
+    calls = {'seeds': ('optimal', ()), **{kind: (kind, shards) for kind in KINDS},
+             'auto': ('patch', ('--patch=auto', *shards))}
     for name, (kind, more) in calls.items():
         (tmp_path / f'{name}.args').write_text('\n'.join([
             f'--denoiser={kind}', *KINDS[kind], f'--outdir={tmp_path / name}', '--seeds=0-8', *args,
             '--device=cpu', f'--trajectory={tmp_path / name}.npz', *more]))
     processes(2, '../tests/call_generate.py', *(tmp_path / f'{name}.args' for name in calls))
-    for name, (kind, _) in calls.items():
-        one = sample(tmp_path / f'{name}-one', *args, kind=kind, seeds='0-8')
+    for name, (kind, more) in calls.items():
+        whole = [each for each in more if each not in shards]
+        one = sample(tmp_path / f'{name}-one', *args, *whole, kind=kind, seeds='0-8')
         assert np.abs(read(tmp_path / name) - one).max() <= 1
         with np.load(tmp_path / f'{name}.npz') as arrays:
             assert arrays['seeds'].tolist() == list(range(9))
