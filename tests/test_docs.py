@@ -84,8 +84,8 @@ def test_pictures_and_files_linked_in_readmes_exist(readme):
 
 
 def python_example() -> str:
-    example, = re.findall(r'```python\n(.*?)```', READMES['README.md'], flags=re.DOTALL)
-    return example
+    section = READMES['README.md'].split('## Use from Python')[1]
+    return re.search(r'```python\n(.*?)```', section, flags=re.DOTALL)[1]
 
 
 def test_the_python_example_runs_as_it_stands(tmp_path, monkeypatch, capsys):
