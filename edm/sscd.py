@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import os
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +30,10 @@ def main() -> None:
       python edm/sscd.py rpscore --source=evaluation/a.npz --target=evaluation/b.npz
       python edm/sscd.py mscore --source=evaluation/a.npz --target=evaluation/train.npz
     """
+    name = click.get_current_context().invoked_subcommand
+    if int(os.environ.get('WORLD_SIZE', 1)) > 1 and name not in ('feature', 'mscore'):
+        raise click.UsageError(f'{name} runs in one process; only feature and mscore share their work under '
+                               'torchrun')
 
 
 @main.command(cls=cli.ListCommand)
@@ -160,8 +165,8 @@ for _command in COMMANDS:
 
 def _score(kind: Score, rows_of: Callable, labels: tuple[str, ...], thresholds: tuple[float, ...], *,
            sources, targets, sizes, json_path, table, nested=False, neighbors=(), heldout=None,
-           keeps_controls=True) -> None:
-    """Print and keep the scores of all files at all thresholds.
+           keeps_controls=True, writes=True) -> None:
+    """Print and keep the scores of all files at all thresholds; without `writes`, leave files alone.
 
     rows_of: from features of source and target, the size and the number of the source to, per threshold, a
     score with its controls, and to the number of training images.
@@ -171,6 +176,8 @@ def _score(kind: Score, rows_of: Callable, labels: tuple[str, ...], thresholds: 
     several = len(sources) > 1 or len(thresholds) > 1
     options.check_options(table, json_path, labels, nested, several, len(sources), targets=targets,
                           sizes=sizes, neighbors=neighbors)
+    if not writes:
+        table, json_path, neighbors = None, None, ()
     for path in neighbors or (None,):
         results.prepare(json=json_path, table=table, neighbors=path)
     load, kept = functools.lru_cache(maxsize=2)(load_features), []
@@ -218,7 +225,8 @@ def mscore(criterion, ratio, heldout, false_positives, drop_equal, widths, names
 
     The share of samples that copy no training image, 1 - memorized fraction; the papers' software prints it
     as the M score, and so does this command. With held-out images, it prints beside it their score and the
-    difference, the score at the threshold that they calibrate, and the C_T statistic.
+    difference, the score at the threshold that they calibrate, and the C_T statistic. Under torchrun,
+    processes share the samples.
 
     \b
     Example:
@@ -228,8 +236,7 @@ def mscore(criterion, ratio, heldout, false_positives, drop_equal, widths, names
     from descriptors.features import load_features
     from scores.memorization import CRITERIA, measure_memorization
     from scores.neighbors import save_neighbors
-    from torch_utils import provenance
-    from torch_utils.distributed import pick_device
+    from torch_utils import distributed, provenance
 
     if criterion == 'ratio':
         if cli.given('thresholds') or neighbors:
@@ -241,8 +248,12 @@ def mscore(criterion, ratio, heldout, false_positives, drop_equal, widths, names
         if cli.given(option) and not (heldout or more['nested']):
             raise click.UsageError(f'--{option.replace("_", "-")} needs --heldout, or --nested')
     labels = options.model_labels(1, widths, names, more['table'])
-    nested, sizes, device = more['nested'], more['sizes'], pick_device(device)
-    real, controls = load_features(heldout, '--heldout') if heldout else None, []
+    nested, sizes, device = more['nested'], more['sizes'], distributed.pick_device(device)
+    distributed.init(device)
+    first = distributed.rank() == 0
+    with distributed.shared_errors():
+        real = load_features(heldout, '--heldout') if heldout else None
+    controls = []
 
     def rows(samples, training, size, place):
         total = len(training.values)
@@ -257,17 +268,22 @@ def mscore(criterion, ratio, heldout, false_positives, drop_equal, widths, names
             device=device, drop_equal=drop_equal)
         if neighbors:
             inputs = [more['sources'][place], (more['targets'] * (place + 1))[place]]
-            save_neighbors(neighbors[place], measured.samples.values, measured.samples.nearest, thresholds[0],
-                           samples, training, provenance.record(inputs=inputs), size or total)
+            with distributed.shared_errors():
+                if first:
+                    save_neighbors(neighbors[place], measured.samples.values, measured.samples.nearest,
+                                   thresholds[0], samples, training, provenance.record(inputs=inputs),
+                                   size or total)
             print(f'wrote {neighbors[place]}: the nearest training images')
         found = measured.rows(thresholds, false_positives, models=labels, size=size or total,
                               descriptor=samples.descriptor or training.descriptor or '')
         return list(found), measured.num_training
-    _score(SCORES[CRITERIA[criterion].gl], rows, labels, thresholds, neighbors=neighbors,
-           heldout=heldout, **more)
-    if controls == [None] * len(controls):
-        print('The threshold is not calibrated: --heldout shows how many real images that no model has seen '
-              'count as copies at it')
+    with distributed.shared_errors(), distributed.only_rank0_prints():
+        _score(SCORES[CRITERIA[criterion].gl], rows, labels, thresholds, neighbors=neighbors,
+               heldout=heldout, writes=first, **more)
+        if controls == [None] * len(controls):
+            print('The threshold is not calibrated: --heldout shows how many real images that no model has '
+                  'seen count as copies at it')
+    distributed.shutdown()
 
 
 @main.command(cls=cli.ListCommand)

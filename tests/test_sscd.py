@@ -11,7 +11,7 @@ import sscd
 from descriptors.features import load_features
 from descriptors.pixel_descriptors import pixel_descriptor
 from descriptors.sscd_model import SscdDescriptor
-from helpers import DATA, processes, refuse, run
+from helpers import DATA, fork, processes, refuse, run
 from image_sets import write
 from scores.copy_scores import memorized_fraction, nearest_neighbors, rp_score, wilson_interval
 from scores.neighbors import load_neighbors
@@ -348,6 +348,33 @@ def test_sscd_features_are_the_networks_and_the_same_from_two_processes(folder, 
     assert (features.descriptor, features.identity) == ('sscd', descriptor.identity)
     assert features.provenance['command'] == (
         f'sscd.py feature --batch=2 --descriptor=sscd --images={path} --model={model} --device=cpu')
+
+
+def test_two_processes_share_the_search_of_mscore_and_write_once(tmp_path):
+    rng = np.random.default_rng(0)
+    for name, count in (('a', 5), ('train', 40), ('heldout', 7)):
+        values = rng.standard_normal((count, 6)).astype(np.float32)
+        np.savez(tmp_path / f'{name}.npz', features=values / np.linalg.norm(values, axis=1, keepdims=True))
+    a, train, heldout = (tmp_path / f'{name}.npz' for name in ('a', 'train', 'heldout'))
+    options = ('mscore', '--source', a, '--target', train, '--heldout', heldout, '--t', '0.8',
+               '--device', 'cpu', '--width', '8')
+
+    def outputs(name):
+        return ('--table', tmp_path / f'{name}.csv', '--neighbors', tmp_path / f'{name}.npz')
+    one = run(sscd.main, *options, *outputs('one'))
+    two = processes(2, 'sscd.py', *options, *outputs('two'))
+    assert two.count('M score =') == one.stdout.count('M score =') == 1
+    assert two.count('wrote') == 2
+    assert (tmp_path / 'one.csv').read_bytes() == (tmp_path / 'two.csv').read_bytes()
+    with np.load(tmp_path / 'one.npz') as first, np.load(tmp_path / 'two.npz') as second:
+        for name in ('similarity', 'nearest'):
+            np.testing.assert_array_equal(first[name], second[name])
+    statuses, printed = fork(2, 'sscd.py', *options[:2], tmp_path / 'none.npz', *options[3:-2])
+    assert all(statuses)
+    assert printed.count('none.npz') == 1
+    statuses, printed = fork(2, 'sscd.py', 'pfd', '--source', a, '--target', a)
+    assert all(statuses)
+    assert 'pfd runs in one process' in printed
 
 
 def test_raw_features_say_so_and_are_refused_where_a_similarity_is_asked_for(folder, tmp_path):

@@ -1,7 +1,7 @@
 """How many samples copy a training image, by one of two criteria, beside held-out images as control."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,17 +49,27 @@ class Closeness:
     num_hidden: int = 0
 
 
+def _by_processes(search: Callable, images: np.ndarray, training: np.ndarray, device) -> Iterator[np.ndarray]:
+    """What `search` finds for each row of `images`, of which every process takes a share; on all of them."""
+    from torch_utils import distributed  # here, as most scores need no PyTorch
+
+    rank, world_size = distributed.rank(), distributed.world_size()
+    start, stop = (len(images) * part // world_size for part in (rank, rank + 1))
+    found = distributed.gather(search(images[start:stop], training, device))
+    return map(np.concatenate, zip(*found, strict=True))
+
+
 def measure_closeness(images: np.ndarray, training: np.ndarray, criterion: str, device='cpu') -> Closeness:
-    """The closeness of float32 [N, D] images to float32 [M, D] training images.
+    """The closeness of float32 [N, D] images to float32 [M, D] training images; processes share the images.
 
     ratio: Yoon et al. 2023, "Diffusion Probabilistic Models Generalize when They Fail to Memorize", and Gu et
     al. 2023, arXiv 2310.02664: a copy is nearer to its nearest training image than 1/3 of the distance to the
     second nearest. If both distances are 0, their ratio is 1.
     """
     if criterion == 'similarity':
-        values, nearest = nearest_neighbors(images, training, device)
+        values, nearest = _by_processes(nearest_neighbors, images, training, device)
         return Closeness(values, nearest, pair_distances(images, training, columns=nearest))
-    distance, index = two_nearest(images, training, device)
+    distance, index = _by_processes(two_nearest, images, training, device)
     ratio = np.divide(distance[:, 0], distance[:, 1], out=np.ones(len(images)), where=distance[:, 1] > 0)
     hidden = np.count_nonzero(pair_distances(training, training, *index.T) == 0)
     return Closeness(-ratio, index[:, 0], distance[:, 0], hidden)

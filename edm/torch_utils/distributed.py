@@ -107,6 +107,17 @@ def shared_errors() -> Iterator[None]:
         raise SystemExit(1)
 
 
+@contextlib.contextmanager
+def only_rank0_prints() -> Iterator[None]:
+    """The body prints nothing on the other processes, to neither stream."""
+    with contextlib.ExitStack() as stack:
+        if rank() > 0:
+            nowhere = stack.enter_context(open(os.devnull, 'w', encoding='utf-8'))
+            stack.enter_context(contextlib.redirect_stdout(nowhere))
+            stack.enter_context(contextlib.redirect_stderr(nowhere))
+        yield
+
+
 def print0(*args: Any, **kwargs: Any) -> None:
     """Print on rank 0 only."""
     if rank() == 0:
