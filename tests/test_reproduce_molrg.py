@@ -102,7 +102,7 @@ def test_jacobian_trains_on_images_that_are_given(folder):
     printed = run(reproduce.main, 'jacobian', '--preset=mnist', f'--data={data}', *ASSUME).stdout
     for text in (f'--source {data} --dest datasets/jacobian-mnist/images.zip', '=U-Net on MNIST, 32x32',
                  '--network_pkl optimal:datasets/jacobian-mnist/images.zip', '# train.py, 0.19 M parameters',
-                 "--trained 'U-Net on MNIST, 32x32=0,1.8'", 'on 30 images for 50 kimg'):
+                 "--trained 'U-Net on MNIST, 32x32=0,1.8'", 'on 30 images for 150 kimg'):
         assert text in printed
     write(folder / 'mine.zip', {'0.png': np.zeros((16, 16, 3), np.uint8)})
     printed = run(reproduce.main, 'jacobian', '--preset=mnist', '--data=mine.zip', *ASSUME).stdout
