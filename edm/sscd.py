@@ -176,10 +176,10 @@ def _score(kind: Score, rows_of: Callable, labels: tuple[str, ...], thresholds: 
     several = len(sources) > 1 or len(thresholds) > 1
     options.check_options(table, json_path, labels, nested, several, len(sources), targets=targets,
                           sizes=sizes, neighbors=neighbors)
-    if not writes:
-        table, json_path, neighbors = None, None, ()
     for path in neighbors or (None,):
         results.prepare(json=json_path, table=table, neighbors=path)
+    if not writes:
+        table, json_path = None, None
     load, kept = functools.lru_cache(maxsize=2)(load_features), []
     files = {'heldout': heldout} if heldout else {}
     for i, (source, target) in enumerate(zip(sources, targets * (len(sources) // len(targets)), strict=True)):

@@ -372,6 +372,10 @@ def test_two_processes_share_the_search_of_mscore_and_write_once(tmp_path):
     statuses, printed = fork(2, 'sscd.py', *options[:2], tmp_path / 'none.npz', *options[3:-2])
     assert all(statuses)
     assert printed.count('none.npz') == 1
+    statuses, printed = fork(2, 'sscd.py', *options, '--table', a / 'no.csv')
+    assert statuses == [1, 1]
+    assert printed.count('Error: ') == 1
+    assert 'Traceback' not in printed
     statuses, printed = fork(2, 'sscd.py', 'pfd', '--source', a, '--target', a)
     assert all(statuses)
     assert 'pfd runs in one process' in printed
