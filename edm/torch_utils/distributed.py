@@ -99,10 +99,14 @@ def shared_errors() -> Iterator[None]:
     try:
         yield
     except UserError as err:
+        if getattr(err, 'told', False):  # by a block within this one; the others have left
+            raise
         error = err
     told = [message for message in gather(None if error is None else str(error)) if message is not None]
     if told and rank() == 0:
-        raise error or UserError(told[0])
+        error = error or UserError(told[0])
+        error.told = True
+        raise error
     if told:
         raise SystemExit(1)
 
