@@ -12,13 +12,14 @@ from typing import NamedTuple
 import torch
 
 from denoisers import windows
-from denoisers.softmax_sums import Sums, by_threads, merge, merge_processes
+from denoisers.softmax_sums import SMALLEST, Sums, by_threads, merge, merge_processes
 from denoisers.split_scores import Split, split
-from denoisers.window_denoiser import LEFT_OUT, MIN_VARIANCE, SMALLEST, WindowDenoiser
+from denoisers.window_denoiser import LEFT_OUT, MIN_VARIANCE, WindowDenoiser
 
 IMAGES = 32  # whose windows are processed at a time
 # Windows of samples and of images in one product. On a CPU its cache is to hold their scores.
 CPU_TILE, GPU_TILE = (256, 1024), (1 << 12, 1 << 14)
+
 
 class EquivariantDenoiser(WindowDenoiser):
     """D(x; sigma) above, for odd P: a product of all windows with all windows, tile by tile.

@@ -5,6 +5,7 @@ y are such digits as they are. So x.y takes a product of 8-bit integers, summed 
 conversion of y; the only error is that of rounding x, dx.y.
 """
 
+import functools
 from typing import NamedTuple
 
 import torch
@@ -29,14 +30,24 @@ class FixedPoint(NamedTuple):
         return found.mul_(self.grid)
 
 
-def is_fast(device: torch.device, size: int) -> bool:
-    """Whether rows of `size` values can be multiplied so, by 8-bit instructions.
+def is_supported(device: torch.device, size: int) -> bool:
+    """Whether rows of `size` values can be multiplied so: exactly, and by fast 8-bit instructions.
 
-    PyTorch's own condition for them, on CPUs; its integer products are slow on others. GPUs have such
-    instructions, too, but nothing here was ever tried on one.
+    PyTorch's own condition for these, on CPUs. GPUs have such instructions, too, but nothing here was ever
+    tried on one.
     """
     return (device.type == 'cpu' and LEAST_SIZE <= size <= LARGEST_SIZE
-            and torch.cpu.get_capabilities().get('avx512_vnni', False))
+            and torch.cpu.get_capabilities().get('avx512_vnni', False) and _is_exact())
+
+
+@functools.cache
+def _is_exact() -> bool:
+    """Whether integer products are exact here: where oneDNN does without VNNI, it saturates sums at 16 bits.
+
+    So it does on a processor that has VNNI, too, if ONEDNN_MAX_CPU_ISA says so.
+    """
+    largest = torch.full((85, 192), 127, dtype=torch.int8)
+    return bool((torch._int_mm(largest[:5], largest.T) == 192 * 127**2).all())
 
 
 def fixed_point(x: torch.Tensor, grid: torch.Tensor) -> FixedPoint:

@@ -11,14 +11,13 @@ import torch
 
 from data.pixels import Pixels
 from denoisers.data_denoiser import DataDenoiser
-from denoisers.fixed_point import fixed_point, is_fast
-from denoisers.softmax_sums import Sums, by_threads, merge, merge_processes
+from denoisers.fixed_point import fixed_point, is_supported
+from denoisers.softmax_sums import SMALLEST, Sums, by_threads, merge, merge_processes
 from sampling.pace import one_thread_per_operation
 
 # Share of the largest weight below which an image is left out: a billion of them stay below 1e-8.
 NEGLIGIBLE = 1e-17
 EXPONENT = -math.log(NEGLIGIBLE)
-SMALLEST = -80.0  # exponent of a weight that counts as 0; float32 is slow where it has no more digits
 MOST_SELECTED = 1 / 4  # of the images of a chunk, that it pays to score twice
 LARGEST_FLOAT32 = 1e9  # grey levels of noisy images that float32 scores take
 ROUNDING = 1e-7  # of images in [-1, 1], by what integer scores round
@@ -155,7 +154,7 @@ class _Scores:
         if len(pixels.half_squares):  # else more processes than images
             largest = pixels.half_squares.max()
         self._fixed = self._rough = self._single = None
-        if is_fast(noisy.device, size):
+        if is_supported(noisy.device, size):
             length = (2 * largest).sqrt().clamp(min=1)
             per_grid = math.sqrt(size) / 2 * length  # e, for a grid of 1
             self._fixed = fixed_point(noisy, ROUNDING * variance / per_grid)

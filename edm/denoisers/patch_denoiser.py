@@ -12,8 +12,8 @@ import torch
 from data.pixels import Pixels
 from denoisers import windows
 from denoisers.optimal_denoiser import OptimalDenoiser
-from denoisers.softmax_sums import by_threads
-from denoisers.window_denoiser import SMALLEST, WindowDenoiser
+from denoisers.softmax_sums import SMALLEST, by_threads
+from denoisers.window_denoiser import WindowDenoiser
 
 
 class PatchDenoiser(WindowDenoiser):

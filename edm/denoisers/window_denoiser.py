@@ -8,7 +8,7 @@ import torch
 from data.pixels import Pixels
 from denoisers import windows
 from denoisers.data_denoiser import DataDenoiser
-from denoisers.softmax_sums import Sums, by_threads, merge, merge_processes
+from denoisers.softmax_sums import SMALLEST, Sums, by_threads, merge, merge_processes
 from sampling.pace import one_thread_per_operation
 from torch_utils.errors import UserError
 
@@ -17,7 +17,6 @@ CPU_SCORES, GPU_SCORES = 1 << 17, 1 << 24
 CPU_SAMPLES = 64  # processed at a time
 MOST_IN_FLOAT32 = 64  # images in a weighted float32 sum: rounding errors of one sign stay below 1e-6
 MIN_VARIANCE = 1e-150  # in squared grey levels, so that scores don't overflow
-SMALLEST = -80.0  # exponent of a weight that counts as 0; float32 gets 30 times slower from -88 on
 LEFT_OUT = -1e300  # score of an image that a sample leaves out
 
 

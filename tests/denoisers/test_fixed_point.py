@@ -3,9 +3,11 @@
 import pytest
 import torch
 
-from denoisers.fixed_point import LARGEST_SIZE, LEAST_SIZE, fixed_point, is_fast
+from denoisers import fixed_point as module
+from denoisers.fixed_point import LARGEST_SIZE, LEAST_SIZE, fixed_point, is_supported
 
-pytestmark = pytest.mark.skipif(not is_fast(torch.device('cpu'), 64), reason='no 8-bit instructions here')
+CPU = torch.device('cpu')
+pytestmark = pytest.mark.skipif(not is_supported(CPU, 64), reason='no exact 8-bit instructions here')
 
 
 @pytest.mark.parametrize('size', [LEAST_SIZE, 75, 192])
@@ -27,3 +29,10 @@ def test_the_largest_sums_fit():
     levels = torch.full((1, LARGEST_SIZE), -128, dtype=torch.int8)
     x = torch.full((1, LARGEST_SIZE), -128.0, dtype=torch.float64)
     assert fixed_point(x, torch.ones_like(x[:, :1])).products(levels).item() == LARGEST_SIZE * 2**14
+
+
+def test_products_that_saturate_are_not_used(monkeypatch):
+    products = torch._int_mm
+    monkeypatch.setattr(torch, '_int_mm', lambda x, y: products(x, y).clamp(-2**15, 2**15 - 1))
+    monkeypatch.setattr(module, '_is_exact', module._is_exact.__wrapped__)  # asks again
+    assert not is_supported(CPU, 64)

@@ -120,7 +120,7 @@ def adversarial_sets():
 @pytest.fixture
 def in_floating_point(monkeypatch):
     """As on a processor without 8-bit products, or a GPU."""
-    monkeypatch.setattr(optimal_denoiser, 'is_fast', lambda *_: False)
+    monkeypatch.setattr(optimal_denoiser, 'is_supported', lambda *_: False)
 
 
 @pytest.mark.parametrize(('name', 'images'), adversarial_sets().items())
