@@ -205,6 +205,8 @@ def test_images_of_another_size_are_resized_before_students_see_them(folder):
     assert f'--source {data} --dest datasets/mnist/pool.zip --shuffle 0 --resolution 16x16' in printed.stdout
     assert '--sizes 16: no disjoint set' in printed.stderr  # of 30 images
     assert '0.75 M parameters' in printed.stdout  # 32 channels at 16x16, grey
+    assert "--data 'MNIST at 16x16'" in printed.stdout
+    assert replace(regimes.MNIST, data='sets/others.zip').data_name == 'others'
     refuse(reproduce.main, *job, '--sizes=30', status=2, says=('--sizes 30', '30 images'))
     refuse(reproduce.main, *job, '--train=--cres=1,1,1,1,1,1', status=1, says=('--train', '--cres'))
 

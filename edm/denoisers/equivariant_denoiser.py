@@ -7,121 +7,67 @@ pixels around p, and q runs over all places whose window the border cuts off in 
 pixels in the interior see the interior windows of every place, and a corner sees itself alone.
 """
 
-from typing import NamedTuple
-
 import torch
 
 from denoisers import windows
-from denoisers.softmax_sums import SMALLEST, Sums, by_threads, merge, merge_processes
-from denoisers.split_scores import Split, split
-from denoisers.window_denoiser import LEFT_OUT, MIN_VARIANCE, WindowDenoiser
+from denoisers.softmax_sums import Sums, by_threads, merge, merge_processes
+from denoisers.window_denoiser import LEFT_OUT, WindowDenoiser, add_scores
 
 IMAGES = 32  # whose windows are processed at a time
 # Windows of samples and of images in one product. On a CPU its cache is to hold their scores.
-CPU_TILE, GPU_TILE = (256, 1024), (1 << 12, 1 << 14)
+CPU_TILE, GPU_TILE = (128, 1024), (1 << 12, 1 << 14)
 
 
 class EquivariantDenoiser(WindowDenoiser):
     """D(x; sigma) above, for odd P: a product of all windows with all windows, tile by tile.
 
-    A score costs P^2 C multiplications, but the larger the windows, the fewer lie in the interior. Scores and
-    weights are float32 where that moves no pixel by 1e-6 (`split_scores`), float64 at low noise levels.
+    A score costs P^2 C multiplications, but the larger the windows, the fewer lie in the interior.
     """
 
     odd = True
 
     def denoise_by(self, size, noisy, sigma, rows, left_out=None):
-        variance = sigma.square().clamp(min=MIN_VARIANCE)
-        x = windows.noisy_pixels(noisy, torch.ones_like(variance), self._pixels.image_shape)
+        x = self._noisy_pixels(noisy, sigma)
         height, width, channels, count = x.shape
         groups = windows.groups((height, width), size)
-        queries = [_Queries.of(x, variance, places, size) for places in groups]
+        queries = [_queries(x, places, size) for places in groups]
         parts = by_threads(lambda part, _: self._sums(queries, groups, size, part, left_out), rows,
                            self._pixels.num_threads)
         denoised = x.new_empty(height, width, count, channels - 1)
-        for (of_rows, of_columns), query, *found in zip(groups, queries, *parts, strict=True):
-            sums = merge(found, query.variance)
-            sums = merge_processes(sums, query.variance) if self._sharded else sums
+        for (of_rows, of_columns), *found in zip(groups, *parts, strict=True):
+            sums = merge(found, 1.0)
+            sums = merge_processes(sums, 1.0) if self._sharded else sums
             denoised[of_rows.start:of_rows.stop, of_columns.start:of_columns.stop] = (
                 sums.weighted / sums.total).reshape(len(of_rows), len(of_columns), count, -1)
         return denoised.permute(2, 3, 0, 1).reshape(count, -1)
 
-    def _sums(self, queries: list['_Queries'], groups: list[windows.Places], size: int,
+    def _sums(self, queries: list[torch.Tensor], groups: list[windows.Places], size: int,
               rows: tuple[int, int], left_out: torch.Tensor | None) -> list[Sums]:
         """The sums of each group's places and samples, [places * B, ...]."""
+        channels = self.img_channels
         tile, most_keys = CPU_TILE if self._pixels.device.type == 'cpu' else GPU_TILE
-        found = [Sums(query.x.new_full((len(query.x), 1), -torch.inf), query.x.new_zeros(len(query.x), 1),
-                      query.x.new_zeros(len(query.x), self.img_channels)) for query in queries]
+        found = [Sums(query.new_full((len(query), 1), -torch.inf), query.new_zeros(len(query), 1),
+                      query.new_zeros(len(query), channels)) for query in queries]
         for y, out in self._chunks(rows, IMAGES, left_out):
             for query, places, sums in zip(queries, groups, found, strict=True):
                 keys, values = _keys(y, places, size)
-                keys, values = query.fit(keys), values if query.split is None else values.to(torch.float32)
-                hidden = None if out is None else _hidden(out, len(query.x), keys.shape[1], y.shape[3])
+                hidden = None if out is None else _hidden(out, len(query), keys.shape[1], y.shape[3])
                 for key in range(0, keys.shape[1], most_keys):
                     of_keys = slice(key, key + most_keys)
-                    for first in range(0, len(query.x), tile):
+                    for first in range(0, len(query), tile):
                         of_queries = slice(first, first + tile)
-                        query.add(Sums(*(of[of_queries] for of in sums)), of_queries, keys[:, of_keys],
-                                  values[of_keys], None if hidden is None else hidden[of_queries, of_keys])
+                        scores = query[of_queries] @ keys[:, of_keys]
+                        if hidden is not None:
+                            scores.masked_fill_(hidden[of_queries, of_keys], LEFT_OUT)
+                        part = Sums(*(of[of_queries] for of in sums))
+                        part.weighted.add_(add_scores(part, scores) @ values[of_keys])
         return found
 
 
-class _Queries(NamedTuple):
-    """The windows of one group's places and samples, [rows * columns * B, window pixels * C], and sigma^2.
-
-    split: these in float32, where that will do.
-    """
-
-    x: torch.Tensor
-    variance: torch.Tensor
-    split: Split | None
-
-    @classmethod
-    def of(cls, x: torch.Tensor, variance: torch.Tensor, places: windows.Places, size: int) -> '_Queries':
-        """x: as from `windows.noisy_pixels`. variance: [B, 1]."""
-        windows_of_x = windows.around(x, places, size).transpose(2, 3)[:, :, :, :-1].flatten(3).flatten(0, 2)
-        variance = variance.repeat(len(windows_of_x) // len(variance), 1)
-        return cls(windows_of_x, variance, split(windows_of_x, variance))
-
-    def fit(self, keys: torch.Tensor) -> torch.Tensor:
-        """The keys in the type of the products."""
-        if self.split is None:
-            return keys
-        if self.split.grid > 0.5:
-            keys[-1].div_(self.split.grid).round_().mul_(self.split.grid)
-        return keys.to(torch.float32)
-
-    def add(self, sums: Sums, rows: slice, keys: torch.Tensor, values: torch.Tensor,
-            hidden: torch.Tensor | None) -> None:
-        """A step of an online softmax for some queries, in place. values: [n, C] of keys [.., n]."""
-        if self.split is None:
-            scores = torch.addmm(keys[-1], self.x[rows], keys[:-1])
-        else:
-            scores = self.split.high[rows] @ keys
-        if hidden is not None:
-            scores.masked_fill_(hidden, LEFT_OUT if self.split is None else -1e30)
-        top = torch.maximum(sums.top, scores.amax(dim=1, keepdim=True))
-        scores.sub_(top.to(scores.dtype))
-        if self.split is None:
-            scores.div_(self.variance[rows])
-        else:
-            scores.addmm_(self.split.low[rows], keys[:-1], beta=self.split.scale)
-        add_weights(sums, top, scores.clamp_(min=SMALLEST).exp_(), values, self.variance[rows])
-
-
-def add_weights(sums: Sums, top: torch.Tensor, weights: torch.Tensor, values: torch.Tensor,
-                variance: torch.Tensor) -> None:
-    """Add values [n, C] with weights [Q, n], relative to a new highest score `top`, to `sums`, in place."""
-    shrink = ((sums.top - top) / variance).exp_()
-    shrink.masked_fill_(shrink < 1e-30, 0)  # numbers that sink out of float64's range are slow
-    sums.top.copy_(top)
-    sums.total.mul_(shrink).add_(weights.sum(dim=1, keepdim=True))
-    sums.weighted.mul_(shrink)
-    if weights.dtype == torch.float64:
-        sums.weighted.add_(weights @ values)
-        return
-    for channel, of_channel in enumerate(values.T):  # sums by halves, unlike products, and
-        sums.weighted[:, channel] += (weights * of_channel).sum(dim=1)  # as fast as those of a few columns
+def _queries(x: torch.Tensor, places: windows.Places, size: int) -> torch.Tensor:
+    """Windows of x, as from `windows.noisy_pixels`: [rows * columns * B, window pixels * C + 1]."""
+    found = windows.around(x, places, size).transpose(2, 3)
+    return torch.cat([found[:, :, :, :-1].flatten(3), found[:, :, :, -1, :1, 0]], dim=3).flatten(0, 2)
 
 
 def _keys(y: torch.Tensor, places: windows.Places, size: int) -> tuple[torch.Tensor, torch.Tensor]:

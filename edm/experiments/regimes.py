@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from data import published_sets
 from data.dataset import ImageDataset
 from data.image_sources import open_source
 from data.image_transforms import stretch
@@ -37,7 +38,6 @@ class Regimes:
         are held out.
     resolution: to which they are resized, by which `data` may be all that dataset_tool.py takes; None: as
         they are, and `data` a training set.
-    title: what captions call the images; None: the name of `data` or the teacher.
     teacher: snapshot (path or URL) that generates these images instead.
     teacher_training: arguments of train.py that train such a teacher on `data`.
     sizes: training-set sizes N, rising. widths: --model_channels of the students; samples of the first are
@@ -54,7 +54,6 @@ class Regimes:
     name: str
     data: str | None = None
     resolution: int | None = None
-    title: str | None = None
     teacher: str | None = None
     teacher_training: tuple[str, ...] | None = None
     sizes: tuple[int, ...]
@@ -78,8 +77,10 @@ class Regimes:
 
     @property
     def data_name(self) -> str:
-        """What captions call the images."""
-        return self.title or Path(self.data or self.teacher).stem
+        """What captions call the images: the name of `data` or the teacher."""
+        path = Path(self.data or self.teacher)
+        known = path.name == published_sets.MNIST
+        return f'MNIST at {self.resolution}x{self.resolution}' if known else path.stem
 
     @property
     def pool(self) -> Path:
@@ -408,7 +409,7 @@ QUICKSTART = Regimes(
 # Attention at 8x8 only takes a quarter off a step. As such networks do not converge in so short a training,
 # batches are small, for more steps, and the learning rate decays to 0.
 MNIST = Regimes(
-    name='mnist', title='MNIST at 16x16', resolution=16, sizes=(16, 64, 128, 512, 2048, 16384),
+    name='mnist', resolution=16, sizes=(16, 64, 128, 512, 2048, 16384),
     widths=(32, 16), kimg=50, generate=('--batch', '64'), num_samples=512, thresholds=(0.95, 0.9),
     device='cpu', train=(*DIGITS_TRAINING, '--attn_resolutions', '8', '--P_mean', '-0.6', '--P_std', '1.3',
                          '--batch', '16', '--lr', '0.002', '--lr_decay', 'cosine', '--tick', '5'))
