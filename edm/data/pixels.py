@@ -81,13 +81,13 @@ class Pixels:
                 yield block
                 progress.update(len(block))
 
-    def chunks(self, start: int, stop: int) -> Iterator[Chunk]:
-        """The images `start` to `stop` - 1, at most `rows_per_chunk` at a time, on the device.
+    def chunks(self, start: int, stop: int, most: int | None = None) -> Iterator[Chunk]:
+        """The images `start` to `stop` - 1, at most `most` at a time, or `rows_per_chunk`, on the device.
 
         From a file, the next chunk is read, and on a GPU copied, beside the work on this one.
         """
-        spans = [(row, min(row + self.rows_per_chunk, stop))
-                 for row in range(start, stop, self.rows_per_chunk)]
+        most = most or self.rows_per_chunk
+        spans = [(row, min(row + most, stop)) for row in range(start, stop, most)]
         for (first, last), levels in zip(spans, self._store.read(spans), strict=True):
             yield Chunk(levels, self.half_squares[first:last])
 

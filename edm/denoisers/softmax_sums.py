@@ -52,7 +52,8 @@ def by_threads(function: Callable, rows: tuple[int, int], count: int) -> list:
     parts = _split(*rows, count)
     if len(parts) == 1:
         return [function(parts[0], 0)]
-    with ThreadPoolExecutor(len(parts)) as pool:
+    threads = torch.get_num_threads()  # set again in each, for in new threads OpenMP starts with all cores
+    with ThreadPoolExecutor(len(parts), initializer=torch.set_num_threads, initargs=(threads,)) as pool:
         return list(pool.map(function, parts, range(len(parts))))
 
 

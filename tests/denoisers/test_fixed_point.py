@@ -25,6 +25,20 @@ def test_products_are_exact_but_for_the_grid(rows, size):
     assert (found[4] - expected[4]).abs().max() < 1e-9
 
 
+def test_the_highest_digits_say_most():
+    generator = torch.Generator().manual_seed(0)
+    x = 300 * torch.randn(5, 64, generator=generator, dtype=torch.float64)
+    levels = torch.randint(-128, 128, (3, 64), generator=generator).to(torch.int8)
+    for grid in (1e-3, 1e-6, 1e-9):
+        fixed = fixed_point(x, torch.full((5, 1), grid, dtype=torch.float64))
+        assert (fixed.grid <= grid).all()
+        high, low = fixed.split(2)
+        assert (high.digits[0].abs().amax(dim=1) > 60).all()  # of 127
+        rest = x - high.grid * (256 * high.digits[0].to(torch.float64) + high.digits[1])
+        assert (rest.abs() <= 0.502 * high.grid).all()
+        torch.testing.assert_close(high.products(levels) + low.products(levels), fixed.products(levels))
+
+
 def test_the_largest_sums_fit():
     levels = torch.full((1, LARGEST_SIZE), -128, dtype=torch.int8)
     x = torch.full((1, LARGEST_SIZE), -128.0, dtype=torch.float64)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from data.pixels import Pixels
-from denoisers import optimal_denoiser
+from denoisers import image_products, optimal_denoiser
 from denoisers.optimal_denoiser import OptimalDenoiser
 from helpers import golden
 from sampling.sampler import edm_sampler
@@ -120,7 +120,7 @@ def adversarial_sets():
 @pytest.fixture
 def in_floating_point(monkeypatch):
     """As on a processor without 8-bit products, or a GPU."""
-    monkeypatch.setattr(optimal_denoiser, 'is_supported', lambda *_: False)
+    monkeypatch.setattr(image_products, 'is_supported', lambda *_: False)
 
 
 @pytest.mark.parametrize(('name', 'images'), adversarial_sets().items())
@@ -153,7 +153,8 @@ def test_float32_scores_stay_within_their_bound():
     exact = x @ levels.double().T - half_squares
     rounded = (x.float() @ levels.float().T).sub_(half_squares.float())
     errors = (rounded.double() - exact).abs().amax(dim=1, keepdim=True)
-    assert (errors < optimal_denoiser._bound(3072, x.norm(dim=1, keepdim=True), half_squares.max())).all()
+    longest = (2 * half_squares.max()).sqrt()
+    assert (errors < image_products._bound(3072, x.norm(dim=1, keepdim=True), longest)).all()
 
 
 def test_at_low_noise_few_images_are_scored_in_float64(monkeypatch):
@@ -230,6 +231,15 @@ def test_threads_share_the_images_and_give_the_same(n):
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(1)
+
+
+def test_more_samples_than_are_denoised_at_a_time_give_the_same(monkeypatch):
+    monkeypatch.setattr(optimal_denoiser, 'CPU_SAMPLES', 2)
+    images = make_images(20)
+    x = torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    sigma = torch.tensor([0.1, 1, 2, 8, 80])
+    expected = torch.cat([brute_force(images, x[i:i + 1], float(sigma[i])) for i in range(5)])
+    close(denoiser(images)(x, sigma), expected)
 
 
 def test_a_label_restricts_it_to_the_images_of_a_class():
