@@ -19,6 +19,7 @@ NEGLIGIBLE = 1e-17
 EXPONENT = -math.log(NEGLIGIBLE)
 MOST_SELECTED = 1 / 4  # of the images of a chunk, that it pays to score twice
 CPU_SAMPLES = 256  # denoised at a time, so that memory does not grow with the batch
+FEW_SAMPLES = 16  # per thread; threads share the images then
 
 
 class OptimalDenoiser(DataDenoiser):
@@ -28,8 +29,8 @@ class OptimalDenoiser(DataDenoiser):
     and sums of images are those of `image_products`. At low noise levels few images have weight, and rough
     scores find them: images whose weight stays negligible whatever the rounding are left out.
 
-    On a CPU, each of PyTorch's threads takes a part of the images rather than of each operation, so that a
-    core that is busy elsewhere does not hold up the others.
+    On a CPU, each of PyTorch's threads takes a part of the samples, or of the images, rather than of each
+    operation, so that a core that is busy elsewhere does not hold up the others.
     """
 
     def __call__(self, x, sigma, class_labels=None):
@@ -44,10 +45,15 @@ class OptimalDenoiser(DataDenoiser):
 
     def _denoise_part(self, noisy: torch.Tensor, variance: torch.Tensor, rows: tuple[int, int],
                       ) -> torch.Tensor:
-        products = image_products(noisy, variance, self._pixels)
-        parts = by_threads(lambda part, _: self._sums(products, noisy, variance, part), rows,
-                           self._pixels.num_threads)
-        found = merge(parts, variance)
+        threads = self._pixels.num_threads
+        if self._pixels.is_mapped or len(noisy) < FEW_SAMPLES * threads:
+            products = image_products(noisy, variance, self._pixels)
+            parts = by_threads(lambda part, _: self._sums(noisy, variance, part, products), rows, threads)
+            found = merge(parts, variance)
+        else:
+            parts = by_threads(lambda part, _: self._sums(noisy[slice(*part)], variance[slice(*part)], rows),
+                               (0, len(noisy)), threads)
+            found = Sums(*map(torch.cat, zip(*parts, strict=True)))
         if self._sharded:
             found = merge_processes(found, variance)
         return found.weighted / found.total
@@ -55,7 +61,7 @@ class OptimalDenoiser(DataDenoiser):
     def _jacobian(self, noisy, sigma, rows):
         """The posterior covariance over sigma^2, of the images whose weights count."""
         variance = sigma.square().clamp(min=1e-300)
-        top = self._sums(image_products(noisy, variance, self._pixels), noisy, variance, rows).top
+        top = self._sums(noisy, variance, rows).top
         found = noisy.new_zeros(len(noisy), noisy.shape[1], noisy.shape[1])
         weights, images = [], []
         for levels, half_squares in self._pixels.chunks(*rows):
@@ -71,8 +77,9 @@ class OptimalDenoiser(DataDenoiser):
             found[i] = (these * own[:, None]).T @ these / variance[i]
         return found
 
-    def _sums(self, products: IntegerProducts | FloatProducts, noisy: torch.Tensor, variance: torch.Tensor,
-              rows: tuple[int, int]) -> Sums:
+    def _sums(self, noisy: torch.Tensor, variance: torch.Tensor, rows: tuple[int, int],
+              products: IntegerProducts | FloatProducts | None = None) -> Sums:
+        products = products or image_products(noisy, variance, self._pixels)
         top = torch.full_like(variance, -torch.inf)
         total, weighted = torch.zeros_like(variance), torch.zeros_like(noisy)
         select = _Selection(products, variance)

@@ -45,7 +45,7 @@ def merge_processes(own: Sums, variance: torch.Tensor | float) -> Sums:
 
 
 def by_threads(function: Callable, rows: tuple[int, int], count: int) -> list:
-    """What `function` returns for each of at most `count` consecutive parts of the images `rows`.
+    """What `function` returns for each of at most `count` consecutive parts of `rows`, of images or samples.
 
     It is called with a part (start, stop) and the number of its thread; all parts at a time.
     """

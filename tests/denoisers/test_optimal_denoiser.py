@@ -218,10 +218,11 @@ def test_a_full_disk_is_reported():
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
+@pytest.mark.parametrize('samples', [5, 50])
 @pytest.mark.parametrize('n', [1, 2, 100])
-def test_threads_share_the_images_and_give_the_same(n):
+def test_threads_share_the_images_or_the_samples_and_give_the_same(n, samples):
     images = make_images(n)
-    x = torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x = torch.randn(samples, 3, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     torch.set_num_threads(3)
     try:
         for cache_bytes in (0, math.inf):
