@@ -7,15 +7,16 @@ pixels around p, and q runs over all places whose window the border cuts off in 
 pixels in the interior see the interior windows of every place, and a corner sees itself alone.
 """
 
+import math
+
 import torch
 
-from denoisers import windows
+from denoisers import online_softmax, windows
 from denoisers.softmax_sums import Sums, by_threads, merge, merge_processes
-from denoisers.window_denoiser import LEFT_OUT, WindowDenoiser, add_scores
+from denoisers.window_denoiser import MOST_IN_FLOAT32, WindowDenoiser
 
-IMAGES = 32  # whose windows are processed at a time
-# Windows of samples and of images in one product. On a CPU its cache is to hold their scores.
-CPU_TILE, GPU_TILE = (128, 1024), (1 << 12, 1 << 14)
+# Windows of samples and of images in one product.
+CPU_TILE, GPU_TILE = (128, 2048), (1 << 12, 1 << 14)
 
 
 class EquivariantDenoiser(WindowDenoiser):
@@ -44,42 +45,59 @@ class EquivariantDenoiser(WindowDenoiser):
     def _sums(self, queries: list[torch.Tensor], groups: list[windows.Places], size: int,
               rows: tuple[int, int], left_out: torch.Tensor | None) -> list[Sums]:
         """The sums of each group's places and samples, [places * B, ...]."""
-        channels = self.img_channels
-        tile, most_keys = CPU_TILE if self._pixels.device.type == 'cpu' else GPU_TILE
-        found = [Sums(query.new_full((len(query), 1), -torch.inf), query.new_zeros(len(query), 1),
-                      query.new_zeros(len(query), channels)) for query in queries]
-        for y, out in self._chunks(rows, IMAGES, left_out):
+        tile = CPU_TILE if self._pixels.device.type == 'cpu' else GPU_TILE
+        queries = [query.clone() for query in queries]  # for each thread's references
+        found = [online_softmax.empty([len(query)], self.img_channels, query.device) for query in queries]
+        buffers = [queries[0].new_empty(math.prod(tile), dtype=dtype)
+                   for dtype in (torch.float64, torch.float32)]
+        for y, out in self._chunks(rows, MOST_IN_FLOAT32, left_out):
+            images = y.shape[3]
             for query, places, sums in zip(queries, groups, found, strict=True):
                 keys, values = _keys(y, places, size)
-                hidden = None if out is None else _hidden(out, len(query), keys.shape[1], y.shape[3])
-                for key in range(0, keys.shape[1], most_keys):
-                    of_keys = slice(key, key + most_keys)
-                    for first in range(0, len(query), tile):
-                        of_queries = slice(first, first + tile)
-                        scores = query[of_queries] @ keys[:, of_keys]
+                hidden = None if out is None else _hidden(out, len(query), keys.shape[1], images)
+                for of_keys in _slices(keys.shape[1], tile[1] // images * images):
+                    for of_queries in _slices(len(query), tile[0]):
+                        here = Sums(*(of[of_queries] for of in sums))
+                        torch.neg(here.top, out=query[of_queries, -1:])
+                        shape = len(here.top), of_keys.stop - of_keys.start
+                        scores, weights = (buffer[:math.prod(shape)].view(shape) for buffer in buffers)
+                        torch.mm(query[of_queries], keys[:, of_keys], out=scores)
                         if hidden is not None:
-                            scores.masked_fill_(hidden[of_queries, of_keys], LEFT_OUT)
-                        part = Sums(*(of[of_queries] for of in sums))
-                        part.weighted.add_(add_scores(part, scores) @ values[of_keys])
-        return found
+                            scores.masked_fill_(hidden[of_queries, of_keys], online_softmax.LEFT_OUT)
+                        online_softmax.add(here, scores, weights)
+                        of_places = weights.unflatten(1, (-1, images)).transpose(0, 1)
+                        products = torch.bmm(of_places, values[of_keys].unflatten(0, (-1, images)))
+                        here.weighted.add_(products.sum(dim=0, dtype=torch.float64))
+        return [online_softmax.finished(sums) for sums in found]
+
+
+def _slices(length: int, most: int) -> list[slice]:
+    return [slice(start, min(start + most, length)) for start in range(0, length, most)]
 
 
 def _queries(x: torch.Tensor, places: windows.Places, size: int) -> torch.Tensor:
-    """Windows of x, as from `windows.noisy_pixels`: [rows * columns * B, window pixels * C + 1]."""
+    """Windows of x, as from `windows.noisy_pixels`: [rows * columns * B, window pixels * C + 2].
+
+    The last value makes room for a reference, which is subtracted from scores.
+    """
     found = windows.around(x, places, size).transpose(2, 3)
-    return torch.cat([found[:, :, :, :-1].flatten(3), found[:, :, :, -1, :1, 0]], dim=3).flatten(0, 2)
+    last = found[:, :, :, -1, :1, 0]
+    return torch.cat([found[:, :, :, :-1].flatten(3), last, torch.zeros_like(last)], dim=3).flatten(0, 2)
 
 
 def _keys(y: torch.Tensor, places: windows.Places, size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The images' windows, [window pixels * C + 1, rows * columns * n], and their centres [.., C].
+    """The images' windows, float64 [window pixels * C + 2, rows * columns * n], and their centres [.., C].
 
     y: as from `windows.clean_pixels`. A score is the product of a query and a key.
     """
-    found = windows.around(y, places, size).permute(2, 4, 5, 0, 1, 3)
-    keys = torch.cat([found[:-1].flatten(0, 2), found[-1].sum(dim=(0, 1))[None]])
+    found = windows.around(y[:, :, :-1], places, size).permute(2, 4, 5, 0, 1, 3)
+    keys = torch.ones(math.prod(found.shape[:3]) + 2, math.prod(found.shape[3:]), dtype=torch.float64,
+                      device=y.device)
+    keys[:-2].view(found.shape).copy_(found)
+    torch.sum(keys[:-2].square(), dim=0, out=keys[-2]).div_(-2)
     of_rows, of_columns = places
     centres = y[of_rows.start:of_rows.stop, of_columns.start:of_columns.stop, :-1].transpose(2, 3)
-    return keys.flatten(1), centres.reshape(-1, y.shape[2] - 1)
+    return keys, centres.reshape(-1, y.shape[2] - 1)
 
 
 def _hidden(out: tuple[torch.Tensor, torch.Tensor], queries: int, keys: int, images: int) -> torch.Tensor:

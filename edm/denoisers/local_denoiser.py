@@ -6,10 +6,8 @@ w(p) = softmax_i(-||x_W(p) - y_i,W(p)||^2 / (2 sigma^2)), where W(p) is the wind
 cut off at the image's border.
 """
 
-import torch
-
 from denoisers import windows
-from denoisers.window_denoiser import WindowDenoiser
+from denoisers.window_denoiser import WindowDenoiser, weighted_sums
 
 
 class LocalDenoiser(WindowDenoiser):
@@ -22,8 +20,8 @@ class LocalDenoiser(WindowDenoiser):
         x = windows.pad(self._noisy_pixels(noisy, sigma), margin)
 
         def add(weighted, weights, images, row):
-            centres = images[row + margin, margin:images.shape[1] - margin]
-            weighted += torch.bmm(weights, centres.transpose(1, 2))
+            centres = images[row + margin, margin:images.shape[1] - margin, :-1]
+            weighted += weighted_sums(weights, centres.transpose(1, 2))
 
         sums = self._window_sums(x, size, rows, left_out, self.img_channels, add)
         return (sums.weighted / sums.total).permute(2, 3, 0, 1).reshape(len(noisy), -1)

@@ -13,15 +13,16 @@ from data.pixels import Pixels
 from denoisers import windows
 from denoisers.optimal_denoiser import OptimalDenoiser
 from denoisers.softmax_sums import SMALLEST, by_threads
-from denoisers.window_denoiser import WindowDenoiser
+from denoisers.window_denoiser import WindowDenoiser, weighted_sums
 
 
 class PatchDenoiser(WindowDenoiser):
-    """D(x; sigma) above, in two passes: the sum of weights at each place, then the images, for
+    """D(x; sigma) above. Patches as large as the image make the optimal denoiser.
+
+    If patches have no more values than there are samples, each place has a weighted sum of patches. Else such
+    sums would cost more than weights do, and a second pass, with known sums of weights, adds the images:
 
         D(x)[pixel] = sum_i y_i[pixel] (sum_{w covers pixel} p_i(w)) / (number of w that cover it).
-
-    Patches as large as the image make the optimal denoiser.
     """
 
     def __init__(self, pixels: Pixels, **options):
@@ -32,13 +33,8 @@ class PatchDenoiser(WindowDenoiser):
         if size == self.img_resolution and left_out is None:
             return self._optimal._denoise(noisy, sigma, rows)
         x = self._noisy_pixels(noisy, sigma)
-        sums = self._window_sums(x, size, rows, left_out)
-        normalizer = sums.top + sums.total.log()
-        parts = by_threads(lambda part, _: self._rows_of_patches(x, size, part, left_out, normalizer), rows,
-                           self._pixels.num_threads)
-        found = torch.stack(parts).sum(dim=0)
-        if self._sharded:
-            torch.distributed.all_reduce(found)
+        sums_of = self._in_one_pass if size**2 * self.img_channels <= len(noisy) else self._in_two_passes
+        found = sums_of(x, size, rows, left_out)
         height, places, count, _ = found.shape
         image = found.new_zeros(height, height, count, self.img_channels)
         for i, of_column in enumerate(found.unflatten(3, (size, -1)).unbind(3)):
@@ -47,24 +43,82 @@ class PatchDenoiser(WindowDenoiser):
         covered = torch.minimum(place, height - 1 - place).clamp(max=min(size, places) - 1) + 1
         return (image / (covered[:, None] * covered)[:, :, None, None]).permute(2, 3, 0, 1).reshape(count, -1)
 
-    def _rows_of_patches(self, x: torch.Tensor, size: int, rows: tuple[int, int],
-                         left_out: torch.Tensor | None, normalizer: torch.Tensor) -> torch.Tensor:
-        """Sums over images and patches of each row of a patch, float64 [H, places, B, P * C]."""
-        places, _, count, _ = normalizer.shape
-        found, latest = x.new_zeros(len(x), places, count, size * self.img_channels), None
-        for row, scores, images in self._scores(x, size, rows, left_out):
-            if row == 0:  # the weights of the P rows of places whose patches cover a row of pixels
-                if latest is None or latest.shape[1:] != scores.shape:
-                    latest = images.new_empty(size, *scores.shape)
-                latest.zero_()
-            torch.sub(scores, normalizer[row], out=latest[row % size]).clamp_(min=SMALLEST).exp_()
-            self._add_row(found, row, latest, images)
-            for below in range(len(x) - places if row == places - 1 else 0):
-                latest[(places + below) % size] = 0
-                self._add_row(found, places + below, latest, images)
+    def _in_one_pass(self, x: torch.Tensor, size: int, rows: tuple[int, int],
+                     left_out: torch.Tensor | None) -> torch.Tensor:
+        """Sums over images and rows of patches of each row of a patch, float64 [H, places, B, P * C]."""
+        def add(weighted, weights, images, row):
+            of_rows = images[row:row + size, :, :-1].transpose(0, 1).flatten(1, 2).contiguous()
+            weighted += weighted_sums(weights, windows.row_windows(of_rows, size).transpose(1, 2))
+
+        sums = self._window_sums(x, size, rows, left_out, size**2 * self.img_channels, add)
+        means = (sums.weighted / sums.total).unflatten(3, (size, size, -1))  # columns before rows
+        found = x.new_zeros(len(x), *means.shape[1:3], size * self.img_channels)
+        for i, of_row in enumerate(means.unbind(4)):
+            found[i:i + len(means)] += of_row.flatten(3)
         return found
 
-    @staticmethod
-    def _add_row(found: torch.Tensor, row: int, latest: torch.Tensor, images: torch.Tensor) -> None:
-        size = len(latest)
-        found[row] += torch.bmm(latest.sum(dim=0), windows.row_windows(images[row], size).transpose(1, 2))
+    def _in_two_passes(self, x: torch.Tensor, size: int, rows: tuple[int, int],
+                       left_out: torch.Tensor | None) -> torch.Tensor:
+        """As `_in_one_pass`."""
+        sums = self._window_sums(x, size, rows, left_out)
+        normalizer = sums.top + sums.total.log()
+        parts = by_threads(lambda part, _: self._rows_of_patches(x, size, part, left_out, normalizer), rows,
+                           self._pixels.num_threads)
+        found = torch.stack(parts).sum(dim=0)
+        if self._sharded:
+            torch.distributed.all_reduce(found)
+        return found
+
+    def _rows_of_patches(self, x: torch.Tensor, size: int, rows: tuple[int, int],
+                         left_out: torch.Tensor | None, normalizer: torch.Tensor) -> torch.Tensor:
+        places, _, count, _ = normalizer.shape
+        found, latest = x.new_zeros(len(x), places, count, size * self.img_channels), None
+        for place, scores, weights, images in self._scores(x, size, rows, left_out, normalizer):
+            if place == 0:
+                if latest is None or latest.shape != scores.shape:
+                    latest = MovingSum(scores.shape, size, images.device)
+                latest.restart()
+            torch.exp(weights.copy_(scores).clamp_(min=SMALLEST), out=latest.room())
+            for row in range(place, place + 1 if place < places - 1 else len(x)):
+                if row >= places:
+                    latest.room().zero_()
+                values = windows.row_windows(images[row, :, :-1].contiguous(), size)
+                found[row] += weighted_sums(latest.next(out=weights), values.transpose(1, 2))
+        return found
+
+
+class MovingSum:
+    """The sum of the latest P of a sequence of float32 tensors: two additions for each and no subtraction.
+
+    By the algorithm of van Herk (1992) and Gil and Werman (1993): the sequence is cut into blocks of P. What
+    the latest P share with the last full block is a sum of its end, what they share with this block one of
+    its beginning, and both take one addition for each tensor.
+    """
+
+    def __init__(self, shape: torch.Size, size: int, device: torch.device):
+        self.shape, self._count = shape, 0
+        self._block = torch.empty(size, *shape, device=device)  # the latter half still the last one's
+        self._beginning = torch.empty(shape, device=device)
+
+    def restart(self) -> None:
+        """Begin a sequence."""
+        self._count = 0
+
+    def room(self) -> torch.Tensor:
+        """Where the next tensor is to be written."""
+        return self._block[self._count % len(self._block)]
+
+    def next(self, out: torch.Tensor) -> torch.Tensor:
+        """The sum of what was written into `room` last and the P - 1 before; may use `out`."""
+        own, place = self.room(), self._count % len(self._block)
+        self._count += 1
+        if place:
+            self._beginning += own
+        else:
+            self._beginning.copy_(own)
+        if place == len(self._block) - 1:
+            for i in range(place, 0, -1):
+                self._block[i - 1] += self._block[i]
+        elif self._count > len(self._block):
+            return torch.add(self._beginning, self._block[place + 1], out=out)
+        return self._beginning

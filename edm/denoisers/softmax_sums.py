@@ -7,14 +7,15 @@ from typing import NamedTuple
 
 import torch
 
-SMALLEST = -80.0  # exponent of a weight that counts as 0; float32 gets 30 times slower from -88 on
+SMALLEST = -60.0  # exponent of a weight that counts as 0; float32 is slow from -88 on, and where sums cancel
 
 
 class Sums(NamedTuple):
     """The softmax over some of the images, for any number of samples (...), in float64.
 
-    top: the highest score [..., 1]. total: the sum of the weights [..., 1], that of the highest score being
-    1. weighted: the sum of the images, or of parts of them, with these weights [..., D].
+    top: the highest score [..., 1], or one near it. total: the sum of the weights [..., 1], that of a score
+    as high as the top being 1. weighted: the sum of the images, or of parts of them, with these weights
+    [..., D].
     """
 
     top: torch.Tensor

@@ -6,18 +6,18 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 
 from data.pixels import Pixels
-from denoisers import windows
+from denoisers import online_softmax, windows
 from denoisers.data_denoiser import DataDenoiser
-from denoisers.softmax_sums import SMALLEST, Sums, by_threads, merge, merge_processes
+from denoisers.softmax_sums import Sums, by_threads, merge, merge_processes
 from sampling.pace import one_thread_per_operation
 from torch_utils.errors import UserError
 
-# Scores computed at a time, per thread. On a CPU, these in float64 (1 MiB) stay in the cache.
-CPU_SCORES, GPU_SCORES = 1 << 17, 1 << 24
+# Scores, per thread, and pixels of images at a time: enough for operations to take longer than their calls.
+CPU_SCORES, GPU_SCORES = 1 << 19, 1 << 24
+CPU_PIXELS, GPU_PIXELS = 1 << 22, 1 << 26
 CPU_SAMPLES = 64  # processed at a time
 MOST_IN_FLOAT32 = 64  # images in a weighted float32 sum: rounding errors of one sign stay below 1e-6
-MIN_VARIANCE = 1e-150  # in squared grey levels, so that scores don't overflow
-LEFT_OUT = -1e300  # score of an image that a sample leaves out
+MIN_VARIANCE = 2.0**-20  # in squared grey levels: scores of images without noise stay exact
 
 
 class WindowDenoiser(DataDenoiser):
@@ -81,45 +81,43 @@ class WindowDenoiser(DataDenoiser):
         """The sums of each place and sample, [places, places, B, ...], of windows that lie inside the image.
 
         x: as from `windows.noisy_pixels`. add: called with the weighted sums of a row of places
-        [places, B, num_values], the weights [places, B, n] of some images, these [H, W, C, n], and the number
-        of the row; adds the latter. Without it, there are no weighted sums.
+        [places, B, num_values], the weights [places, B, n] of some images, these [H, W, C + 1, n], and the
+        number of the row; adds the latter. Without it, there are no weighted sums.
         """
         def sums(part, _):
-            shape = (len(x) - size + 1,) * 2 + (x.shape[3],)
-            found = Sums(x.new_full((*shape, 1), -torch.inf), x.new_zeros(*shape, 1),
-                         x.new_zeros(*shape, num_values))
-            for row, scores, values in self._scores(x, size, part, left_out):
-                parts = Sums(*(of[row] for of in found))
-                weights = add_scores(parts, scores, values.dtype)
+            found = online_softmax.empty((len(x) - size + 1,) * 2 + (x.shape[3],), num_values, x.device)
+            for row, scores, weights, images in self._scores(x, size, part, left_out, found.top):
+                of_row = Sums(*(of[row] for of in found))
+                online_softmax.add(of_row, scores, weights)
                 if add is not None:
-                    add(parts.weighted, weights, values, row)
-            return found
+                    add(of_row.weighted, weights, images, row)
+            return online_softmax.finished(found)
 
         found = merge(by_threads(sums, rows, self._pixels.num_threads), 1.0)
         return merge_processes(found, 1.0) if self._sharded else found
 
     def _scores(self, x: torch.Tensor, size: int, rows: tuple[int, int], left_out: torch.Tensor | None,
-                ) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
+                reference: torch.Tensor) -> Iterator[tuple[int, torch.Tensor, torch.Tensor, torch.Tensor]]:
         """For some images at a time and each row of places from the first to the last, its scores.
 
-        x: as in `_window_sums`. Yields the number of the row, the scores [places, B, n], which the next ones
-        overwrite, and the images [H, W, C, n] in the type for weighted sums, float32 if they are few.
+        x: as in `_window_sums`. reference: subtracted from scores, [places, places, B, 1]; that of a row may
+        change once its scores are there. Yields the number of the row, the scores, float64 [places, B, n],
+        room for as many float32 weights, which the next ones overwrite, and the images [H, W, C + 1, n].
         """
-        places, samples = len(x) - size + 1, x.shape[3]
-        most = CPU_SCORES if self._pixels.device.type == 'cpu' else GPU_SCORES
-        step = max(16, most // (places * samples))
-        if samples > MOST_IN_FLOAT32 // 4:  # else the work on images would outweigh that on scores
-            step = min(step, MOST_IN_FLOAT32)
-        buffer = x.new_empty(places * samples * min(step, rows[1] - rows[0]))
+        places, samples, on_cpu = len(x) - size + 1, x.shape[3], self._pixels.device.type == 'cpu'
+        step = min((CPU_SCORES if on_cpu else GPU_SCORES) // (places * samples),
+                   (CPU_PIXELS if on_cpu else GPU_PIXELS) // self._pixels.shape[1])
+        step = step // MOST_IN_FLOAT32 * MOST_IN_FLOAT32 or max(step, 16)  # odd lengths are slow
+        step = min(step, max(rows[1] - rows[0], 1))
+        scores_of = windows.Scores(x, size, step)
+        room = torch.empty(places * samples * step, device=x.device)
         for y, out in self._chunks(rows, step, left_out):
             y = windows.pad(y, (len(x) - self.img_resolution) // 2)
-            dtype = torch.float32 if y.shape[3] <= MOST_IN_FLOAT32 else torch.float64
-            values = y[:, :, :-1].to(dtype).contiguous()
-            for row, scores in enumerate(windows.scores(x, y, size, buffer)):
+            weights = room[:places * samples * y.shape[3]].view(places, samples, -1)
+            for row, scores in enumerate(scores_of.rows(y, reference)):
                 if out is not None:
-                    scores = scores.clone()
-                    scores[:, out[0], out[1]] = LEFT_OUT
-                yield row, scores, values
+                    scores[:, out[0], out[1]] = online_softmax.LEFT_OUT
+                yield row, scores, weights, y
 
     def _noisy_pixels(self, noisy: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
         return windows.noisy_pixels(noisy, sigma.square().clamp(min=MIN_VARIANCE), self._pixels.image_shape)
@@ -127,14 +125,13 @@ class WindowDenoiser(DataDenoiser):
     def _chunks(self, rows: tuple[int, int], step: int, left_out: torch.Tensor | None):
         """The images `rows`, `step` at a time: `windows.clean_pixels`, and pairs (sample, image) left out."""
         shape, row = self._pixels.image_shape, rows[0]
-        for chunk in self._pixels.chunks(*rows):
-            for levels in chunk.levels.split(step):
-                out = None
-                if left_out is not None:
-                    own = ((left_out >= row) & (left_out < row + len(levels))).nonzero()[:, 0]
-                    out = (own, left_out[own] - row)
-                yield windows.clean_pixels(levels, shape), out
-                row += len(levels)
+        for levels, _ in self._pixels.chunks(*rows, step):
+            out = None
+            if left_out is not None:
+                own = ((left_out >= row) & (left_out < row + len(levels))).nonzero()[:, 0]
+                out = (own, left_out[own] - row)
+            yield windows.clean_pixels(levels, shape), out
+            row += len(levels)
 
 
 def check_patch(size: int, resolution: int, *, odd: bool) -> None:
@@ -146,17 +143,10 @@ def check_patch(size: int, resolution: int, *, odd: bool) -> None:
         raise UserError(f'--patch {size}: expected an odd number, for windows have a pixel in their centre')
 
 
-def add_scores(sums: Sums, scores: torch.Tensor, dtype: torch.dtype = torch.float64) -> torch.Tensor:
-    """A step of an online softmax, in place: the weights, of type `dtype`, of scores [..., n].
-
-    Updates `sums` but for the images that have these weights, which `sums.weighted` lacks then.
-    """
-    top = torch.maximum(sums.top, scores.amax(dim=-1, keepdim=True))
-    shrink = (sums.top - top).exp_()
-    shrink.masked_fill_(shrink < 1e-30, 0)  # numbers that sink out of float64's range are slow, too
-    weights = torch.sub(scores, top, out=torch.empty(scores.shape, dtype=dtype, device=top.device))
-    weights.clamp_(min=SMALLEST).exp_()
-    sums.top.copy_(top)
-    sums.total.mul_(shrink).add_(weights.sum(dim=-1, keepdim=True))
-    sums.weighted.mul_(shrink)
-    return weights
+def weighted_sums(weights: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """Products of weights [k, B, n] and values [k, n, D], float32, by sums of few images."""
+    parts = zip(weights.split(MOST_IN_FLOAT32, dim=2), values.split(MOST_IN_FLOAT32, dim=1), strict=True)
+    found = torch.bmm(*next(parts))
+    for part in parts:
+        found.baddbmm_(*part)
+    return found

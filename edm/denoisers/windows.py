@@ -6,10 +6,11 @@ over pixels, and a sum over a square is one over rows, which moves from place to
 """
 
 from collections.abc import Iterator
-from itertools import product
+from itertools import pairwise, product
 
 import torch
 
+STRIP = 10  # places whose windows are summed by one product
 Places = tuple[range, range]  # rows and columns of pixels
 
 
@@ -22,9 +23,9 @@ def noisy_pixels(noisy: torch.Tensor, variance: torch.Tensor, shape: tuple[int, 
 
 
 def clean_pixels(levels: torch.Tensor, shape: tuple[int, int, int]) -> torch.Tensor:
-    """y and, as the last channel, -||y||^2 / 2, float64 [H, W, C + 1, n]. levels: int8 [n, D]."""
+    """y and, as the last channel, -||y||^2 / 2, float32 [H, W, C + 1, n], exact. levels: int8 [n, D]."""
     channels = shape[0]
-    pixels = _as_pixels(levels, shape, torch.zeros([], dtype=torch.float64, device=levels.device))
+    pixels = _as_pixels(levels, shape, torch.zeros([], device=levels.device))
     last = pixels[:, :, channels]
     for channel in range(channels):
         last.addcmul_(pixels[:, :, channel], pixels[:, :, channel], value=-0.5)
@@ -42,30 +43,61 @@ def _as_pixels(images: torch.Tensor, shape: tuple[int, int, int], last: torch.Te
 
 def pad(pixels: torch.Tensor, margin: int) -> torch.Tensor:
     """The images with `margin` zeros around, [H, W, ...] to [H + 2 margin, W + 2 margin, ...]."""
-    return torch.nn.functional.pad(pixels, (0, 0) * (pixels.dim() - 2) + (margin,) * 4)
+    return torch.nn.functional.pad(pixels, (0, 0) * (pixels.dim() - 2) + (margin,) * 4) if margin else pixels
 
 
-def scores(x: torch.Tensor, y: torch.Tensor, size: int, buffer: torch.Tensor) -> Iterator[torch.Tensor]:
-    """The score of every image's window for every sample's, for each row of places where windows lie inside.
+class Scores:
+    """The score of every image's window for every sample's, at all places.
 
-    From row to row, the pixels that come in are added and those that go out subtracted, each by one product.
-    x: of the samples, [H, W, C + 1, B], as from `noisy_pixels`. y: of the images, [H, W, C + 1, n]. size: P.
-    buffer: float64, of at least (W - P + 1) * B * n values.
-    Yields H - P + 1 times [W - P + 1, B, n], which the next one overwrites.
+    Pixels' products are summed over columns of P pixels, which move from row to row, by one product for the
+    pixels that come in and those that go out, and then over P columns, by products with ones.
+    x: of the samples, as from `noisy_pixels`. size: P. most: how many images at most are scored at a time.
     """
-    height, width, _, count = y.shape
-    found = buffer[:(width - size + 1) * x.shape[3] * count].view(width - size + 1, x.shape[3], count)
 
-    def add(of_x, row, keep=1):
-        found.baddbmm_(row_windows(of_x[row], size).transpose(1, 2), row_windows(y[row], size), beta=keep)
+    def __init__(self, x: torch.Tensor, size: int, most: int):
+        _, width, _, samples = x.shape
+        places, self._size = width - size + 1, size
+        room = torch.zeros_like(x[:, :, :1])  # for the reference
+        self._first = torch.cat([x[:size].transpose(0, 1).flatten(1, 2), room[0]], dim=1)
+        self._next = torch.cat([x[size:], -x[:-size], room[size:]], dim=2)
+        self._buffers = [x.new_empty(length * samples * most) for length in (width, places)]
+        # Turns a value for each place into values for columns, which add up to it over a window's columns.
+        self._spread = torch.cat([x.new_zeros(size - 1, places),
+                                  torch.linalg.inv(x.new_ones(places, places).tril().triu(1 - size))])
+        self._ones = x.new_ones(STRIP, STRIP + size - 1).triu().tril(size - 1)
 
-    minus = -x
-    for row in range(height):
-        add(x, row, keep=min(row, 1))
-        if row >= size:
-            add(minus, row - size)
-        if row >= size - 1:
+    def rows(self, y: torch.Tensor, reference: torch.Tensor) -> Iterator[torch.Tensor]:
+        """The scores of images y for each row of places, less a reference.
+
+        y: float32 [H, W, C + 1, n], as from `clean_pixels`. reference: float64 [H - P + 1, W - P + 1, B, 1].
+        Yields scores float64 [W - P + 1, B, n], which the next ones overwrite.
+        """
+        size, (width, channels, count) = self._size, y.shape[1:]
+        places, samples = reference.shape[1:3]
+        columns, found = (buffer[:length * samples * count].view(length, samples, count)
+                          for buffer, length in zip(self._buffers, (width, places), strict=True))
+        torch.matmul(self._spread, -reference[0, :, :, 0], out=self._first[:, -1])
+        self._next[:, :, -1] = self._spread @ (reference[:-1] - reference[1:])[..., 0]
+        pixels = torch.cat([y[:size].transpose(0, 1).flatten(1, 2), torch.ones_like(y[0, :, :1])], dim=1)
+        torch.bmm(self._first.transpose(1, 2), pixels.to(columns.dtype), out=columns)
+        pixels = columns.new_ones(width, 2 * channels + 1, count)
+        strips = [(self._ones[:last - first, :last - first + size - 1],
+                   columns[first:last + size - 1].flatten(1), found[first:last].flatten(1))
+                  for first, last in _split(places, STRIP)]
+        for row, x in enumerate([None, *self._next]):
+            if row:
+                pixels[:, :channels] = y[row + size - 1]
+                pixels[:, channels:-1] = y[row - 1]
+                columns.baddbmm_(x.transpose(1, 2), pixels)
+            for ones, over, out in strips:
+                torch.mm(ones, over, out=out)
             yield found
+
+
+def _split(length: int, most: int) -> list[tuple[int, int]]:
+    """0 to `length` in as few parts of nearly equal length as have `most` at most: (start, stop) of each."""
+    count = -(-length // most)
+    return list(pairwise(length * i // count for i in range(count + 1)))
 
 
 def row_windows(row: torch.Tensor, size: int) -> torch.Tensor:
