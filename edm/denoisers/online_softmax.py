@@ -20,9 +20,9 @@ def empty(shape: Sequence[int], num_values: int, device: torch.device) -> Sums:
 def add(sums: Sums, scores: torch.Tensor, weights: torch.Tensor) -> None:
     """A step of an online softmax, in place: from `scores` to the `weights` of some images, float32 [..., n].
 
-    scores: float64, less `sums.top`, so that float32 holds what is near 0; overwritten. The top then seldom
-    needs to change: where scores exceed it by more than RISE, and where it is not yet one. All sums follow,
-    but for the images that have these weights, which `sums.weighted` lacks then.
+    scores: float64, less `sums.top`, so that float32 holds what is near 0. The top then seldom needs to
+    change: where scores exceed it by more than RISE, and where it is not yet one. All sums follow, but for
+    the images that have these weights, which `sums.weighted` lacks then.
     """
     weights.copy_(scores)
     if weights.amax(dim=-1).amax() > RISE or sums.total.amin() < SEEN:
@@ -33,7 +33,7 @@ def add(sums: Sums, scores: torch.Tensor, weights: torch.Tensor) -> None:
         sums.top.add_(rise)
         sums.total.mul_(shrink)
         sums.weighted.mul_(shrink)
-        weights.copy_(scores.sub_(rise))
+        weights.copy_(scores - rise)
     weights.clamp_(min=SMALLEST).exp_()
     sums.total.add_(weights.sum(dim=-1, keepdim=True))
 

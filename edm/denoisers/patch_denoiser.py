@@ -15,12 +15,15 @@ from denoisers.optimal_denoiser import OptimalDenoiser
 from denoisers.softmax_sums import SMALLEST, by_threads
 from denoisers.window_denoiser import WindowDenoiser, weighted_sums
 
+# Of a patch, and of the weighted sums of all, 64 MiB, in one pass.
+MOST_VALUES, MOST_SUMS = 128, 1 << 23
+
 
 class PatchDenoiser(WindowDenoiser):
     """D(x; sigma) above. Patches as large as the image make the optimal denoiser.
 
-    If patches have no more values than there are samples, each place has a weighted sum of patches. Else such
-    sums would cost more than weights do, and a second pass, with known sums of weights, adds the images:
+    For small patches, each place has its weighted sum of patches. For others such sums would cost more than
+    weights do, and a second pass, with known sums of weights, adds the images:
 
         D(x)[pixel] = sum_i y_i[pixel] (sum_{w covers pixel} p_i(w)) / (number of w that cover it).
     """
@@ -33,7 +36,9 @@ class PatchDenoiser(WindowDenoiser):
         if size == self.img_resolution and left_out is None:
             return self._optimal._denoise(noisy, sigma, rows)
         x = self._noisy_pixels(noisy, sigma)
-        sums_of = self._in_one_pass if size**2 * self.img_channels <= len(noisy) else self._in_two_passes
+        values = size**2 * self.img_channels
+        is_small = values <= MOST_VALUES and values * x.shape[3] * (len(x) - size + 1)**2 <= MOST_SUMS
+        sums_of = self._in_one_pass if is_small else self._in_two_passes
         found = sums_of(x, size, rows, left_out)
         height, places, count, _ = found.shape
         image = found.new_zeros(height, height, count, self.img_channels)

@@ -116,6 +116,7 @@ class WindowDenoiser(DataDenoiser):
             weights = room[:places * samples * y.shape[3]].view(places, samples, -1)
             for row, scores in enumerate(scores_of.rows(y, reference)):
                 if out is not None:
+                    scores = scores.clone()
                     scores[:, out[0], out[1]] = online_softmax.LEFT_OUT
                 yield row, scores, weights, y
 

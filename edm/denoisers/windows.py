@@ -1,8 +1,8 @@
-"""Windows of images: how well each fits a noisy one, for all places at a cost that does not grow with P.
+"""Windows of images: how well each fits a noisy one, for all places at a cost that hardly grows with P.
 
 A window is a square of P x P pixels of all channels. Its score is (x_w.y_w - ||y_w||^2 / 2) / sigma^2: up to
 a term common to all images the exponent -||x_w - y_w||^2 / (2 sigma^2) of its weight. Both terms are sums
-over pixels, and a sum over a square is one over rows, which moves from place to place.
+over pixels, and a sum over a square is one over columns, which move from place to place.
 """
 
 from collections.abc import Iterator
@@ -10,7 +10,8 @@ from itertools import pairwise, product
 
 import torch
 
-STRIP = 10  # places whose windows are summed by one product
+NARROW = 4  # the largest P for which the product of pixels sums all columns of a window
+STRIP = 10  # places whose windows are summed from columns by one product
 Places = tuple[range, range]  # rows and columns of pixels
 
 
@@ -50,48 +51,53 @@ class Scores:
     """The score of every image's window for every sample's, at all places.
 
     Pixels' products are summed over columns of P pixels, which move from row to row, by one product for the
-    pixels that come in and those that go out, and then over P columns, by products with ones.
+    pixels that come in and those that go out. In narrow windows this product adds up the columns, too, else
+    products with ones do.
     x: of the samples, as from `noisy_pixels`. size: P. most: how many images at most are scored at a time.
     """
 
     def __init__(self, x: torch.Tensor, size: int, most: int):
         _, width, _, samples = x.shape
         places, self._size = width - size + 1, size
+        self._at_once = size if size <= NARROW else 1  # columns
         room = torch.zeros_like(x[:, :, :1])  # for the reference
-        self._first = torch.cat([x[:size].transpose(0, 1).flatten(1, 2), room[0]], dim=1)
+        self._first = torch.cat([*x[:size], room[0]], dim=1)
         self._next = torch.cat([x[size:], -x[:-size], room[size:]], dim=2)
-        self._buffers = [x.new_empty(length * samples * most) for length in (width, places)]
+        self._lengths = width - self._at_once + 1, places
+        self._buffers = [x.new_empty(length * samples * most) for length in self._lengths]
         # Turns a value for each place into values for columns, which add up to it over a window's columns.
         self._spread = torch.cat([x.new_zeros(size - 1, places),
                                   torch.linalg.inv(x.new_ones(places, places).tril().triu(1 - size))])
         self._ones = x.new_ones(STRIP, STRIP + size - 1).triu().tril(size - 1)
 
     def rows(self, y: torch.Tensor, reference: torch.Tensor) -> Iterator[torch.Tensor]:
-        """The scores of images y for each row of places, less a reference.
+        """The scores of images y for each row of places, less a reference as it is at the start.
 
         y: float32 [H, W, C + 1, n], as from `clean_pixels`. reference: float64 [H - P + 1, W - P + 1, B, 1].
-        Yields scores float64 [W - P + 1, B, n], which the next ones overwrite.
+        Yields scores float64 [W - P + 1, B, n], of which the next ones are made.
         """
-        size, (width, channels, count) = self._size, y.shape[1:]
+        size, at_once, (width, channels, count) = self._size, self._at_once, y.shape[1:]
         places, samples = reference.shape[1:3]
         columns, found = (buffer[:length * samples * count].view(length, samples, count)
-                          for buffer, length in zip(self._buffers, (width, places), strict=True))
-        torch.matmul(self._spread, -reference[0, :, :, 0], out=self._first[:, -1])
-        self._next[:, :, -1] = self._spread @ (reference[:-1] - reference[1:])[..., 0]
-        pixels = torch.cat([y[:size].transpose(0, 1).flatten(1, 2), torch.ones_like(y[0, :, :1])], dim=1)
-        torch.bmm(self._first.transpose(1, 2), pixels.to(columns.dtype), out=columns)
-        pixels = columns.new_ones(width, 2 * channels + 1, count)
+                          for buffer, length in zip(self._buffers, self._lengths, strict=True))
         strips = [(self._ones[:last - first, :last - first + size - 1],
                    columns[first:last + size - 1].flatten(1), found[first:last].flatten(1))
-                  for first, last in _split(places, STRIP)]
-        for row, x in enumerate([None, *self._next]):
+                  for first, last in _split(places, STRIP)] if at_once < size else []
+        torch.mm(self._spread, -reference[0, :, :, 0], out=self._first[:, -1])
+        self._next[:, :, -1] = self._spread @ (reference[:-1] - reference[1:])[..., 0]
+        pixels = torch.cat([*y[:size], torch.ones_like(y[0, :, :1])], dim=1).to(columns.dtype)
+        torch.bmm(row_windows(self._first, at_once).transpose(1, 2), row_windows(pixels, at_once),
+                  out=columns)
+        pixels = columns.new_ones(width, 2 * channels + 1, count)
+        for row in range(places):
             if row:
                 pixels[:, :channels] = y[row + size - 1]
                 pixels[:, channels:-1] = y[row - 1]
-                columns.baddbmm_(x.transpose(1, 2), pixels)
+                x = row_windows(self._next[row - 1], at_once)
+                columns.baddbmm_(x.transpose(1, 2), row_windows(pixels, at_once))
             for ones, over, out in strips:
                 torch.mm(ones, over, out=out)
-            yield found
+            yield found if strips else columns
 
 
 def _split(length: int, most: int) -> list[tuple[int, int]]:
