@@ -18,8 +18,9 @@ FEW_IMAGES = 32  # whose sum is sooner done in float64
 MOST_SCORES = 1 << 19  # at a time; 4 MiB
 LARGEST_FLOAT32 = 1e9  # grey levels of noisy images that float32 scores take
 # Sums of images in float32 are over blocks of so many, of which so many are added up, lest roundings that all
-# go one way reach 1e-6. A weight above this share of the total would hide many small ones.
-BLOCK, BLOCKS, SMALL = 64, 16, 1 / 32
+# go one way reach 1e-6: n equal terms are off by up to n 2^-26 of their sum, n terms too small to change a sum
+# by up to n 2^-24. A weight above this share of the total would hide many small ones.
+BLOCK, BLOCKS, SMALL = 32, 8, 1 / 32
 MOST_LARGE = 1 / 4  # of the images of a chunk
 
 
@@ -74,8 +75,8 @@ class FloatProducts:
     """Scores in float64, for float32 would not do: at sigma = 0.002 an error of 1e-10 in a product of 1000
     changes a weight by 2e-5.
 
-    Rough scores are float32. The weighted sum of images, which float32 holds exactly, is float32 but for
-    large weights. Arguments and attributes as of IntegerProducts.
+    Rough scores are float32. So is the weighted sum of images, which float32 holds exactly, but for large
+    weights and for one sample. Arguments and attributes as of IntegerProducts.
     """
 
     rough_counts = False
@@ -98,7 +99,7 @@ class FloatProducts:
         if large.any():
             large &= (weights > SMALL * total).any(dim=0)
         large = large.nonzero()[:, 0]
-        if len(large) > MOST_LARGE * len(levels):
+        if len(large) > MOST_LARGE * len(levels) or len(weights) == 1:  # of one row, addmm_ adds term by term
             weighted += weights @ levels.to(torch.float64)
             return
         if len(large):

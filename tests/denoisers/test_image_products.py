@@ -45,3 +45,16 @@ def test_roundings_of_weights_that_go_one_way_stay_small(kind, n):
     expected, found = weights @ levels.to(torch.float64), torch.zeros(6, 192, dtype=torch.float64)
     of.add(found, weights.clone(), total, levels)
     assert ((found - expected).abs() <= 1e-6 * 127.5 * total).all()
+
+
+@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('samples', [1, 6])
+def test_no_number_of_weights_too_small_to_change_a_sum_is_lost(kind, samples):
+    of, _, levels, _ = products(kind, 1.0, 4000, samples)
+    levels = torch.full_like(levels, -128)
+    weights = torch.ones(samples, 4000, dtype=torch.float64)
+    weights[:, 33:] = 33 * 0.99 * 2**-24
+    total = weights.sum(dim=1, keepdim=True)
+    expected, found = weights @ levels.to(torch.float64), torch.zeros(samples, 192, dtype=torch.float64)
+    of.add(found, weights.clone(), total, levels)
+    assert ((found - expected).abs() <= 1e-6 * 127.5 * total).all()
