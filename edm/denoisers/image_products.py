@@ -18,8 +18,8 @@ FEW_IMAGES = 32  # whose sum is sooner done in float64
 MOST_SCORES = 1 << 19  # at a time; 4 MiB
 LARGEST_FLOAT32 = 1e9  # grey levels of noisy images that float32 scores take
 # Sums of images in float32 are over blocks of so many, of which so many are added up, lest roundings that all
-# go one way reach 1e-6: n equal terms are off by up to n 2^-26 of their sum, n terms too small to change a sum
-# by up to n 2^-24. A weight above this share of the total would hide many small ones.
+# go one way reach 1e-6: n equal terms are off by up to n 2^-26 of their sum, n terms too small to change it by
+# up to n 2^-24. A weight above this share of the total would hide many small ones.
 BLOCK, BLOCKS, SMALL = 32, 8, 1 / 32
 MOST_LARGE = 1 / 4  # of the images of a chunk
 

@@ -1,5 +1,6 @@
 """Scores of images and their weighted sums, in integers and in floating point."""
 
+import numpy as np
 import pytest
 import torch
 from test_optimal_denoiser import CPU, denoiser, make_images
@@ -31,6 +32,23 @@ def test_rough_scores_stay_within_their_slack(kind, sigma):
     assert (errors <= of.slack).all()
     found = of.exact(levels, half_squares, rough)
     assert (found - exact).abs().max() <= ROUNDING * (127.5 * sigma)**2 + 1e-9
+
+
+@pytest.mark.parametrize('sigma', [0.002, 0.1, 2.0])
+@pytest.mark.parametrize('level', [-127, 127])
+@pytest.mark.skipif(IntegerProducts not in KINDS, reason='no exact 8-bit instructions here')
+def test_the_slack_is_enough_where_all_lower_digits_are_largest(sigma, level):
+    pixels = denoiser(np.full((1, 3, 8, 8), 128 + level, np.uint8))._pixels
+    noisy = torch.full((1, 192), 180.0, dtype=torch.float64)
+    variance = torch.full((1, 1), (127.5 * sigma)**2, dtype=torch.float64)
+    grid = IntegerProducts(noisy, variance, pixels)._high.grid
+    noisy = grid * ((noisy / grid).floor() + 0.49806)  # -128, or less by one digit, after the ROUGH_DIGITS
+    of, levels = IntegerProducts(noisy, variance, pixels), pixels._store._rows
+    assert torch.equal(of._high.grid, grid)
+    exact = noisy @ levels.to(torch.float64).T - pixels.half_squares
+    error = (of.rough(levels, pixels.half_squares) - exact).abs()
+    assert error < of.slack
+    assert error > 0.993 * of.slack
 
 
 @pytest.mark.parametrize('kind', KINDS)

@@ -110,11 +110,13 @@ def adversarial_sets():
     flipped = np.repeat(make_images(1), 400, axis=0)
     flipped.reshape(400, 192)[np.arange(400), np.arange(400) % 192] ^= 1
     heavy = 255 * (np.arange(20_001) < 1).astype(np.uint8)
+    constant = np.arange(128, 384).astype(np.uint8)  # from that whose norm is 0 on
     return {'one': make_images(1), 'duplicates': np.repeat(make_images(3), 200, axis=0),
             'one level apart': flipped, 'black and white': 255 * rng.integers(0, 2, (400, 3, 8, 8), np.uint8),
-            'constant': np.arange(256, dtype=np.uint8).repeat(192).reshape(256, 3, 8, 8),
+            'constant': constant.repeat(192).reshape(256, 3, 8, 8),
+            'of norm 0': np.full((40, 3, 8, 8), 128, np.uint8),
             '50,000': rng.integers(0, 256, (50_000, 3, 1, 1)).astype(np.uint8),
-            'one of much weight': heavy.repeat(3).reshape(-1, 3, 1, 1)}
+            'one of much weight': heavy.repeat(16).reshape(-1, 1, 4, 4)}
 
 
 @pytest.fixture
@@ -128,7 +130,7 @@ def test_no_set_of_images_is_confused_by_rounding(name, images):
     clean = torch.from_numpy(images[[0, -1]].astype(np.float64)) / 127.5 - 1
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     net = denoiser(images)
-    for sigma in [*GRID[::3], 0.42, 0.62]:
+    for sigma in [*GRID[::3], 0.97, 1.2, 1.43]:  # the last three: 20,000 weights of 2e-15, 2e-10, 2e-7
         x = torch.cat([clean, clean + sigma * noise, clean.mean(dim=0, keepdim=True)])
         close(net(x, sigma), brute_force(images, x, sigma))
 
@@ -168,6 +170,55 @@ def test_at_low_noise_few_images_are_scored_in_float64(monkeypatch):
         denoiser(images)(x, sigma)
         assert sum(kept) <= most
     assert sum(kept) == 300
+
+
+class Shifted:
+    """Products of one sample with images 0 and 1, whose rough scores are off by all that `slack` allows."""
+
+    rough_counts = True
+
+    def __init__(self, scores, slack):
+        self.scores, self.slack = scores, torch.tensor([[slack]])
+
+    def rough(self, levels, half_squares):
+        return self.scores + self.slack * torch.tensor([[1.0, -1.0] + [0.0] * (len(levels) - 2)])
+
+    def exact(self, levels, half_squares, rough):
+        return levels
+
+
+def test_selection_allows_for_the_slack_of_both_scores():
+    scores = torch.tensor([[0.0, -39.0, *[-50.0] * 8]], dtype=torch.float64)  # exp(-39) is 1.2e-17
+    levels = torch.arange(10)[:, None]
+    select = optimal_denoiser._Selection(Shifted(scores, 4.0), torch.ones(1, 1, dtype=torch.float64))
+    assert select(levels, torch.zeros(10))[0].flatten().tolist() == [0, 1]
+
+
+@pytest.mark.parametrize('sigma', [1.0, 1e-200])
+@pytest.mark.parametrize('size', [1e30, 1e60])
+def test_images_far_beyond_all_noise_have_an_answer(size, sigma):
+    images = 255 * np.eye(2, dtype=np.uint8)[[0, 1, 1]].repeat(64, axis=1).reshape(3, 2, 8, 8)
+    x = size * (torch.from_numpy(images[:2]).to(torch.float64) / 127.5 - 1)
+    close(denoiser(images)(x, sigma), x / size)
+
+
+@pytest.mark.parametrize('size', [1e30, 1e60])
+def test_so_they_have_in_floating_point(size, in_floating_point):
+    test_images_far_beyond_all_noise_have_an_answer(size, 1.0)
+
+
+def test_weights_are_rounded_by_the_total_that_a_new_top_leaves():
+    images = np.zeros((4000, 1, 4, 4), dtype=np.uint8)
+    images[3600:] = 60  # in the second chunk
+    images[-1] = 255
+    x = torch.ones(1, 1, 4, 4, dtype=torch.float64)
+    for sigma in (1.4, 1.5, 1.6):
+        close(denoiser(images, chunk_values=450 * 16)(x, sigma), brute_force(images, x, sigma))
+
+
+def test_sums_of_images_fit_however_many_there_are():
+    images = np.zeros((300_000, 1, 4, 4), dtype=np.uint8)  # 64 * 128 of each is more than 2^31
+    close(denoiser(images)(torch.zeros(1, 1, 4, 4), 80.0), -torch.ones(1, 1, 4, 4))
 
 
 def test_any_noise_level_above_0_has_an_answer():
@@ -223,12 +274,14 @@ def test_a_full_disk_is_reported():
 def test_threads_share_the_images_or_the_samples_and_give_the_same(n, samples):
     images = make_images(n)
     x = torch.randn(samples, 3, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    mixed = torch.logspace(-2, 2, samples, dtype=torch.float64)
     torch.set_num_threads(3)
     try:
         for cache_bytes in (0, math.inf):
             net = denoiser(images, cache_bytes=cache_bytes, chunk_values=192 * 5)
             for sigma in (0.002, 2.0, 80.0):
                 close(net(x, sigma), brute_force(images, x, sigma))
+            close(net(x, mixed), brute_force(images, x, mixed[:, None]))
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(1)
