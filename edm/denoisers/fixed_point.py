@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import torch
 
-# Of rows: PyTorch 2.13 takes some of one value for others, and sums of more products may not fit 32 bits.
+# Values in a row: PyTorch 2.13 multiplies rows of a single one by a transposed tensor wrongly, and sums of
+# more products than the largest may not fit 32 bits.
 LEAST_SIZE, LARGEST_SIZE = 16, (2**31 - 1) // 2**14
 MOST_DIGITS = 7  # together 55 bits, more than float64 has
 

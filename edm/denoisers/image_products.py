@@ -1,8 +1,8 @@
 """Products of noisy images with those of a data set: scores, and weighted sums of images.
 
 A score is x.y - ||y||^2 / 2 of a noisy image x and an image y, in grey levels squared; ||x||^2 is common to
-all images. The weight of y is exp(score / sigma^2). Two classes have the same methods, one for processors
-that multiply 8-bit integers, one for all others.
+all images. The weight of y is exp(score / sigma^2), sigma being in grey levels, too. Two classes have the
+same methods, one for processors that multiply 8-bit integers, one for all others.
 """
 
 import math
@@ -12,13 +12,13 @@ import torch
 from data.pixels import Pixels
 from denoisers.fixed_point import LARGEST_SIZE, fixed_point, is_supported
 
-ROUNDING = 1e-7  # of pixels in [-1, 1], by that of x or of weights to integers
+ROUNDING = 1e-7  # the most by which a pixel in [-1, 1] moves where x, or weights, are rounded to a grid
 ROUGH_DIGITS = 2  # of x, in the scores that select
-FEW_IMAGES = 32  # whose sum is sooner done in float64
+FEW_IMAGES = 32  # a sum of fewer is sooner done in float64
 MOST_SCORES = 1 << 19  # at a time; 4 MiB
 LARGEST_FLOAT32 = 1e9  # grey levels of noisy images that float32 scores take
 # Sums of images in float32 are over blocks of so many, of which so many are added up, lest roundings that all
-# go one way reach 1e-6: n equal terms are off by up to n 2^-26 of their sum, n terms too small to change it by
+# go one way reach 1e-6: n equal terms are off by up to n 2^-26 of their sum, n too small to change a sum by
 # up to n 2^-24. A weight above this share of the total would hide many small ones.
 BLOCK, BLOCKS, SMALL = 32, 8, 1 / 32
 MOST_LARGE = 1 / 4  # of the images of a chunk
@@ -51,7 +51,7 @@ class IntegerProducts:
         self._high, self._low = fixed_point(noisy, ROUNDING * variance / per_grid).split(ROUGH_DIGITS)
         self.slack = 1.01 * per_grid * self._high.grid
         self._num_images = pixels.shape[0]
-        most = min(8 * pixels.rows_per_chunk, MOST_SCORES // len(noisy))  # 8: these are no float64
+        most = min(8 * pixels.rows_per_chunk, MOST_SCORES // len(noisy))  # int8 takes 1/8 of float64
         self.most_images = min(max(most, pixels.rows_per_chunk), LARGEST_SIZE)
 
     def rough(self, levels: torch.Tensor, half_squares: torch.Tensor) -> torch.Tensor:
@@ -64,7 +64,10 @@ class IntegerProducts:
 
     def add(self, weighted: torch.Tensor, weights: torch.Tensor, total: torch.Tensor,
             levels: torch.Tensor) -> None:
-        """Add images with weights [B, n], of which `total` was the sum so far, to `weighted` [B, D]."""
+        """Add images with weights [B, n], which may be overwritten, to `weighted` [B, D].
+
+        total: the sum of all weights so far, these included, [B, 1].
+        """
         if len(levels) < FEW_IMAGES:
             weighted += weights @ levels.to(torch.float64)
         else:
@@ -76,7 +79,8 @@ class FloatProducts:
     changes a weight by 2e-5.
 
     Rough scores are float32. So is the weighted sum of images, which float32 holds exactly, but for large
-    weights and for one sample. Arguments and attributes as of IntegerProducts.
+    weights and for one sample. At sigma = 0.002, midway between two images of 64 x 64, roundings in float64
+    itself may reach 4e-6; those of integers stay near 1e-7. Arguments and attributes as of IntegerProducts.
     """
 
     rough_counts = False

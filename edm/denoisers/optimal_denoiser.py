@@ -19,7 +19,7 @@ NEGLIGIBLE = 1e-17
 EXPONENT = -math.log(NEGLIGIBLE)
 MOST_SELECTED = 1 / 4  # of the images of a chunk, that it pays to score twice
 CPU_SAMPLES = 256  # denoised at a time, so that memory does not grow with the batch
-FEW_SAMPLES = 16  # per thread; threads share the images then
+FEW_SAMPLES = 16  # per thread; where there are fewer, threads share the images
 
 
 class OptimalDenoiser(DataDenoiser):
