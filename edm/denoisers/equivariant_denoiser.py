@@ -13,8 +13,9 @@ import torch
 
 from denoisers import online_softmax, windows
 from denoisers.softmax_sums import Sums, by_threads, merge, merge_processes
-from denoisers.window_denoiser import MOST_IN_FLOAT32, WindowDenoiser
+from denoisers.window_denoiser import WindowDenoiser
 
+IMAGES = 64  # whose windows are processed at a time
 # Windows of samples and of images in one product.
 CPU_TILE, GPU_TILE = (128, 2048), (1 << 12, 1 << 14)
 
@@ -50,24 +51,21 @@ class EquivariantDenoiser(WindowDenoiser):
         found = [online_softmax.empty([len(query)], self.img_channels, query.device) for query in queries]
         buffers = [queries[0].new_empty(math.prod(tile), dtype=dtype)
                    for dtype in (torch.float64, torch.float32)]
-        for y, out in self._chunks(rows, MOST_IN_FLOAT32, left_out):
-            images = y.shape[3]
+        for y, out in self._chunks(rows, IMAGES, left_out):
             for query, places, sums in zip(queries, groups, found, strict=True):
                 keys, values = _keys(y, places, size)
-                hidden = None if out is None else _hidden(out, len(query), keys.shape[1], images)
-                for of_keys in _slices(keys.shape[1], tile[1] // images * images):
+                hidden = None if out is None else _hidden(out, len(query), keys.shape[1], y.shape[3])
+                for of_keys in _slices(keys.shape[1], tile[1]):
                     for of_queries in _slices(len(query), tile[0]):
                         here = Sums(*(of[of_queries] for of in sums))
                         torch.neg(here.top, out=query[of_queries, -1:])
                         shape = len(here.top), of_keys.stop - of_keys.start
-                        scores, weights = (buffer[:math.prod(shape)].view(shape) for buffer in buffers)
+                        scores, room = (buffer[:math.prod(shape)].view(shape) for buffer in buffers)
                         torch.mm(query[of_queries], keys[:, of_keys], out=scores)
                         if hidden is not None:
                             scores.masked_fill_(hidden[of_queries, of_keys], online_softmax.LEFT_OUT)
-                        online_softmax.add(here, scores, weights)
-                        of_places = weights.unflatten(1, (-1, images)).transpose(0, 1)
-                        products = torch.bmm(of_places, values[of_keys].unflatten(0, (-1, images)))
-                        here.weighted.add_(products.sum(dim=0, dtype=torch.float64))
+                        weights = online_softmax.add(here, scores, room)
+                        here.weighted.addmm_(weights, values[of_keys])
         return [online_softmax.finished(sums) for sums in found]
 
 
@@ -86,7 +84,7 @@ def _queries(x: torch.Tensor, places: windows.Places, size: int) -> torch.Tensor
 
 
 def _keys(y: torch.Tensor, places: windows.Places, size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The images' windows, float64 [window pixels * C + 2, rows * columns * n], and their centres [.., C].
+    """The images' windows, [window pixels * C + 2, rows * columns * n], and their centres [.., C], float64.
 
     y: as from `windows.clean_pixels`. A score is the product of a query and a key.
     """
@@ -97,7 +95,7 @@ def _keys(y: torch.Tensor, places: windows.Places, size: int) -> tuple[torch.Ten
     torch.sum(keys[:-2].square(), dim=0, out=keys[-2]).div_(-2)
     of_rows, of_columns = places
     centres = y[of_rows.start:of_rows.stop, of_columns.start:of_columns.stop, :-1].transpose(2, 3)
-    return keys, centres.reshape(-1, y.shape[2] - 1)
+    return keys, centres.reshape(-1, y.shape[2] - 1).to(torch.float64)
 
 
 def _hidden(out: tuple[torch.Tensor, torch.Tensor], queries: int, keys: int, images: int) -> torch.Tensor:

@@ -7,7 +7,7 @@ cut off at the image's border.
 """
 
 from denoisers import windows
-from denoisers.window_denoiser import WindowDenoiser, weighted_sums
+from denoisers.window_denoiser import WindowDenoiser, add_images
 
 
 class LocalDenoiser(WindowDenoiser):
@@ -20,8 +20,7 @@ class LocalDenoiser(WindowDenoiser):
         x = windows.pad(self._noisy_pixels(noisy, sigma), margin)
 
         def add(weighted, weights, images, row):
-            centres = images[row + margin, margin:images.shape[1] - margin, :-1]
-            weighted += weighted_sums(weights, centres.transpose(1, 2))
+            add_images(weighted, weights, images[row + margin, margin:images.shape[1] - margin, :-1])
 
         sums = self._window_sums(x, size, rows, left_out, self.img_channels, add)
         return (sums.weighted / sums.total).permute(2, 3, 0, 1).reshape(len(noisy), -1)

@@ -1,4 +1,4 @@
-"""A softmax over a stream of images, with weights in float32 and sums in float64."""
+"""A softmax over a stream of images: exponents and weights are rounded to float32, sums are float64."""
 
 from collections.abc import Sequence
 
@@ -17,14 +17,15 @@ def empty(shape: Sequence[int], num_values: int, device: torch.device) -> Sums:
                   for size in (1, 1, num_values)))
 
 
-def add(sums: Sums, scores: torch.Tensor, weights: torch.Tensor) -> None:
-    """A step of an online softmax, in place: from `scores` to the `weights` of some images, float32 [..., n].
+def add(sums: Sums, scores: torch.Tensor, room: torch.Tensor) -> torch.Tensor:
+    """A step of an online softmax, in place: from `scores` of some images to their weights, [..., n].
 
     scores: float64, less `sums.top`, so that float32 holds what is near 0. The top then seldom needs to
     change: where scores exceed it by more than RISE, and where it is not yet one. All sums follow, but for
-    the images that have these weights, which `sums.weighted` lacks then.
+    the images that have these weights, which `sums.weighted` lacks then. room: for float32 [..., n].
+    Returns float64, for in float32 the roundings of sums would add up.
     """
-    weights.copy_(scores)
+    weights = room.copy_(scores)
     if weights.amax(dim=-1).amax() > RISE or sums.total.amin() < SEEN:
         unseen, rise = sums.total < SEEN, scores.amax(dim=-1, keepdim=True)
         rise.masked_fill_((rise <= RISE) & ~unseen | (rise < LEFT_OUT / 2), 0)
@@ -34,8 +35,9 @@ def add(sums: Sums, scores: torch.Tensor, weights: torch.Tensor) -> None:
         sums.total.mul_(shrink)
         sums.weighted.mul_(shrink)
         weights.copy_(scores - rise)
-    weights.clamp_(min=SMALLEST).exp_()
+    weights = weights.clamp_(min=SMALLEST).exp_().to(torch.float64)
     sums.total.add_(weights.sum(dim=-1, keepdim=True))
+    return weights
 
 
 def finished(sums: Sums) -> Sums:

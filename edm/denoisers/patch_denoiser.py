@@ -13,7 +13,7 @@ from data.pixels import Pixels
 from denoisers import windows
 from denoisers.optimal_denoiser import OptimalDenoiser
 from denoisers.softmax_sums import SMALLEST, by_threads
-from denoisers.window_denoiser import WindowDenoiser, weighted_sums
+from denoisers.window_denoiser import WindowDenoiser, add_images
 
 # Of a patch, and of the weighted sums of all, 64 MiB, in one pass.
 MOST_VALUES, MOST_SUMS = 128, 1 << 23
@@ -52,8 +52,9 @@ class PatchDenoiser(WindowDenoiser):
                      left_out: torch.Tensor | None) -> torch.Tensor:
         """Sums over images and rows of patches of each row of a patch, float64 [H, places, B, P * C]."""
         def add(weighted, weights, images, row):
-            of_rows = images[row:row + size, :, :-1].transpose(0, 1).flatten(1, 2).contiguous()
-            weighted += weighted_sums(weights, windows.row_windows(of_rows, size).transpose(1, 2))
+            of_rows = images[row:row + size, :, :-1].transpose(0, 1)
+            of_rows = of_rows.to(torch.float64, memory_format=torch.contiguous_format).flatten(1, 2)
+            add_images(weighted, weights, windows.row_windows(of_rows, size))
 
         sums = self._window_sums(x, size, rows, left_out, size**2 * self.img_channels, add)
         means = (sums.weighted / sums.total).unflatten(3, (size, size, -1))  # columns before rows
@@ -87,8 +88,8 @@ class PatchDenoiser(WindowDenoiser):
             for row in range(place, place + 1 if place < places - 1 else len(x)):
                 if row >= places:
                     latest.room().zero_()
-                values = windows.row_windows(images[row, :, :-1].contiguous(), size)
-                found[row] += weighted_sums(latest.next(out=weights), values.transpose(1, 2))
+                of_row = images[row, :, :-1].to(torch.float64, memory_format=torch.contiguous_format)
+                add_images(found[row], latest.next(out=weights), windows.row_windows(of_row, size))
         return found
 
 

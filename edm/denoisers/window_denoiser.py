@@ -16,7 +16,6 @@ from torch_utils.errors import UserError
 CPU_SCORES, GPU_SCORES = 1 << 19, 1 << 24
 CPU_PIXELS, GPU_PIXELS = 1 << 22, 1 << 26
 CPU_SAMPLES = 64  # processed at a time
-MOST_IN_FLOAT32 = 64  # images in a weighted float32 sum: rounding errors of one sign stay below 1e-6
 MIN_VARIANCE = 2.0**-20  # in squared grey levels: scores of images without noise stay exact
 
 
@@ -86,9 +85,9 @@ class WindowDenoiser(DataDenoiser):
         """
         def sums(part, _):
             found = online_softmax.empty((len(x) - size + 1,) * 2 + (x.shape[3],), num_values, x.device)
-            for row, scores, weights, images in self._scores(x, size, part, left_out, found.top):
+            for row, scores, room, images in self._scores(x, size, part, left_out, found.top):
                 of_row = Sums(*(of[row] for of in found))
-                online_softmax.add(of_row, scores, weights)
+                weights = online_softmax.add(of_row, scores, room)
                 if add is not None:
                     add(of_row.weighted, weights, images, row)
             return online_softmax.finished(found)
@@ -107,18 +106,18 @@ class WindowDenoiser(DataDenoiser):
         places, samples, on_cpu = len(x) - size + 1, x.shape[3], self._pixels.device.type == 'cpu'
         step = min((CPU_SCORES if on_cpu else GPU_SCORES) // (places * samples),
                    (CPU_PIXELS if on_cpu else GPU_PIXELS) // self._pixels.shape[1])
-        step = step // MOST_IN_FLOAT32 * MOST_IN_FLOAT32 or max(step, 16)  # odd lengths are slow
+        step = step // 64 * 64 or max(step, 16)  # odd lengths are slow
         step = min(step, max(rows[1] - rows[0], 1))
         scores_of = windows.Scores(x, size, step)
         room = torch.empty(places * samples * step, device=x.device)
         for y, out in self._chunks(rows, step, left_out):
             y = windows.pad(y, (len(x) - self.img_resolution) // 2)
-            weights = room[:places * samples * y.shape[3]].view(places, samples, -1)
+            of_these = room[:places * samples * y.shape[3]].view(places, samples, -1)
             for row, scores in enumerate(scores_of.rows(y, reference)):
                 if out is not None:
                     scores = scores.clone()
                     scores[:, out[0], out[1]] = online_softmax.LEFT_OUT
-                yield row, scores, weights, y
+                yield row, scores, of_these, y
 
     def _noisy_pixels(self, noisy: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
         return windows.noisy_pixels(noisy, sigma.square().clamp(min=MIN_VARIANCE), self._pixels.image_shape)
@@ -144,10 +143,6 @@ def check_patch(size: int, resolution: int, *, odd: bool) -> None:
         raise UserError(f'--patch {size}: expected an odd number, for windows have a pixel in their centre')
 
 
-def weighted_sums(weights: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    """Products of weights [k, B, n] and values [k, n, D], float32, by sums of few images."""
-    parts = zip(weights.split(MOST_IN_FLOAT32, dim=2), values.split(MOST_IN_FLOAT32, dim=1), strict=True)
-    found = torch.bmm(*next(parts))
-    for part in parts:
-        found.baddbmm_(*part)
-    return found
+def add_images(weighted: torch.Tensor, weights: torch.Tensor, values: torch.Tensor) -> None:
+    """Add values [k, D, n] of images, times weights [k, B, n], to `weighted`, float64 [k, B, D]."""
+    weighted.baddbmm_(weights.to(torch.float64), values.transpose(1, 2).to(torch.float64))
