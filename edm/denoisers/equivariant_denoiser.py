@@ -16,8 +16,8 @@ from denoisers.softmax_sums import Sums, by_threads, merge, merge_processes
 from denoisers.window_denoiser import WindowDenoiser
 
 IMAGES = 64  # whose windows are processed at a time
-# Windows of samples and of images in one product.
-CPU_TILE, GPU_TILE = (128, 2048), (1 << 12, 1 << 14)
+# Windows of samples and of images in one product. On a CPU its cache is to hold their scores.
+CPU_TILE, GPU_TILE = (170, 1024), (1 << 12, 1 << 14)
 
 
 class EquivariantDenoiser(WindowDenoiser):
@@ -46,26 +46,27 @@ class EquivariantDenoiser(WindowDenoiser):
     def _sums(self, queries: list[torch.Tensor], groups: list[windows.Places], size: int,
               rows: tuple[int, int], left_out: torch.Tensor | None) -> list[Sums]:
         """The sums of each group's places and samples, [places * B, ...]."""
-        tile = CPU_TILE if self._pixels.device.type == 'cpu' else GPU_TILE
-        queries = [query.clone() for query in queries]  # for each thread's references
+        most_queries, most_keys = CPU_TILE if self._pixels.device.type == 'cpu' else GPU_TILE
         found = [online_softmax.empty([len(query)], self.img_channels, query.device) for query in queries]
-        buffers = [queries[0].new_empty(math.prod(tile), dtype=dtype)
+        parts = [[(part, query[part].clone(), Sums(*(of[part] for of in sums)))  # clones have own references
+                  for part in _slices(len(query), most_queries)]
+                 for query, sums in zip(queries, found, strict=True)]
+        buffers = [queries[0].new_empty(most_queries * most_keys, dtype=dtype)
                    for dtype in (torch.float64, torch.float32)]
         for y, out in self._chunks(rows, IMAGES, left_out):
-            for query, places, sums in zip(queries, groups, found, strict=True):
+            for of_group, query, places in zip(parts, queries, groups, strict=True):
                 keys, values = _keys(y, places, size)
                 hidden = None if out is None else _hidden(out, len(query), keys.shape[1], y.shape[3])
-                for of_keys in _slices(keys.shape[1], tile[1]):
-                    for of_queries in _slices(len(query), tile[0]):
-                        here = Sums(*(of[of_queries] for of in sums))
-                        torch.neg(here.top, out=query[of_queries, -1:])
-                        shape = len(here.top), of_keys.stop - of_keys.start
-                        scores, room = (buffer[:math.prod(shape)].view(shape) for buffer in buffers)
-                        torch.mm(query[of_queries], keys[:, of_keys], out=scores)
+                for some in _slices(keys.shape[1], most_keys):
+                    some_keys, some_values = keys[:, some], values[some]
+                    for part, own, sums in of_group:
+                        shape = len(own), some_keys.shape[1]
+                        scores, room = (buffer[:shape[0] * shape[1]].view(shape) for buffer in buffers)
+                        torch.neg(sums.top, out=own[:, -1:])
+                        torch.mm(own, some_keys, out=scores)
                         if hidden is not None:
-                            scores.masked_fill_(hidden[of_queries, of_keys], online_softmax.LEFT_OUT)
-                        weights = online_softmax.add(here, scores, room)
-                        here.weighted.addmm_(weights, values[of_keys])
+                            scores.masked_fill_(hidden[part, some], online_softmax.LEFT_OUT)
+                        sums.weighted.addmm_(online_softmax.add(sums, scores, room), some_values)
         return [online_softmax.finished(sums) for sums in found]
 
 
