@@ -7,10 +7,13 @@ p(w) = softmax_i(-||x_w - y_i,w||^2 / (2 sigma^2)). A pixel of D(x; sigma) is th
 the m_w of all patches that cover it.
 """
 
+from itertools import chain
+
 import torch
 
 from data.pixels import Pixels
 from denoisers import windows
+from denoisers.moving_sum import MovingSum
 from denoisers.optimal_denoiser import OptimalDenoiser
 from denoisers.softmax_sums import SMALLEST, by_threads
 from denoisers.window_denoiser import WindowDenoiser, add_images
@@ -85,46 +88,8 @@ class PatchDenoiser(WindowDenoiser):
                     latest = MovingSum(scores.shape, size, images.device)
                 latest.restart()
             torch.exp(weights.copy_(scores).clamp_(min=SMALLEST), out=latest.room())
-            for row in range(place, place + 1 if place < places - 1 else len(x)):
-                if row >= places:
-                    latest.room().zero_()
-                of_row = images[row, :, :-1].to(torch.float64, memory_format=torch.contiguous_format)
-                add_images(found[row], latest.next(out=weights), windows.row_windows(of_row, size))
+            sums = chain([latest.next(out=weights)], latest.rest(out=weights) if place == places - 1 else [])
+            for row, of_row in enumerate(sums, place):
+                values = images[row, :, :-1].to(torch.float64, memory_format=torch.contiguous_format)
+                add_images(found[row], of_row, windows.row_windows(values, size))
         return found
-
-
-class MovingSum:
-    """The sum of the latest P of a sequence of float32 tensors: two additions for each and no subtraction.
-
-    By the algorithm of van Herk (1992) and Gil and Werman (1993): the sequence is cut into blocks of P. What
-    the latest P share with the last full block is a sum of its end, what they share with this block one of
-    its beginning, and both take one addition for each tensor.
-    """
-
-    def __init__(self, shape: torch.Size, size: int, device: torch.device):
-        self.shape, self._count = shape, 0
-        self._block = torch.empty(size, *shape, device=device)  # the latter half still the last one's
-        self._beginning = torch.empty(shape, device=device)
-
-    def restart(self) -> None:
-        """Begin a sequence."""
-        self._count = 0
-
-    def room(self) -> torch.Tensor:
-        """Where the next tensor is to be written."""
-        return self._block[self._count % len(self._block)]
-
-    def next(self, out: torch.Tensor) -> torch.Tensor:
-        """The sum of what was written into `room` last and the P - 1 before; may use `out`."""
-        own, place = self.room(), self._count % len(self._block)
-        self._count += 1
-        if place:
-            self._beginning += own
-        else:
-            self._beginning.copy_(own)
-        if place == len(self._block) - 1:
-            for i in range(place, 0, -1):
-                self._block[i - 1] += self._block[i]
-        elif self._count > len(self._block):
-            return torch.add(self._beginning, self._block[place + 1], out=out)
-        return self._beginning
