@@ -51,8 +51,7 @@ class EquivariantDenoiser(WindowDenoiser):
         parts = [[(part, query[part].clone(), Sums(*(of[part] for of in sums)))  # clones have own references
                   for part in _slices(len(query), most_queries)]
                  for query, sums in zip(queries, found, strict=True)]
-        buffers = [queries[0].new_empty(most_queries * most_keys, dtype=dtype)
-                   for dtype in (torch.float64, torch.float32)]
+        room = queries[0].new_empty(most_queries * most_keys)
         for y, out in self._chunks(rows, IMAGES, left_out):
             for of_group, query, places in zip(parts, queries, groups, strict=True):
                 keys, values = _keys(y, places, size)
@@ -60,13 +59,12 @@ class EquivariantDenoiser(WindowDenoiser):
                 for some in _slices(keys.shape[1], most_keys):
                     some_keys, some_values = keys[:, some], values[some]
                     for part, own, sums in of_group:
-                        shape = len(own), some_keys.shape[1]
-                        scores, room = (buffer[:shape[0] * shape[1]].view(shape) for buffer in buffers)
+                        scores = room[:len(own) * some_keys.shape[1]].view(len(own), -1)
                         torch.neg(sums.top, out=own[:, -1:])
                         torch.mm(own, some_keys, out=scores)
                         if hidden is not None:
                             scores.masked_fill_(hidden[part, some], online_softmax.LEFT_OUT)
-                        sums.weighted.addmm_(online_softmax.add(sums, scores, room), some_values)
+                        sums.weighted.addmm_(online_softmax.add(sums, scores, out=scores), some_values)
         return [online_softmax.finished(sums) for sums in found]
 
 

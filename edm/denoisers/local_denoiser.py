@@ -6,8 +6,10 @@ w(p) = softmax_i(-||x_W(p) - y_i,W(p)||^2 / (2 sigma^2)), where W(p) is the wind
 cut off at the image's border.
 """
 
+import torch
+
 from denoisers import windows
-from denoisers.window_denoiser import WindowDenoiser, add_images
+from denoisers.window_denoiser import WindowDenoiser
 
 
 class LocalDenoiser(WindowDenoiser):
@@ -20,7 +22,8 @@ class LocalDenoiser(WindowDenoiser):
         x = windows.pad(self._noisy_pixels(noisy, sigma), margin)
 
         def add(weighted, weights, images, row):
-            add_images(weighted, weights, images[row + margin, margin:images.shape[1] - margin, :-1])
+            centres = images[row + margin, margin:images.shape[1] - margin, :-1]
+            weighted.baddbmm_(weights, centres.transpose(1, 2).to(torch.float64))
 
         sums = self._window_sums(x, size, rows, left_out, self.img_channels, add)
         return (sums.weighted / sums.total).permute(2, 3, 0, 1).reshape(len(noisy), -1)

@@ -16,7 +16,7 @@ from denoisers import windows
 from denoisers.moving_sum import MovingSum
 from denoisers.optimal_denoiser import OptimalDenoiser
 from denoisers.softmax_sums import SMALLEST, by_threads
-from denoisers.window_denoiser import WindowDenoiser, add_images
+from denoisers.window_denoiser import WindowDenoiser
 
 # Of a patch, and of the weighted sums of all, 64 MiB, in one pass.
 MOST_VALUES, MOST_SUMS = 128, 1 << 23
@@ -57,7 +57,7 @@ class PatchDenoiser(WindowDenoiser):
         def add(weighted, weights, images, row):
             of_rows = images[row:row + size, :, :-1].transpose(0, 1)
             of_rows = of_rows.to(torch.float64, memory_format=torch.contiguous_format).flatten(1, 2)
-            add_images(weighted, weights, windows.row_windows(of_rows, size))
+            weighted.baddbmm_(weights, windows.row_windows(of_rows, size).transpose(1, 2))
 
         sums = self._window_sums(x, size, rows, left_out, size**2 * self.img_channels, add)
         means = (sums.weighted / sums.total).unflatten(3, (size, size, -1))  # columns before rows
@@ -82,14 +82,15 @@ class PatchDenoiser(WindowDenoiser):
                          left_out: torch.Tensor | None, normalizer: torch.Tensor) -> torch.Tensor:
         places, _, count, _ = normalizer.shape
         found, latest = x.new_zeros(len(x), places, count, size * self.img_channels), None
-        for place, scores, weights, images in self._scores(x, size, rows, left_out, normalizer):
+        for place, scores, room, images in self._scores(x, size, rows, left_out, normalizer):
             if place == 0:
                 if latest is None or latest.shape != scores.shape:
                     latest = MovingSum(scores.shape, size, images.device)
                 latest.restart()
-            torch.exp(weights.copy_(scores).clamp_(min=SMALLEST), out=latest.room())
-            sums = chain([latest.next(out=weights)], latest.rest(out=weights) if place == places - 1 else [])
+            latest.room().copy_(scores).clamp_(min=SMALLEST).exp_()
+            sums = chain([latest.next(out=room)], latest.rest(out=room) if place == places - 1 else [])
             for row, of_row in enumerate(sums, place):
                 values = images[row, :, :-1].to(torch.float64, memory_format=torch.contiguous_format)
-                add_images(found[row], of_row, windows.row_windows(values, size))
+                values = windows.row_windows(values, size).transpose(1, 2)
+                found[row].baddbmm_(of_row.to(torch.float64), values)
         return found

@@ -87,7 +87,7 @@ class WindowDenoiser(DataDenoiser):
             found = online_softmax.empty((len(x) - size + 1,) * 2 + (x.shape[3],), num_values, x.device)
             for row, scores, room, images in self._scores(x, size, part, left_out, found.top):
                 of_row = Sums(*(of[row] for of in found))
-                weights = online_softmax.add(of_row, scores, room)
+                weights = online_softmax.add(of_row, scores, out=room)
                 if add is not None:
                     add(of_row.weighted, weights, images, row)
             return online_softmax.finished(found)
@@ -100,8 +100,8 @@ class WindowDenoiser(DataDenoiser):
         """For some images at a time and each row of places from the first to the last, its scores.
 
         x: as in `_window_sums`. reference: subtracted from scores, [places, places, B, 1]; that of a row may
-        change once its scores are there. Yields the number of the row, the scores, float64 [places, B, n],
-        room for as many float32 weights, which the next ones overwrite, and the images [H, W, C + 1, n].
+        change once its scores are there. Yields the number of the row, scores and room for weights, both as
+        from `windows.Scores.rows`, and the images [H, W, C + 1, n].
         """
         places, samples, on_cpu = len(x) - size + 1, x.shape[3], self._pixels.device.type == 'cpu'
         step = min((CPU_SCORES if on_cpu else GPU_SCORES) // (places * samples),
@@ -109,15 +109,13 @@ class WindowDenoiser(DataDenoiser):
         step = step // 64 * 64 or max(step, 16)  # odd lengths are slow
         step = min(step, max(rows[1] - rows[0], 1))
         scores_of = windows.Scores(x, size, step)
-        room = torch.empty(places * samples * step, device=x.device)
         for y, out in self._chunks(rows, step, left_out):
             y = windows.pad(y, (len(x) - self.img_resolution) // 2)
-            of_these = room[:places * samples * y.shape[3]].view(places, samples, -1)
-            for row, scores in enumerate(scores_of.rows(y, reference)):
+            for row, (scores, room) in enumerate(scores_of.rows(y, reference)):
                 if out is not None:
-                    scores = scores.clone()
+                    scores = room.copy_(scores)
                     scores[:, out[0], out[1]] = online_softmax.LEFT_OUT
-                yield row, scores, of_these, y
+                yield row, scores, room, y
 
     def _noisy_pixels(self, noisy: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
         return windows.noisy_pixels(noisy, sigma.square().clamp(min=MIN_VARIANCE), self._pixels.image_shape)
@@ -141,8 +139,3 @@ def check_patch(size: int, resolution: int, *, odd: bool) -> None:
                         f'{resolution}x{resolution}')
     if odd and size % 2 == 0:
         raise UserError(f'--patch {size}: expected an odd number, for windows have a pixel in their centre')
-
-
-def add_images(weighted: torch.Tensor, weights: torch.Tensor, values: torch.Tensor) -> None:
-    """Add values [k, D, n] of images, times weights [k, B, n], to `weighted`, float64 [k, B, D]."""
-    weighted.baddbmm_(weights.to(torch.float64), values.transpose(1, 2).to(torch.float64))

@@ -74,7 +74,7 @@ class Scores:
         """The scores of images y for each row of places, less a reference as it is at the start.
 
         y: float32 [H, W, C + 1, n], as from `clean_pixels`. reference: float64 [H - P + 1, W - P + 1, B, 1].
-        Yields scores float64 [W - P + 1, B, n], of which the next ones are made.
+        Yields scores float64 [W - P + 1, B, n], and room for as many weights; in both the next are made.
         """
         size, at_once, (width, channels, count) = self._size, self._at_once, y.shape[1:]
         places, samples = reference.shape[1:3]
@@ -97,7 +97,7 @@ class Scores:
                 columns.baddbmm_(x.transpose(1, 2), row_windows(pixels, at_once))
             for ones, over, out in strips:
                 torch.mm(ones, over, out=out)
-            yield found if strips else columns
+            yield (found if strips else columns), found
 
 
 def _split(length: int, most: int) -> list[tuple[int, int]]:
