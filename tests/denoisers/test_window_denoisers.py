@@ -10,6 +10,7 @@ import torch
 from test_optimal_denoiser import CPU, Images, brute_force, close, make_images
 
 from data.pixels import Pixels, from_levels, to_levels
+from denoisers import equivariant_denoiser, window_denoiser
 from denoisers.equivariant_denoiser import EquivariantDenoiser
 from denoisers.linear_denoiser import LinearDenoiser
 from denoisers.local_denoiser import LocalDenoiser
@@ -117,6 +118,18 @@ def test_neither_chunks_nor_threads_nor_the_place_of_the_pixels_change_it(kind):
             close(kind(make_pixels(images, cache_bytes=cache_bytes), patch=3)(x, 0.5), expected)
         finally:
             torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize('kind', [PatchDenoiser, LocalDenoiser, EquivariantDenoiser])
+@pytest.mark.parametrize('size', [1, 5])
+def test_later_images_may_be_nearer_by_any_factor(kind, size, monkeypatch):
+    """Than those processed before: the nearest come last, and weights grow beyond what float64 holds."""
+    monkeypatch.setattr(window_denoiser, 'CPU_SCORES', 1)
+    monkeypatch.setattr(equivariant_denoiser, 'IMAGES', 16)
+    images = make_images(70, channels=1) // 64 + np.arange(70, 0, -1, dtype=np.uint8)[:, None, None, None] * 3
+    x = noisy(images, 0.02)[:2] / 9 - 8 / 9
+    for sigma in (0.01, 0.03, 0.06, 0.1, 0.2, 1.0):
+        close(kind(make_pixels(images), patch=size)(x, sigma), DEFINITIONS[kind](images, x, sigma, size))
 
 
 @pytest.mark.parametrize('kind', DEFINITIONS)
