@@ -10,7 +10,7 @@ import torch
 from test_optimal_denoiser import CPU, Images, brute_force, close, make_images
 
 from data.pixels import Pixels, from_levels, to_levels
-from denoisers import equivariant_denoiser, window_denoiser
+from denoisers import equivariant_denoiser, patch_denoiser, window_denoiser
 from denoisers.equivariant_denoiser import EquivariantDenoiser
 from denoisers.linear_denoiser import LinearDenoiser
 from denoisers.local_denoiser import LocalDenoiser
@@ -155,6 +155,51 @@ def test_a_sample_can_leave_out_an_image(kind):
         others = images if row is None else np.delete(images, row, axis=0)
         expected = DEFINITIONS[kind](others, x[[sample]], 0.5, 3)
         close(from_levels(found[sample]).reshape(expected.shape), expected)
+
+
+@pytest.mark.parametrize('kind', DEFINITIONS)
+def test_it_may_be_of_a_class_in_a_later_chunk_or_all_of_a_threads(kind, monkeypatch):
+    monkeypatch.setattr(window_denoiser, 'CPU_SCORES', 1)  # 16 images at a time
+    images, left_out, ends = make_images(42), (39, 41, -1), (40, 42)
+    x, labels = noisy(images[list(left_out)], 0.02)[:3], torch.eye(2)[[0, 1, 0]]
+    torch.set_num_threads(2)
+    try:
+        net = kind(make_pixels(images), patch=3, class_ends=ends, label_dim=2)
+        found = net.denoise_levels(to_levels(x.flatten(1)), torch.full([3, 1], 0.02 * 127.5).double(), labels,
+                                   size=3, left_out=torch.tensor(left_out))
+    finally:
+        torch.set_num_threads(1)
+    for sample, others in enumerate((images[:39], images[[40]], images[:40])):
+        expected = DEFINITIONS[kind](others, x[[sample]], 0.02, 3)
+        close(from_levels(found[sample]).reshape(expected.shape), expected)
+
+
+@pytest.mark.parametrize('threads', [1, 3])
+@pytest.mark.parametrize('size', [1, 2, 3, 5])
+def test_two_passes_over_several_chunks_are_the_definition_too(size, threads, monkeypatch):
+    monkeypatch.setattr(patch_denoiser, 'MOST_VALUES', 0)
+    monkeypatch.setattr(window_denoiser, 'CPU_SCORES', 1)  # 16 images at a time
+    images = make_images(70)
+    torch.set_num_threads(threads)
+    try:
+        net = PatchDenoiser(make_pixels(images), patch=size)
+        for sigma in (0.1, 3.0):
+            x = noisy(images, sigma)
+            close(net(x, sigma), patches_by_definition(images, x, sigma, size))
+    finally:
+        torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize('kind', [PatchDenoiser, LocalDenoiser])
+def test_images_at_the_same_distance_have_the_same_weight_whatever_the_noise_level(kind):
+    """Their scores are exact."""
+    images = make_images(3)[1:]
+    levels = images.reshape(2, -1).astype(np.float64) - 128
+    halfway = torch.from_numpy(levels.mean(axis=0, keepdims=True))
+    for sigma in (1e-200, 1e-9):
+        found = kind(make_pixels(images), patch=3).denoise_levels(
+            halfway, torch.full([1, 1], sigma, dtype=torch.float64), None, size=3)
+        close(found, halfway)
 
 
 @pytest.mark.parametrize('kind', DEFINITIONS)
