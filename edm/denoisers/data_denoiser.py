@@ -37,7 +37,8 @@ class DataDenoiser:
 
         x: noisy images [B, C, H, W], clean ones being in [-1, 1]. sigma: noise level above 0, a scalar or
         [B]. class_labels: one-hot [B, label_dim], needed with `class_ends`.
-        Returns [B, C, H, W] of x's dtype, on its device, to 1e-6 of the definition.
+        Returns [B, C, H, W] of x's dtype, on its device, to 1e-6 of the definition where float64
+        scores tell images apart.
         Raises UserError if a value is not finite or sigma not above 0, ValueError if labels are missing.
         """
         noisy, sigma = self._in_levels(x, sigma)

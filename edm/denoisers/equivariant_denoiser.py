@@ -33,7 +33,7 @@ class EquivariantDenoiser(WindowDenoiser):
         height, width, channels, count = x.shape
         groups = windows.groups((height, width), size)
         queries = [_queries(x, places, size) for places in groups]
-        parts = by_threads(lambda part, _: self._sums(queries, groups, size, part, left_out), rows,
+        parts = by_threads(lambda part: self._sums(queries, groups, size, part, left_out), rows,
                            self._pixels.num_threads)
         denoised = x.new_empty(height, width, count, channels - 1)
         for (of_rows, of_columns), *found in zip(groups, *parts, strict=True):

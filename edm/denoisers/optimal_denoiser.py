@@ -48,10 +48,10 @@ class OptimalDenoiser(DataDenoiser):
         threads = self._pixels.num_threads
         if self._pixels.is_mapped or len(noisy) < FEW_SAMPLES * threads:
             products = image_products(noisy, variance, self._pixels)
-            parts = by_threads(lambda part, _: self._sums(noisy, variance, part, products), rows, threads)
+            parts = by_threads(lambda part: self._sums(noisy, variance, part, products), rows, threads)
             found = merge(parts, variance)
         else:
-            parts = by_threads(lambda part, _: self._sums(noisy[slice(*part)], variance[slice(*part)], rows),
+            parts = by_threads(lambda part: self._sums(noisy[slice(*part)], variance[slice(*part)], rows),
                                (0, len(noisy)), threads)
             found = Sums(*map(torch.cat, zip(*parts, strict=True)))
         if self._sharded:

@@ -71,7 +71,7 @@ class PatchDenoiser(WindowDenoiser):
         """As `_in_one_pass`."""
         sums = self._window_sums(x, size, rows, left_out)
         normalizer = sums.top + sums.total.log()
-        parts = by_threads(lambda part, _: self._rows_of_patches(x, size, part, left_out, normalizer), rows,
+        parts = by_threads(lambda part: self._rows_of_patches(x, size, part, left_out, normalizer), rows,
                            self._pixels.num_threads)
         found = torch.stack(parts).sum(dim=0)
         if self._sharded:

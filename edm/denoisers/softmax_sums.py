@@ -48,14 +48,14 @@ def merge_processes(own: Sums, variance: torch.Tensor | float) -> Sums:
 def by_threads(function: Callable, rows: tuple[int, int], count: int) -> list:
     """What `function` returns for each of at most `count` consecutive parts of `rows`, of images or samples.
 
-    It is called with a part (start, stop) and the number of its thread; all parts at a time.
+    It is called with a part (start, stop), for all parts at a time.
     """
     parts = _split(*rows, count)
     if len(parts) == 1:
-        return [function(parts[0], 0)]
+        return [function(parts[0])]
     threads = torch.get_num_threads()  # set again in each, for in new threads OpenMP starts with all cores
     with ThreadPoolExecutor(len(parts), initializer=torch.set_num_threads, initargs=(threads,)) as pool:
-        return list(pool.map(function, parts, range(len(parts))))
+        return list(pool.map(function, parts))
 
 
 def _split(start: int, stop: int, count: int) -> list[tuple[int, int]]:

@@ -86,7 +86,7 @@ class WindowDenoiser(DataDenoiser):
         [places, B, num_values], the weights [places, B, n] of some images, these [H, W, C + 1, n], and the
         number of the row; adds the latter. Without it, there are no weighted sums.
         """
-        def sums(part, _):
+        def sums(part):
             found = online_softmax.empty((len(x) - size + 1,) * 2 + (x.shape[3],), num_values, x.device)
             for row, scores, room, images in self._scores(x, size, part, left_out, found.top):
                 of_row = Sums(*(of[row] for of in found))
