@@ -184,18 +184,18 @@ def in_float64(net: OptimalDenoiser, x: torch.Tensor, sigma: float) -> torch.Ten
 
 
 def scored_exactly(net: OptimalDenoiser, x: torch.Tensor, sigma: float) -> float:
-    """The share of images whose rough scores don't do."""
+    """The share of pairs of a sample and an image whose rough scores don't do."""
     count, select = 0, optimal_denoiser._Selection.__call__
 
     def counting(selection, *args):
         nonlocal count
         found = select(selection, *args)
-        count += len(found[0])
+        count += found[1].numel()
         return found
 
     with mock.patch.object(optimal_denoiser._Selection, '__call__', counting):
         net(x, sigma)
-    return count / net._pixels.shape[0]
+    return count / (len(x) * net._pixels.shape[0])
 
 
 def streaming(images: Images) -> Row:
