@@ -5,6 +5,7 @@ import pytest
 import torch
 from test_optimal_denoiser import CPU, denoiser, make_images
 
+from denoisers import image_products
 from denoisers.fixed_point import is_supported
 from denoisers.image_products import ROUNDING, FloatProducts, IntegerProducts
 
@@ -76,3 +77,15 @@ def test_no_number_of_weights_too_small_to_change_a_sum_is_lost(kind, samples):
     expected, found = weights @ levels.to(torch.float64), torch.zeros(samples, 192, dtype=torch.float64)
     of.add(found, weights.clone(), total, levels)
     assert ((found - expected).abs() <= 1e-6 * 127.5 * total).all()
+
+
+@pytest.mark.skipif(IntegerProducts not in KINDS, reason='no exact 8-bit instructions here')
+def test_the_grid_of_weights_is_for_all_images_whatever_a_chunk_holds(monkeypatch):
+    of, _, levels, _ = products(IntegerProducts, 1.0, 300)
+    grids, fixed_point = [], image_products.fixed_point
+    monkeypatch.setattr(image_products, 'fixed_point',
+                        lambda x, grid: (grids.append(grid), fixed_point(x, grid))[1])
+    weights = torch.ones(6, 40, dtype=torch.float64)
+    total = weights.sum(dim=1, keepdim=True)
+    of.add(torch.zeros(6, 192, dtype=torch.float64), weights, total, levels[:40])
+    assert (300 / 2 * grids[0] <= 1.001 * ROUNDING * total).all()
